@@ -1,0 +1,69 @@
+"""Pre-trained models and their tokenizers: loading with sentences for what can be wrong, and counting parameters."""
+
+from common.arguments import ModelArguments
+from common.errors import UserError
+from common.hub import fetching
+
+
+def load_tokenizer(arguments: ModelArguments):
+    """The fast tokenizer of `--tokenizer_name` or `--model`; a slow one, which has no character offsets, is refused."""
+    from transformers import AutoTokenizer
+
+    name = arguments.tokenizer_name or arguments.model
+    with fetching("model", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **_source(arguments))
+    if not tokenizer.is_fast:
+        raise UserError(f"{name}: has only a slow tokenizer, which cannot tell where a token stands in the text")
+    return tokenizer
+
+
+def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bool, **config):
+    """A model with a task head, from a hub id or a folder; only safetensors.
+
+    A checkpoint without this head may be trained, which gives it one, but not evaluated.
+
+    Args:
+        auto_class: such as `AutoModelForQuestionAnswering`.
+        head: what the head is called in messages.
+        config: settings of the model's configuration to set.
+
+    Returns:
+        (model, warnings: list of sentences).
+    """
+    from transformers import AutoConfig
+
+    name = arguments.model
+    source = _source(arguments)
+    with fetching("model", name):
+        configuration = AutoConfig.from_pretrained(arguments.config_name or name, **source, **config)
+        if type(configuration) not in auto_class._model_mapping:
+            raise UserError(f"{name}: a {configuration.model_type} model has no {head} head; choose another --model")
+        made_for = ", ".join(configuration.architectures or ["an unknown task"])
+        model, report = auto_class.from_pretrained(
+            name, config=configuration, use_safetensors=True, output_loading_info=True, **source
+        )
+    missing = sorted(report["missing_keys"])
+    if missing and not training:
+        raise UserError(
+            f"{name}: has no trained {head} head (it was made for {made_for}); train it first with --do_train, "
+            "or give a checkpoint that this script has trained"
+        )
+    other_task = [a for a in configuration.architectures or [] if "For" in a and a != type(model).__name__]
+    warnings = []
+    if missing and other_task and not any(a.endswith(("ForMaskedLM", "ForPreTraining")) for a in other_task):
+        warnings.append(
+            f"{name} was trained for another task ({made_for}); its encoder is used, with a new {head} head"
+        )
+    return model, warnings
+
+
+def _source(arguments: ModelArguments) -> dict:
+    return {"revision": arguments.model_revision, "token": arguments.token, "cache_dir": arguments.cache_dir}
+
+
+def count_parameters(model) -> dict[str, int]:
+    """Total and trainable parameters, as results.json's `model.parameters` wants them."""
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }

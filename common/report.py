@@ -1,0 +1,531 @@
+"""What a reader gets from a run: `report.html`, one page that needs nothing else, and `README.md`, the model card.
+
+Everything is said from the facts in results.json and nowhere else, so that the two and the file agree. Text from data
+is escaped where it enters the page: a table cell is escaped unless it is `Html`.
+"""
+
+import base64
+import html
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from common.files import write_bytes
+
+PIPELINE_TAGS = {
+    "speech-emotion": "audio-classification",
+    "persian-nli": "text-classification",
+    "speech-recognition": "automatic-speech-recognition",
+    "keyword-spotting": "audio-classification",
+    "question-answering": "question-answering",
+    "multinli": "text-classification",
+    "card-fraud": "tabular-classification",
+}
+HUB_METRICS = {"exact": "exact_match", "macro_f1": "f1", "word_error_rate": "wer", "character_error_rate": "cer"} | {
+    name: name for name in ("accuracy", "f1", "exact_match", "wer", "cer", "precision", "recall", "roc_auc")
+}
+DEMO = "built-in synthetic data: the figures say nothing about real data"
+EXCERPT = 700  # characters of a long text that a card shows
+
+STYLE = """
+:root{color-scheme:light dark;--ink:#1d2129;--soft:#5b6472;--page:#f6f7f9;--sheet:#fff;--line:#dfe3e8;--accent:#0b62a8;
+--good:#0a6b4b;--bad:#a83a00;--changed:#fff3d6;--gold:#bfe3d3;--predicted:#ffd9b0;--both:#cfd4ff}
+@media (prefers-color-scheme:dark){:root{--ink:#e4e7eb;--soft:#a0a9b6;--page:#14171b;--sheet:#1d2126;--line:#353b43;
+--accent:#6db6f2;--good:#5cd0a3;--bad:#ff9c66;--changed:#453814;--gold:#17543f;--predicted:#6b4013;--both:#3c4388}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--ink);font:16px/1.5 system-ui,"Segoe UI",Roboto,"Noto Sans",sans-serif}
+main{max-width:72rem;margin:0 auto;padding:1.25rem 1rem 3rem;overflow-wrap:anywhere}
+h1{font-size:1.7rem;line-height:1.2;margin:0}h2{font-size:1.2rem;margin:2.2rem 0 .6rem}
+h3{font-size:1rem;margin:1.2rem 0 .4rem}
+p{margin:.35rem 0}.soft,small,figcaption{color:var(--soft)}
+pre{font:.875em/1.5 ui-monospace,Menlo,Consolas,monospace}
+.badge{display:block;margin:.8rem 0;padding:.7rem 1rem;border-radius:.5rem;background:#fbe3d6;color:#6b1f00;
+border-left:.5rem solid #c2410c;font-weight:600}
+.badge.quiet{background:var(--sheet);color:var(--ink);border-color:var(--accent)}
+.sheet,.scroll,figure,.card{background:var(--sheet);border:1px solid var(--line);border-radius:.6rem}
+.sheet{padding:1rem 1.2rem;margin:1rem 0}
+.big{font-size:3rem;font-weight:700;line-height:1.1;font-variant-numeric:tabular-nums}
+.good{color:var(--good)}.bad{color:var(--bad)}.good,.bad{font-weight:600}
+.scroll{overflow-x:auto;margin:.5rem 0}table{border-collapse:collapse;width:100%;font-size:.92rem}
+th,td{padding:.4rem .75rem;text-align:left;vertical-align:top;overflow-wrap:normal}
+tr+tr>*,tbody tr>*{border-top:1px solid var(--line)}thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
+tbody th{font-weight:500}.r{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.wide{min-width:14rem;overflow-wrap:anywhere}.changed>*{background:var(--changed)}td small{white-space:nowrap}
+.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));align-items:start}
+figure{margin:0;padding:.6rem}figure img{display:block;max-width:100%;max-height:34rem;margin:auto;background:#fff;
+border-radius:.3rem}figcaption{padding:.5rem .2rem 0;font-size:.9rem}
+.cards{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,30rem),1fr));align-items:start}
+.card{padding:.8rem 1rem;min-width:0}.card h3{margin:0 0 .4rem}audio{width:100%}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem .8rem;margin:0 0 .5rem}
+dt{color:var(--soft)}dd{margin:0;text-align:left}
+mark{color:inherit;border-radius:.2rem;padding:0 .1em;background:var(--gold);border-bottom:2px solid var(--good)}
+mark.predicted{background:var(--predicted);border-bottom:2px dashed var(--bad)}
+mark.both{background:var(--both);border-bottom:2px double currentColor}
+pre{margin:.5rem 0;padding:.8rem 1rem;background:var(--sheet);border:1px solid var(--line);border-radius:.6rem;
+white-space:pre-wrap;user-select:all;max-height:30rem;overflow-y:auto}
+@media (max-width:40rem){th,td{padding:.35rem .45rem}table{font-size:.85rem}h1{font-size:1.4rem}.big{font-size:2.5rem}
+.wide{min-width:9rem}}
+summary{cursor:pointer;padding:.3rem 0;color:var(--accent)}footer{margin-top:3rem;color:var(--soft);font-size:.9rem}
+"""
+
+
+class Html(str):
+    """Text that already is HTML; everything else is escaped on its way into the page."""
+
+
+def _html(text: object) -> Html:
+    return text if isinstance(text, Html) else Html(html.escape(str(text)))
+
+
+def format_value(value: float | None, unit: str = "score") -> str:
+    """A number as people read it: percent with 2 decimals, counts with separators, the rest with 4 digits."""
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    if unit == "percent":
+        return f"{value:.2f} %"
+    if unit == "count":
+        return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
+    if unit == "seconds":
+        minutes, seconds = divmod(round(value), 60)
+        if value < 60:
+            return f"{value:.1f} s"
+        return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
+
+
+def format_difference(difference: float, unit: str) -> str:
+    """A signed difference of two values; that of two percentages is in points."""
+    text = format_value(abs(difference), unit).replace("%", "points")
+    return f"{'-' if difference < 0 else '+'}{text}"
+
+
+def _interval(metric: dict) -> str:
+    low, high, unit = metric.get("low"), metric.get("high"), metric["unit"]
+    if low is None or high is None:
+        return ""
+    return f"{format_value(low, unit)} to {format_value(high, unit)}".replace(" %", "")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _memory(size: int | None) -> str:
+    if size is None:
+        return "n/a"
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
+
+
+def _argument(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _changed(results: dict) -> dict:
+    """The arguments that somebody set, on the command line or in a file, or that the demo needs."""
+    return {
+        name: argument
+        for name, argument in results["arguments"].items()
+        if not argument["source"].startswith(("recipe", "library default"))
+    }
+
+
+def badges(results: dict) -> list[tuple[str, bool]]:
+    """What every output of the run has to say about it, as (sentence, whether the figures are void)."""
+    protocol = results["protocol"]
+    published = protocol["name"] == "published"
+    found = [(f"DEMO: {DEMO}", True)] if protocol.get("demo") else []
+    if protocol["leaks"]:
+        start = "LEAKS: published protocol" if published else "LEAKS"
+        found.append((f"{start}: test data took part in training, the figures are too good", True))
+    elif published:
+        found.append(("published protocol: the published procedure, not this script's default", False))
+    return found
+
+
+def headline_sentences(headline: dict | None) -> list[str]:
+    """The result in words: what the number is, and how it stands to the trivial answer."""
+    if headline is None:
+        return ["Nothing was evaluated: the data have no truth to compare with."]
+    unit, value, baseline = headline["unit"], headline["value"], headline["baseline"]
+    interval = _interval(headline)
+    what = f"{_words(headline['metric'])} on {headline['split']}" + (f", 95 % interval {interval}" if interval else "")
+    gain = (value - baseline) * (1 if headline["higher_is_better"] else -1)
+    verdict = "better" if gain > 0 else "worse" if gain < 0 else "no better"
+    if interval and headline["low"] <= baseline <= headline["high"]:
+        verdict = "no clear difference: the interval contains the baseline"
+    standing = f"baseline ({headline['baseline_name']}): {format_value(baseline, unit)}; difference "
+    return [what, standing + f"{format_difference(value - baseline, unit)} ({verdict})"]
+
+
+def overlap_sentences(results: dict) -> list[str]:
+    """One sentence for each overlap between two splits."""
+    sentences = []
+    for overlap in results["data"]["overlaps"]:
+        (first, second), key, examples = overlap["between"], overlap["key"], overlap["examples"]
+        subject = f"{examples:,} example{'s' if examples != 1 else ''} of {second} ({100 * overlap['share']:.2f} %)"
+        shares = f"{'are' if examples != 1 else 'is'} also in" if key == "example" else f"share their {key} with"
+        sentences.append(f"{subject} {shares} {first}.")
+    return sentences or ["Overlap between the splits: looked for, none found."]
+
+
+def marked_text(text: str, spans: Iterable[tuple[int, int, str]]) -> Html:
+    """Escaped text with its marked character spans, in the direction of its own script.
+
+    A span is (start, end, "gold" or "predicted"); where both kinds overlap the mark is "both". Of a long text about
+    700 characters around the spans are kept.
+    """
+    masks = [0] * len(text)
+    for start, end, kind in spans:
+        bit = {"gold": 1, "predicted": 2}[kind]
+        for at in range(max(start, 0), min(end, len(text))):
+            masks[at] |= bit
+    pieces = []
+    for start, end in _excerpts(text, masks):
+        piece = "" if start == 0 else "... "
+        while start < end:
+            stop = next((at for at in range(start, end) if masks[at] != masks[start]), end)
+            shown = html.escape(text[start:stop])
+            kind = ("", "gold", "predicted", "both")[masks[start]]
+            piece += f'<mark class="{kind}">{shown}</mark>' if kind else shown
+            start = stop
+        pieces.append(piece)
+    if pieces and end < len(text):
+        pieces.append("...")
+    return Html(f'<p dir="auto">{" ".join(pieces)}</p>')
+
+
+def _excerpts(text: str, masks: list[int]) -> list[tuple[int, int]]:
+    """The parts of a text worth showing, as character ranges: everything, or what lies around the marks' ends."""
+    if len(text) <= EXCERPT:
+        return [(0, len(text))]
+    edges = [at for at in range(len(text) + 1) if (masks[at - 1] if at else 0) != (masks[at] if at < len(text) else 0)]
+    ranges: list[tuple[int, int]] = []
+    for margin in range(40, EXCERPT + 1, 20):  # wider, until the excerpts are as long as they may be
+        ranges = []
+        for at in edges or [0]:
+            start, end = max(at - margin, 0), min(at + margin, len(text))
+            before, after = text.rfind(" ", max(start - 20, 0), start), text.find(" ", end, end + 20)
+            start, end = (before + 1 if before >= 0 else start), (after if after >= 0 else end)  # words stay whole
+            if ranges and start <= ranges[-1][1] + 5:
+                start = ranges.pop()[0]
+            ranges.append((start, end))
+        if sum(end - start for start, end in ranges) >= EXCERPT - 40:
+            break
+    return ranges
+
+
+def card(title: str, rows: list[tuple[str, str]], body: str = "") -> Html:
+    """One error to look at: title and rows are escaped here, `body` is HTML (of `marked_text`, or an audio element)."""
+    facts = "".join(f'<dt>{_html(name)}</dt><dd dir="auto">{_html(text)}</dd>' for name, text in rows)
+    facts = f"<dl>{facts}</dl>" if rows else ""
+    return Html(f'<article class="card"><h3 dir="auto">{_html(title)}</h3>{facts}{body}</article>')
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str, highlighted: int = 0) -> Html:
+    """A table in its own scrolling box, its first rows highlighted.
+
+    `align` has a letter a column: l(eft), r(ight: numbers) or w(ide text).
+    """
+    classes = [{"l": "", "r": ' class="r"', "w": ' class="wide"'}[letter] for letter in align]
+    top = "".join(f'<th scope="col"{c}>{_html(name)}</th>' for name, c in zip(head, classes))
+    top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
+    body = ""
+    for number, (first, *rest) in enumerate(rows):
+        cells = "".join(f'<td{c} dir="auto">{_html(cell)}</td>' for cell, c in zip(rest, classes[1:]))
+        row = '<tr class="changed">' if number < highlighted else "<tr>"
+        body += f'{row}<th scope="row"{classes[0]} dir="auto">{_html(first)}</th>{cells}</tr>'
+    return Html(f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>')
+
+
+def _summary(results: dict) -> str:
+    model, headline = results["model"], results["headline"]
+    total, trainable = model["parameters"]["total"], model["parameters"]["trainable"]
+    parameters = f"{total:,} parameters, {trainable:,} trainable ({100 * trainable / max(total, 1):.2f} %)"
+    lines = [f"{model['architecture']} · {parameters}", f"{results['script']} · {results['created']}"]
+    page = f'<header><h1 dir="auto">{_html(_words(results["task"]))}: {_html(model["name"])}</h1>'
+    page += "".join(f'<p class="soft">{_html(line)}</p>' for line in lines) + "</header>"
+    for sentence, void in badges(results):
+        page += f'<p class="badge{"" if void else " quiet"}" role="note">{_html(sentence)}</p>'
+    notes = results["protocol"]["notes"] + results["warnings"]
+    number = f'<div class="big">{format_value(headline["value"], headline["unit"])}</div>' if headline else ""
+    what, *standing = headline_sentences(headline)
+    page += f'<section class="sheet">{number}<p>{_html(what)}</p>'
+    for sentence in standing:
+        tone = "good" if "(better)" in sentence else "bad"
+        page += f'<p class="{tone}">{_html(sentence)}</p>'
+    page += "</section>"
+    if notes:
+        page += "<h2>Warnings and notes</h2><ul>" + "".join(f"<li>{_html(note)}</li>" for note in notes) + "</ul>"
+    return page
+
+
+def metric_rows(results: dict, split: str) -> list[list[str]]:
+    """One row a metric of a split: name, value, 95 % interval, examples, the trivial answer's value."""
+    under = results["baseline"].get(split, {}).get("metrics", {})
+    rows = []
+    for name, metric in results["metrics"][split].items():
+        examples = f"{metric['examples']:,}" if "examples" in metric else ""
+        baseline = format_value(under[name]["value"], under[name]["unit"]) if name in under else ""
+        rows.append(
+            [_words(name), format_value(metric["value"], metric["unit"]), _interval(metric), examples, baseline]
+        )
+    return rows
+
+
+METRIC_HEAD = ["metric", "value", "95 % interval", "examples", "baseline"]
+
+
+def _metrics(results: dict) -> str:
+    page = "<h2>Metrics</h2>" if results["metrics"] else ""
+    for split in results["metrics"]:
+        page += f"<h3>{_html(split)}</h3>" + _table(METRIC_HEAD, metric_rows(results, split), "lrrrr")
+        if split in results["baseline"]:
+            page += f'<p class="soft">baseline: {_html(results["baseline"][split]["name"])}</p>'
+    return page
+
+
+def _in_unit(metric: dict, unit: str) -> float | None:
+    """A published value in our unit, where one is percent and the other a fraction."""
+    factor = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100}.get((metric["unit"], unit), 1)
+    return None if metric["value"] is None else metric["value"] * factor
+
+
+def _published(results: dict) -> str:
+    rows, headline = results["published"], results["headline"]
+    if not rows:
+        return ""
+    ours = results["metrics"].get(headline["split"], {}) if headline else {}
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    units = {name: next(row["metrics"][name]["unit"] for row in rows if name in row["metrics"]) for name in names}
+    units |= {name: ours[name]["unit"] for name in names if name in ours}
+    mine = [format_value(ours[name]["value"], units[name]) if name in ours else "" for name in names]
+    lines = [[Html("<strong>this run</strong>"), *mine]]
+    for row in rows:
+        cells = [Html(f"{_html(row['setting'])}<br><small>{_html(row['source'])}</small>")]
+        for name in names:
+            value = _in_unit(row["metrics"][name], units[name]) if name in row["metrics"] else None
+            cell = "" if value is None else format_value(value, units[name])
+            if value is not None and ours.get(name, {}).get("value") is not None:
+                cell = Html(f"{cell}<br><small>{format_difference(ours[name]['value'] - value, units[name])}</small>")
+            cells.append(cell)
+        lines.append(cells)
+    where = f" on {headline['split']}" if headline else ""
+    page = f'<h2>Published beside ours</h2><p class="soft">Small: ours{_html(where)} minus the published value.'
+    page += " This run used demo data, so the two cannot be compared." if results["protocol"].get("demo") else ""
+    return page + "</p>" + _table(["setting", *map(_words, names)], lines, "w" + "r" * len(names), highlighted=1)
+
+
+def _plots(results: dict, output_dir: Path) -> str:
+    page = ""
+    for name, path in results["files"].items():
+        if not path.lower().endswith(".png"):
+            continue
+        caption = _words(Path(name).name.removesuffix(".png")).strip()
+        caption = _html(caption[:1].upper() + caption[1:])
+        if (output_dir / path).is_file():
+            data = base64.b64encode((output_dir / path).read_bytes()).decode()
+            picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+        else:
+            picture = f"<p>{_html(path)} is missing</p>"
+        page += f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+    return f'<h2>Plots</h2><div class="plots">{page}</div>' if page else ""
+
+
+def _classes(results: dict) -> str:
+    page = ""
+    for split, classes in results.get("per_class", {}).items():
+        columns = list(dict.fromkeys(column for row in classes.values() for column in row))
+        rows = []
+        for name, row in classes.items():
+            units = ["count" if isinstance(row.get(c), int) or c == "support" else "fraction" for c in columns]
+            rows.append([name, *(format_value(row.get(c), unit) for c, unit in zip(columns, units))])
+        page += f"<h3>{_html(split)}: by class</h3>"
+        page += _table(["class", *map(_words, columns)], rows, "l" + "r" * len(columns))
+    for split, confusion in results.get("confusion", {}).items():
+        rows = []
+        for name, counts in zip(confusion["labels"], confusion["matrix"]):
+            shares = [count / max(sum(counts), 1) for count in counts]
+            cells = [Html(f"{count:,}<br><small>{100 * share:.1f} %</small>") for count, share in zip(counts, shares)]
+            rows.append([name, *cells])
+        page += f'<h3>{_html(split)}: confusion</h3><p class="soft">Rows: the truth. Columns: the prediction.</p>'
+        page += _table(["", *confusion["labels"]], rows, "l" + "r" * len(confusion["labels"]))
+    return f"<h2>Classes</h2>{page}" if page else ""
+
+
+def _errors(cards: Sequence[str], title: str) -> str:
+    legend = ""
+    if any("<mark " in card for card in cards):
+        kinds = (("gold", "gold"), ("predicted", "predicted"), ("both", "both"))
+        legend = " ".join(f'<mark class="{kind}">{word}</mark>' for kind, word in kinds)
+    return f'<h2>{_html(title)}</h2><p>{legend}</p><div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def data_rows(results: dict) -> list[list[str]]:
+    """One row a split: name, examples used, available, how they were selected, skipped, source, short fingerprint."""
+    rows = []
+    for name, split in results["data"]["splits"].items():
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in split["skipped"].items()) or "none"
+        sizes = [f"{split['examples']:,}", f"{split['available']:,}"]
+        rows.append([name, *sizes, split["selection"], skipped, split["source"], split["fingerprint"][:12]])
+    return rows
+
+
+DATA_HEAD = ["split", "examples", "available", "selection", "skipped", "source", "fingerprint"]
+
+
+def _data(results: dict) -> str:
+    splits = results["data"]["splits"]
+    page = "<h2>Data</h2>" + _table(DATA_HEAD, data_rows(results), "lrrwlwl")
+    page += "".join(f"<p>{_html(sentence)}</p>" for sentence in overlap_sentences(results))
+    labels = list(dict.fromkeys(label for split in splits.values() for label in split.get("label_counts", {})))
+    if labels:
+        rows = []
+        for label in labels:
+            counts = [split.get("label_counts", {}).get(label, 0) for split in splits.values()]
+            sums = [sum(split.get("label_counts", {}).values()) for split in splits.values()]
+            shares = [f"<small>({100 * count / max(whole, 1):.1f} %)</small>" for count, whole in zip(counts, sums)]
+            rows.append([label, *(Html(f"{count:,} {share}") for count, share in zip(counts, shares))])
+        page += "<h3>Labels</h3>" + _table(["label", *splits], rows, "l" + "r" * len(splits))
+    facts = list(dict.fromkeys(fact for split in splits.values() for fact in split.get("statistics", {})))
+    if facts:
+        rows = []
+        for fact in facts:
+            values = [split.get("statistics", {}).get(fact, "") for split in splits.values()]
+            rows.append([_words(fact), *(v if isinstance(v, str) else _statistic(v) for v in values)])
+        page += "<h3>Statistics</h3>" + _table(["", *splits], rows, "l" + "r" * len(splits))
+    return page
+
+
+def _statistic(value: float | None) -> str:
+    return format_value(value, "count" if isinstance(value, int) else "score")
+
+
+def _run(results: dict) -> str:
+    page = f"<h2>Run it again</h2><pre>{_html(shlex.join(results['command']))}</pre>"
+    changed, arguments = _changed(results), results["arguments"]
+    rest = [name for name in arguments if name not in changed]
+    order = [*changed, *sorted(rest, key=lambda name: not arguments[name]["source"].startswith("recipe"))]
+    rows = [[name, _argument(arguments[name]["value"]), arguments[name]["source"]] for name in order]
+    head = f"{len(changed)} of {len(rows)} arguments differ from the recipe and the library's defaults"
+    table = _table(["argument", "value", "source"], rows, "lwl", highlighted=len(changed))
+    page += f"<details><summary>{head}</summary>{table}</details>"
+    if results.get("extra"):
+        extra = json.dumps(results["extra"], indent=1, ensure_ascii=False)
+        page += f"<details><summary>Only in this task</summary><pre>{_html(extra)}</pre></details>"
+    return page
+
+
+def environment_rows(results: dict) -> list[list[str]]:
+    """What the run ran on: (name, value) rows."""
+    environment = results["environment"]
+    rows = [[name, str(environment[name])] for name in ("device", "processes", "platform", "python")]
+    rows.append(["git commit", environment["git_commit"] or "not a git checkout"])
+    return rows + [[name, version] for name, version in environment["versions"].items()]
+
+
+def _resources(results: dict) -> str:
+    resources = results["resources"]
+    rows = [[name, format_value(seconds, "seconds")] for name, seconds in resources["seconds"].items()]
+    rate = resources.get("samples_per_second", {})
+    rows += [[f"{name}, samples a second", format_value(value)] for name, value in rate.items()]
+    rows.append(["peak memory", _memory(resources["peak_memory_bytes"])])
+    if resources["peak_gpu_memory_bytes"] is not None:
+        rows.append(["peak GPU memory", _memory(resources["peak_gpu_memory_bytes"])])
+    page = "<h2>Resources</h2>" + _table(["", ""], rows, "lw")
+    return page + "<h2>Environment</h2>" + _table(["", ""], environment_rows(results), "lw")
+
+
+def write_report(
+    results: dict, output_dir: Path, *, error_cards: Sequence[str] = (), error_title: str = "Worst errors"
+) -> Path:
+    """Writes output_dir/report.html: one page without scripts or anything from the network.
+
+    `results` has the form of results.schema.json; its plots are read from `output_dir`. `error_cards` are made by
+    `card`.
+    """
+    output_dir = Path(output_dir)
+    marks = "".join(f"[{sentence.split(':')[0]}] " for sentence, void in badges(results) if void)
+    # The policy is the second lock: even text that escaped the escaping could load or run nothing.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width,initial-scale=1">',
+        f"<title>{_html(marks)}{_html(results['script'])}: {_html(results['model']['name'])}</title>",
+        f"<style>{STYLE}</style></head><body><main>",
+        _summary(results),
+        _metrics(results),
+        _published(results),
+        _plots(results, output_dir),
+        _classes(results),
+        _errors(error_cards, error_title),
+        _data(results),
+        _run(results),
+        _resources(results),
+        f"<footer>Written by {_html(results['script'])} from results.json, {_html(results['created'])}.</footer>",
+        "</main></body></html>\n",
+    ]
+    return write_bytes(output_dir / "report.html", "".join(parts).encode("utf-8", "replace"))
+
+
+def _markdown(text: object) -> str:
+    """Text from data as Markdown shows it unchanged, on one line; folders of this machine are left out."""
+    text = re.sub(r"(?<![\w.:/])/(?:[^/\s]+/)+", "", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text)
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([_markdown(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _front_matter(results: dict) -> str:
+    import yaml
+
+    demo, task = results["protocol"].get("demo"), results["task"]
+
+    def hub_id(name: object) -> bool:  # a folder of this machine is no id, and the hub rejects the card for it
+        pattern = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
+        return isinstance(name, str) and re.fullmatch(pattern, name) is not None and not Path(name).exists()
+
+    keras = task == "card-fraud"
+    facts: dict = {"library_name": "keras" if keras else "transformers", "pipeline_tag": PIPELINE_TAGS[task]}
+    if not demo and not keras and hub_id(results["model"]["name"]):
+        facts["base_model"] = results["model"]["name"]
+    dataset = results["arguments"].get("dataset", {}).get("value")
+    sources = [split["source"] for split in results["data"]["splits"].values()]
+    if not demo and hub_id(dataset) and any(source.startswith(dataset) for source in sources):
+        facts["datasets"] = [dataset]
+    names = [name for metrics in results["metrics"].values() for name in metrics]
+    facts["metrics"] = list(dict.fromkeys(HUB_METRICS[name] for name in names if name in HUB_METRICS))
+    leaks = results["protocol"]["leaks"]
+    facts["tags"] = [task, *(["demo"] if demo else []), *(["leaking-evaluation"] if leaks else [])]
+    return yaml.safe_dump({key: value for key, value in facts.items() if value}, sort_keys=False, allow_unicode=True)
+
+
+def write_model_card(results: dict, output_dir: Path, *, usage: str) -> Path:
+    """Writes output_dir/README.md, the model card as the hub reads it. `usage` is Python code that loads the model."""
+    headline, notes = results["headline"], results["protocol"]["notes"] + results["warnings"]
+    number = f"**{format_value(headline['value'], headline['unit'])}**: " if headline else ""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", usage)), default=0))
+    parts = [f"---\n{_front_matter(results)}---\n", f"# {_markdown(results['model']['name'])}, {results['task']}\n"]
+    parts += [f"> **{_markdown(sentence)}**\n" for sentence, _ in badges(results)]
+    parts.append(number + "  \n".join(map(_markdown, headline_sentences(headline))) + "\n")
+    parts.append("## Metrics\n")
+    for split in results["metrics"]:
+        name = results["baseline"].get(split, {}).get("name")
+        title = f"On {split}" + (f"; baseline: {name}" if name else "")
+        parts.append(f"{_markdown(title)}\n\n{_markdown_table(METRIC_HEAD, metric_rows(results, split))}")
+    parts.append(f"## Data\n\n{_markdown_table(DATA_HEAD, data_rows(results))}")
+    parts += [f"{_markdown(sentence)}\n" for sentence in overlap_sentences(results)]
+    settings = {name: a for name, a in results["arguments"].items() if a["source"] != "library default"}
+    rows = [[name, _argument(a["value"]), a["source"]] for name, a in settings.items() if name != "output_dir"]
+    parts.append(f"## Training\n\n{_markdown_table(['argument', 'value', 'source'], rows)}")
+    parts.append(f"## Usage\n\n{fence}python\n{usage.strip()}\n{fence}\n")
+    limits = "\n".join(f"- {_markdown(note)}" for note in notes) or "None were found by the checks of the script."
+    parts.append(f"## Limitations\n\n{limits}\n")
+    parts.append(f"## Environment\n\n{_markdown_table(['', ''], environment_rows(results))}")
+    return write_bytes(Path(output_dir) / "README.md", "\n".join(parts).encode("utf-8", "replace"))

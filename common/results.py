@@ -1,0 +1,155 @@
+"""The facts of a run, as results.json has them: one schema for all scripts, explained in `results.schema.json`."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from common.files import write_json
+from common.metrics import bootstrap_interval
+
+SCHEMA_VERSION = 1
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "tokenizers", "tensorflow", "keras", "numpy")
+
+
+def metric(values: np.ndarray, unit: str, *, scale: float = 1.0) -> dict:
+    """A metric that is the mean of per-example `values` [N] (times `scale`), with its bootstrap interval."""
+    if not len(values):
+        return {"value": None, "low": None, "high": None, "unit": unit, "examples": 0}
+    low, high = bootstrap_interval(values)
+    return {
+        "value": float(np.mean(values)) * scale,
+        "low": float(low) * scale,
+        "high": float(high) * scale,
+        "unit": unit,
+        "examples": len(values),
+    }
+
+
+def plain_metric(value: float, unit: str) -> dict:
+    """A metric without an interval."""
+    return {"value": float(value), "low": None, "high": None, "unit": unit}
+
+
+def headline(metrics: dict, baseline: dict, split: str, name: str, *, higher_is_better: bool = True) -> dict:
+    """The one number of a run: metric `name` of `split`, with the baseline's beside it."""
+    ours = metrics[split][name]
+    return {
+        "split": split,
+        "metric": name,
+        **{k: ours[k] for k in ("value", "low", "high", "unit")},
+        "baseline_name": baseline[split]["name"],
+        "baseline": baseline[split]["metrics"][name]["value"],
+        "higher_is_better": higher_is_better,
+    }
+
+
+def published(source: str, setting: str, values: dict[str, float], *, unit: str) -> dict:
+    """A reference row to stand beside ours."""
+    return {"source": source, "setting": setting, "metrics": {k: plain_metric(v, unit) for k, v in values.items()}}
+
+
+def of_run(parsed, trainer, clock, *, task: str, warnings: list[str], leaks: list[str] | None = None) -> dict:
+    """The parts of results.json that every run on `Trainer` has in common; `leaks` says how its protocol leaks."""
+    from common.modeling import count_parameters
+
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    log = trainer.state.log_history
+    speeds = {
+        k.removesuffix("_samples_per_second"): v for e in log for k, v in e.items() if k.endswith("_samples_per_second")
+    }
+    return {
+        "task": task,
+        "script": parsed.command[0],
+        "command": parsed.command,
+        "protocol": {
+            "name": "published" if leaks else "honest",
+            "leaks": bool(leaks),
+            "demo": bool(parsed.record["demo"]["value"]),
+            "notes": leaks or [],
+        },
+        "arguments": parsed.record,
+        "model": {
+            "name": parsed.record["model"]["value"],
+            "architecture": type(model).__name__,
+            "parameters": count_parameters(model),
+        },
+        "history": history(log),
+        "resources": {"seconds": clock.total(), "samples_per_second": speeds, **peak_memory()},
+        "environment": environment(str(args.device), args.world_size),
+        "warnings": warnings,
+        "files": {"report": "report.html", "model_card": "README.md"},
+    }
+
+
+def environment(device: str, processes: int) -> dict:
+    """Python, platform, device, processes, versions of the installed packages, git commit of the scripts."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "device": device,
+        "processes": processes,
+        "versions": versions,
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this file is in, with "+changes" when it is not clean; None outside one."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if commit.returncode or changes.returncode:
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Largest resident size of this process, and largest memory allocated on its GPU (None without one), in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    gpu = None
+    torch = sys.modules.get("torch")  # not imported for this: a script without torch has no use for it
+    if torch is not None and torch.cuda.is_available():
+        gpu = int(torch.cuda.max_memory_allocated())
+    return {
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak_gpu_memory_bytes": gpu,
+    }
+
+
+def history(log: Iterable[dict]) -> list[dict]:
+    """A Trainer's log (or Keras's, one dictionary an epoch) with numbers only; what is not finite becomes null."""
+    rows = []
+    for entry in log:
+        numbers = {k: v for k, v in entry.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        rows.append({k: (v if np.isfinite(v) else None) for k, v in numbers.items()})
+    return rows
+
+
+def write_results(output_dir: Path, results: dict) -> dict:
+    """Completes `results` with schema version and time, and writes results.json; returns what was written."""
+    results = {"schema_version": SCHEMA_VERSION, "created": datetime.now(UTC).isoformat(timespec="seconds"), **results}
+    write_json(output_dir / "results.json", results)
+    return results

@@ -1,0 +1,131 @@
+"""From start and end scores to answers: the n best spans of a window, then of a question over all its windows.
+
+The first half runs where the model runs and keeps of a window only its n best spans and its score for "no answer", so
+that evaluation never holds scores by token. The second half is numpy over all windows at once.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+NO_SPAN = -1e9  # score of what is not there; finite, since infinities are not json
+
+
+def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max_answer_length: int) -> tuple:
+    """The n best spans of each window, exactly: no better span inside the context is overlooked.
+
+    A span's score is the sum of its start and its end score. Any of the n best spans starts at one of the n tokens
+    whose own best span is best, so only the spans of these are compared.
+
+    Args:
+        start, end: tensors [B, L] of scores.
+        context_mask: bool tensor [B, L], where an answer may lie.
+        null_at: int tensor [B], position of the token that means "no answer".
+
+    Returns:
+        Tensors: scores float [B, n_best], first and last token int16 [B, n_best], null score float [B]. Where a window
+        has fewer spans the score is `NO_SPAN`.
+    """
+    import torch
+
+    start, end = start.float(), end.float()
+    rows = torch.arange(len(start), device=start.device)
+    null = start[rows, null_at] + end[rows, null_at]
+    width = min(max_answer_length, start.shape[1])
+    start = start.masked_fill(~context_mask, NO_SPAN)
+    end = torch.nn.functional.pad(end.masked_fill(~context_mask, NO_SPAN), (0, width - 1), value=NO_SPAN)
+    reach, covered = end, 1  # the best end within reach of every start: a sliding maximum, by doubling
+    while covered < width:
+        shift = min(covered, width - covered)
+        reach = torch.maximum(reach[:, : reach.shape[1] - shift], reach[:, shift:])
+        covered += shift
+    first = (start + reach).topk(min(n_best, start.shape[1])).indices
+    ends = end.unfold(1, width, 1).gather(1, first[:, :, None].expand(-1, -1, width))
+    scores = start.gather(1, first)[:, :, None] + ends
+    scores, index = scores.flatten(1).topk(min(n_best, scores[0].numel()))
+    first = first.gather(1, index.div(width, rounding_mode="floor"))
+    last = first + index % width
+    missing = n_best - scores.shape[1]
+    if missing:
+        scores = torch.nn.functional.pad(scores, (0, missing), value=NO_SPAN)
+        first, last = (torch.nn.functional.pad(t, (0, missing)) for t in (first, last))
+    return scores.clamp_min(NO_SPAN), first.to(torch.int16), last.to(torch.int16), null
+
+
+@dataclass
+class Answers:
+    """The n best answers of Q questions, best first.
+
+    Attributes:
+        scores: float64 [Q, n], `NO_SPAN` where there are fewer.
+        first, last: int64 [Q, n], first and one-past-last character in the context.
+        null: float64 [Q], the lowest "no answer" score over a question's windows.
+    """
+
+    scores: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    null: np.ndarray
+
+    @property
+    def null_odds(self) -> np.ndarray:
+        """float64 [Q]: null score minus best answer's score; the higher, the less there is an answer."""
+        return self.null - self.scores[:, 0]
+
+    @property
+    def no_answer_probability(self) -> np.ndarray:
+        """float64 [Q]: of "no answer" against the best answer, as the model's scores have it."""
+        return 1 / (1 + np.exp(-np.clip(self.null_odds, -700, 700)))
+
+    def probabilities(self, with_null: bool) -> np.ndarray:
+        """float64 [Q, n (+1)]: softmax over the n best answers (and, last, "no answer")."""
+        scores = np.column_stack([self.scores, self.null]) if with_null else self.scores
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def texts(self, questions, rank: int = 0) -> list[str]:
+        """Q strings: the answers of this rank, cut from the contexts ("" where there are fewer)."""
+        found = self.scores[:, rank] > NO_SPAN / 2
+        return [
+            questions.context(i)[self.first[i, rank] : self.last[i, rank]] if found[i] else ""
+            for i in range(len(self.null))
+        ]
+
+
+def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) -> Answers:
+    """Puts the spans of all windows of a question together; the same characters found in two windows count once.
+
+    Args:
+        windows: `common.text.Windows`, W of them.
+        spans: what `best_spans_of_windows` returned, as arrays in the order of the windows.
+    """
+    scores, first, last, null = spans
+    count = len(windows.context_of)
+    lowest_null = np.full(count, np.inf)
+    np.minimum.at(lowest_null, windows.pair, null.astype(np.float64))
+
+    row, rank = np.nonzero(scores > NO_SPAN / 2)
+    question = windows.pair[row]
+    score = scores[row, rank].astype(np.float64)
+    begin, _ = windows.characters(row, first[row, rank].astype(np.int64))
+    _, end = windows.characters(row, last[row, rank].astype(np.int64))
+
+    order = np.lexsort((-score, end, begin, question))
+    same = (np.diff(question[order]) == 0) & (np.diff(begin[order]) == 0) & (np.diff(end[order]) == 0)
+    order = order[np.concatenate([[True], ~same])] if len(order) else order
+    order = order[np.lexsort((end[order], begin[order], -score[order], question[order]))]
+    question = question[order]
+    place = np.arange(len(order)) - np.searchsorted(question, question)
+    kept = place < n_best
+
+    answers = Answers(
+        scores=np.full((count, n_best), NO_SPAN),
+        first=np.zeros((count, n_best), np.int64),
+        last=np.zeros((count, n_best), np.int64),
+        null=lowest_null,
+    )
+    where = question[kept], place[kept]
+    answers.scores[where] = score[order][kept]
+    answers.first[where] = begin[order][kept]
+    answers.last[where] = end[order][kept]
+    return answers
