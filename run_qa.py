@@ -31,6 +31,7 @@ from common.cache import cache_root
 from common.data import choose, fingerprint, overlap
 from common.errors import UserError, exit_status
 from common.hub import load_rows
+from common.model_card import write_model_card
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.spans import answers_of_questions, best_spans_of_windows
 from common.squad import Questions, flat_questions, read_questions
@@ -56,7 +57,15 @@ RECIPE = {
     "metric_for_best_model": "tuning_f1",
     "logging_steps": 50,
 }
-DEMO = {"output_dir": "outputs/demo/qa", "max_length": 64, "stride": 16, "logging_steps": 10}
+DEMO = {
+    "output_dir": "outputs/demo/qa",
+    "max_length": 64,
+    "stride": 16,
+    "learning_rate": 1e-3,
+    "warmup_steps": 0.1,
+    "per_device_train_batch_size": 16,
+    "logging_steps": 10,
+}
 SPELLINGS = {"--null_score_diff_threshold": "--null_threshold"}
 # Reference rows, by model type: exact match and F1 on the whole validation set, with other settings than the recipe's.
 PUBLISHED = {
@@ -117,14 +126,7 @@ def main(argv: list[str] | None = None) -> dict:
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, description=__doc__, spellings=SPELLINGS)
     task, data, model_args, training = parsed.groups
     clock, output_dir = Clock(), Path(training.output_dir)
-    checkpoint = decided_by_main_process(
-        lambda: prepare_output_dir(
-            training.output_dir,
-            resume=training.resume_from_checkpoint,
-            overwrite=data.overwrite_output_dir,
-            training=training.do_train,
-        )
-    )
+    checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
         # Data
         with clock.phase("data"), training.main_process_first(desc="data"):
@@ -133,7 +135,7 @@ def main(argv: list[str] | None = None) -> dict:
             splits, selection = load_splits(task, data, training, model_args)
 
         # Preprocessing
-        from common.modeling import load_model, load_tokenizer
+        from common.modeling import load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             tokenizer = load_tokenizer(model_args)
@@ -143,7 +145,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Model
         from transformers import AutoModelForQuestionAnswering, set_seed
 
-        with clock.phase("model"):
+        with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
             model, warnings = load_model(
                 AutoModelForQuestionAnswering, model_args, head="question answering", training=training.do_train
@@ -180,6 +182,7 @@ def main(argv: list[str] | None = None) -> dict:
         trainer = FinetuneTrainer(
             head=head,
             stop=stop,
+            headline="f1",
             model=model,
             args=training,
             train_dataset=windows.get("train"),
@@ -208,7 +211,14 @@ def main(argv: list[str] | None = None) -> dict:
             if training.do_train:
                 measured["train"] = trained.metrics | {"train_samples": len(splits["train"])}
         results = {
-            **facts.of_run(parsed, trainer, clock, task="question-answering", warnings=warnings + scorer.warnings),
+            **facts.of_run(
+                parsed,
+                trainer,
+                clock,
+                task="question-answering",
+                warnings=warnings + scorer.warnings,
+                commit=model_commit(model_args),
+            ),
             "data": describe_data(splits, selection, windows),
             **judge(scorer, splits, answers, measured),
         }
@@ -228,8 +238,9 @@ def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) 
     """Points data and model at the built-in ones, written below the output directory; what was given stays."""
     from common.demo import question_answering_demo
 
-    made = question_answering_demo(output_dir / "demo", model_args.model)
-    model_args.model = made["model"]
+    given = Path(model_args.model).is_dir()
+    made = question_answering_demo(output_dir / "demo", RECIPE["model"] if given else model_args.model)
+    model_args.model = model_args.model if given else made["model"]
     for name in ("train_file", "validation_file", "test_file"):
         setattr(data, name, getattr(data, name) or made[name])
 
@@ -287,8 +298,8 @@ def cut(questions: Questions, tokenizer, task, data, model_args, training) -> Wi
         worst = int(tokens.counts.argmax())
         raise UserError(
             f"{questions.source}: question {questions.ids[worst]!r} has {tokens.counts[worst]} tokens and with "
-            f"--stride {task.stride} needs --max_length {tokens.counts[worst] + template.specials + task.stride + 1}, but a "
-            f"window has {max_length}; raise it, lower --stride or pass --on_bad_example skip"
+            f"--stride {task.stride} needs --max_length {tokens.counts[worst] + template.specials + task.stride + 1}, "
+            f"but a window has {max_length}; raise it, lower --stride or pass --on_bad_example skip"
         )
     if bad.any():
         questions = questions.take(np.flatnonzero(~bad))
@@ -312,13 +323,23 @@ def cut(questions: Questions, tokenizer, task, data, model_args, training) -> Wi
 
 
 def span_losses(output: dict, batch: dict, smoothing: float):
-    """Cross entropy of the start and of the end, averaged: a loss for each window [B]."""
+    """Cross entropy of the start and of the end, averaged: a loss for each window [B].
+
+    Padding is left out of the softmax: otherwise the loss of a window would depend on the others of its batch.
+    """
     from torch.nn.functional import cross_entropy
 
-    settings = {"reduction": "none", "label_smoothing": smoothing}
-    start = cross_entropy(output["start_logits"].float(), batch["targets"][:, 0], **settings)
-    end = cross_entropy(output["end_logits"].float(), batch["targets"][:, 1], **settings)
-    return (start + end) / 2
+    padding = batch["attention_mask"] == 0
+    losses = [
+        cross_entropy(
+            output[f"{end}_logits"].float().masked_fill(padding, -1e9),
+            batch["targets"][:, column],
+            reduction="none",
+            label_smoothing=smoothing,
+        )
+        for column, end in enumerate(("start", "end"))
+    ]
+    return (losses[0] + losses[1]) / 2
 
 
 # Results
@@ -326,20 +347,9 @@ def span_losses(output: dict, batch: dict, smoothing: float):
 
 def describe_data(splits: dict[str, Questions], selection: dict, windows: dict[str, Windows]) -> dict:
     """The part of results.json that is about the data."""
-    described = {}
-    for name, questions in splits.items():
-        available, words = selection[name]
-        described[name] = {
-            "source": questions.source,
-            "examples": len(questions),
-            "available": available,
-            "selection": words,
-            "fingerprint": fingerprint(questions.rows()),
-            "skipped": questions.skipped,
-            "statistics": {"contexts": len(questions.contexts), "windows": len(windows[name])},
-        }
-        if questions.answers is not None:
-            described[name]["label_counts"] = questions.label_counts()
+    described = {
+        name: questions.describe(*selection[name], windows=len(windows[name])) for name, questions in splits.items()
+    }
     contexts = {name: [q.context(i) for i in range(len(q))] for name, q in splits.items()}
     examples = {name: list(zip(q.questions, contexts[name])) for name, q in splits.items()}
     return {"splits": described, "overlaps": overlap(contexts, "context") + overlap(examples, "example")}
@@ -375,10 +385,11 @@ def publish(results: dict, scorer, splits, windows, answers, output_dir: Path) -
     drawn += draw_scores(results, scorer, splits, answers, plots)
     results["files"] |= {path.stem: str(path.relative_to(output_dir)) for path in drawn}
     name = results["headline"]["split"] if results["headline"] else None
-    results = facts.write_results(output_dir, results)
+    results = facts.completed(results)
     cards = error_cards(scorer, splits[name], answers[name]) if name else []
     report.write_report(results, output_dir, error_cards=cards)
-    report.write_model_card(results, output_dir, usage=USAGE.format(model=output_dir))
+    write_model_card(results, output_dir, usage=USAGE.format(model=output_dir))
+    facts.write_results(output_dir, results)
     return results
 
 

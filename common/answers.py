@@ -112,21 +112,16 @@ def score_table(questions: Questions, texts: list[str]) -> tuple[dict[str, dict]
 
 
 def judge(scorer: Scorer, splits: dict[str, Questions], answers: dict[str, Answers], measured: dict) -> dict:
-    """The parts of results.json that are about scores: headline, metrics, baseline, per_class, extra.
+    """The parts of results.json that are about scores: headline, metrics, baseline, extra.
 
     `measured` maps a split to the metrics of its evaluation, of which the loss is taken. Splits without truth are left
     out.
     """
-    metrics, baseline, per_class, extra = (
-        {},
-        {},
-        {},
-        {"null_threshold": {**scorer.settings(), "from": scorer.chosen_by}},
-    )
-    for name, found in answers.items():
-        questions = splits[name]
-        if questions.answers is None:
+    metrics, baseline, threshold = {}, {}, {**scorer.settings(), "from": scorer.chosen_by}
+    for name in ("validation", "test", "tuning"):
+        if name not in answers or splits[name].answers is None:
             continue
+        questions, found = splits[name], answers[name]
         metrics[name], _ = score_table(questions, scorer.decide(found, questions))
         loss = next(value for key, value in measured[name].items() if key.endswith("_loss"))
         metrics[name]["loss"] = plain_metric(loss, "nats")
@@ -134,27 +129,17 @@ def judge(scorer: Scorer, splits: dict[str, Questions], answers: dict[str, Answe
             sweep = scorer.sweep(found, questions)
             for measure in ("exact", "f1"):
                 metrics[name][f"best_{measure}"] = plain_metric(sweep[f"best_{measure}"], "percent")
-            extra["null_threshold"][f"best_on_{name}"] = {
+            threshold[f"best_on_{name}"] = {
                 measure: float(sweep[f"best_{measure}_threshold"]) for measure in ("exact", "f1")
             }
         silent, _ = score_table(questions, [""] * len(questions))
         baseline[name] = {"name": "all unanswerable", "metrics": silent}
-        per_class[name] = {
-            group: {
-                "exact": metrics[name][prefix + "exact"]["value"] / 100,
-                "f1": metrics[name][prefix + "f1"]["value"] / 100,
-                "support": metrics[name][prefix + "f1"]["examples"],
-            }
-            for group, prefix in GROUPS.items()
-            if prefix + "f1" in metrics[name]
-        }
     first = next((name for name in ("validation", "test") if name in metrics), None)
     return {
         "headline": headline(metrics, baseline, first, "f1") if first else None,
         "metrics": metrics,
         "baseline": baseline,
-        "per_class": per_class,
-        "extra": extra,
+        "extra": {"null_threshold": threshold},
     }
 
 
@@ -170,10 +155,9 @@ def write_answers(
     texts = scorer.decide(answers, questions)
     best = answers.texts(questions)
     odds, probability = answers.null_odds, answers.no_answer_probability
-    names = {
-        f"{prefix}{stem.split('.')[0]}": prefix + stem
-        for stem in ("predictions.csv", "predictions.json", "nbest_predictions.json", "null_odds.json")
-    }
+    names = [
+        prefix + name for name in ("predictions.csv", "predictions.json", "nbest_predictions.json", "null_odds.json")
+    ]
     known = questions.answers is not None
     scores = question_scores(texts, questions.golds) if known else None
     header = [
@@ -222,7 +206,7 @@ def write_answers(
             entries = sorted([*entries, null], key=lambda entry: -entry["score"])
         nbest[identity] = entries
     write_json(output_dir / f"{prefix}nbest_predictions.json", nbest)
-    return names
+    return {name: name for name in names}
 
 
 def error_cards(scorer: Scorer, questions: Questions, answers: Answers, count: int = 20) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line of every script: dataclasses to flags, files of arguments, recipes, and older spellings.
+"""The command line of every script: dataclasses to flags, their values from all sources, and the help.
 
 A value comes from the command line, else the file of arguments, else the demo (with --demo), else the recipe, else the
 default; `Parsed.record` says which. What the flags mean for data, models and training is not decided here.
@@ -6,10 +6,7 @@ default; `Parsed.record` says which. What the flags mean for data, models and tr
 
 import argparse
 import dataclasses
-import difflib
-import json
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -20,9 +17,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
+from common.argument_file import as_tokens, read_file
 from common.errors import UserError
+from common.spellings import DROPPED, Spelling, translate
 
 SECRETS = {"token", "hub_token", "push_to_hub_token", "use_auth_token"}
 PHASES = ("do_train", "do_eval", "do_predict")
@@ -36,6 +33,8 @@ def flag(default: Any, help: str, *aliases: str) -> Any:
 
 @dataclass
 class ModelArguments:
+    """The model to start from, and how the hub is asked for it."""
+
     _argument_group_name = "model"
 
     model: str | None = flag(None, "hub id or local folder of the model to start from", "--model_name_or_path")
@@ -43,7 +42,7 @@ class ModelArguments:
     tokenizer_name: str | None = flag(None, "hub id or folder of the tokenizer or processor; unset = the model's own")
     model_revision: str = flag("main", "branch, tag or commit of the model")
     token: str | None = flag(None, "access token for private models and data; unset = the one of `hf auth login`")
-    cache_dir: str | None = flag(None, "folder for downloads; unset = the libraries' own cache")
+    cache_dir: str | None = flag(None, "folder for downloads and prepared data; unset = each library's own cache")
     trust_remote_code: bool = flag(False, "known from official commands; true is refused, remote code is never run")
 
     def __post_init__(self):
@@ -53,6 +52,8 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
+    """The data, how much of them is used, and what happens to earlier results."""
+
     _argument_group_name = "data"
 
     demo: bool = flag(False, "built-in synthetic data and a tiny model: no network, done in seconds")
@@ -71,7 +72,7 @@ class DataArguments:
     max_predict_samples: int | None = flag(None, "test examples to use; unset or negative = all", "--max_test_samples")
     sample_seed: int = flag(42, "which examples a max_* flag picks; apart from --seed, so that seeds share examples")
     on_bad_example: Literal["stop", "skip"] = flag("stop", "a broken example ends the run, or is left out and counted")
-    preprocessing_num_workers: int | None = flag(None, "processes for preprocessing; unset = one")
+    preprocessing_num_workers: int | None = flag(None, "threads or processes for preprocessing; unset = all cores")
     overwrite_cache: bool = flag(False, "preprocess again instead of using cached results")
     overwrite_output_dir: bool = flag(False, "replace an earlier run's results; its checkpoints are removed")
 
@@ -101,90 +102,6 @@ class Parsed:
     command: list[str]
 
 
-@dataclass(frozen=True)
-class Spelling:
-    """An older flag that needs more than a new name (a mere new name is written as a string in the table).
-
-    today: takes the flag's value (a bool for a switch, else the string as given), returns today's arguments and may
-        raise UserError; an empty list means that nothing is passed on, for the reason that `why` gives.
-    switch: the value is optional and true or false; otherwise exactly one value is expected.
-    """
-
-    today: Callable[[Any], list[str]] = lambda value: []
-    switch: bool = False
-    why: str = ""
-
-
-def _warmup_ratio(value: str) -> list[str]:
-    try:
-        share = float(value)
-    except ValueError:
-        raise UserError(f"--warmup_ratio: {value!r} is not a number") from None
-    if not 0 <= share < 1:
-        raise UserError(
-            f"--warmup_ratio {value} is not a share from 0 up to 1; for a number of steps use --warmup_steps"
-        )
-    return [f"--warmup_steps={value}"]
-
-
-def _logging_dir(value: str) -> list[str]:
-    os.environ["TENSORBOARD_LOGGING_DIR"] = value
-    return []
-
-
-def _only_if_true(*today: str) -> Spelling:
-    return Spelling(lambda on: list(today) if on else [], switch=True, why="changes nothing when false")
-
-
-# What transformers 4 took and 5 does not: the fields of TrainingArguments 4.57 and earlier, compared with 5.23.
-RENAMED = {
-    "--evaluation_strategy": "--eval_strategy",
-    "--no_cuda": "--use_cpu",
-    "--per_gpu_train_batch_size": "--per_device_train_batch_size",
-    "--per_gpu_eval_batch_size": "--per_device_eval_batch_size",
-    "--push_to_hub_model_id": "--hub_model_id",
-    "--push_to_hub_token": "--hub_token",
-    "--torchdynamo": "--torch_compile_backend",
-}
-SWITCHES_WITHOUT_EFFECT = {
-    "--use_mps_device": "an Apple GPU is used when there is one",
-    "--save_safetensors": "weights are always saved as safetensors",
-    "--no_save_safetensors": "weights are always saved as safetensors",
-    "--use_ipex": "torch has what ipex brought",
-    "--jit_mode_eval": "see --torch_compile",
-    "--dispatch_batches": "see --accelerator_config '{\"dispatch_batches\": true}'",
-    "--split_batches": "see --accelerator_config '{\"split_batches\": true}'",
-    "--include_tokens_per_second": "see --include_num_input_tokens_seen",
-    "--use_legacy_prediction_loop": "there is one prediction loop",
-    "--use_auth_token": "log in with `hf auth login`, or give --token",
-}
-VALUES_WITHOUT_EFFECT = {
-    "--fp16_backend": "there is one backend, torch's",
-    "--half_precision_backend": "there is one backend, torch's",
-    "--fp16_opt_level": "it was apex's; --fp16 and --bf16 are torch's",
-    "--ray_scope": "there is no hyperparameter search here",
-    "--past_index": "no model here reuses past states",
-    "--mp_parameters": "it was for SageMaker's model parallelism",
-    "--tpu_num_cores": "the launcher gives the number of processes",
-    "--fsdp_min_num_params": "see --fsdp_config",
-    "--fsdp_transformer_layer_cls_to_wrap": "see --fsdp_config",
-    "--push_to_hub_organization": "see --hub_model_id ORGANIZATION/NAME",
-}
-DROPPED: dict[str, str | Spelling] = {
-    **RENAMED,
-    **{name: Spelling(switch=True, why=f"has no effect: {why}") for name, why in SWITCHES_WITHOUT_EFFECT.items()},
-    **{name: Spelling(why=f"has no effect: {why}") for name, why in VALUES_WITHOUT_EFFECT.items()},
-    "--warmup_ratio": Spelling(_warmup_ratio),
-    "--logging_dir": Spelling(_logging_dir, why="is the environment variable TENSORBOARD_LOGGING_DIR today, now set"),
-    "--group_by_length": Spelling(
-        lambda on: [f"--train_sampling_strategy={'group_by_length' if on else 'random'}"], switch=True
-    ),
-    "--adafactor": _only_if_true("--optim=adafactor"),
-    "--include_inputs_for_metrics": _only_if_true("--include_for_metrics=inputs"),
-    "--tpu_metrics_debug": _only_if_true("--debug=tpu_metrics_debug"),
-}
-
-
 def parse_arguments(
     groups: Iterable[type],
     argv: Sequence[str] | None = None,
@@ -212,7 +129,7 @@ def parse_arguments(
         _print_help(f"{usage}\n\n{description.strip()}", own_groups, training, recipe, demo)
         sys.exit(0)
     file = argv[0] if argv and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
-    from_file = _read_file(file) if file else {}
+    from_file = read_file(file) if file else {}
 
     from transformers.hf_argparser import HfArgumentParser
 
@@ -232,9 +149,9 @@ def parse_arguments(
     given_in_file: dict[str, Any] = {}
     hints = {name: hint for group in all_groups for name, hint in get_type_hints(group).items()}
     for key, value in from_file.items():
-        tokens = _as_tokens(file, key, value, known | rows.keys(), hints)
-        given_in_file |= _parse(parser, names, _translate(tokens, rows, known, f"{file}: "), f"{file}: ")
-    given = _parse(parser, names, _translate(argv[1:] if file else argv, rows, known))
+        tokens = as_tokens(file, key, value, known | rows.keys(), hints)
+        given_in_file |= _parse(parser, names, translate(tokens, rows, known, f"{file}: "), f"{file}: ")
+    given = _parse(parser, names, translate(argv[1:] if file else argv, rows, known))
 
     layers = {"recipe": recipe, "demo": {}, f"file {Path(file or '').name}": given_in_file, "command line": given}
     if {**given_in_file, **given}.get("demo"):
@@ -345,53 +262,6 @@ def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[s
     return {name: value for name, value in vars(namespace).items() if value is not dataclasses.MISSING}
 
 
-def _translate(
-    tokens: Iterable[str], rows: Mapping[str, str | Spelling], known: set[str], where: str = ""
-) -> list[str]:
-    """Today's arguments for those given: dashes become underscores, older spellings become today's, with a note."""
-    waiting, translated = list(tokens), []
-    while waiting:
-        token = waiting.pop(0)
-        name, equals, value = token.partition("=")
-        name = "--" + name[2:].replace("-", "_")
-        row = rows.get(name)
-        if not token.startswith("--") or name in known:
-            translated.append(name + equals + value if token.startswith("--") else token)
-        elif row is None:
-            raise UserError(f"{where}unknown flag {name}{_suggestion(name, known | rows.keys())}")
-        elif isinstance(row, str):
-            _note(f"{where}{name} is {row} today")
-            translated.append(row + equals + value)
-        else:
-            is_flag = "-" if row.switch else "--"  # a value may be a negative number, true or false may not
-            if not equals and waiting and not waiting[0].startswith(is_flag):
-                value = waiting.pop(0)
-            elif not equals and not row.switch:
-                raise UserError(f"{where}{name} expects a value")
-            today = row.today(_truth(name, value) if row.switch else value)
-            _note(f"{where}{name} is {' '.join(today)} today" if today else f"{where}{name} {row.why}")
-            translated += today
-    return translated
-
-
-def _truth(name: str, value: str) -> bool:
-    if value.lower() in ("", "yes", "true", "t", "y", "1"):
-        return True
-    if value.lower() in ("no", "false", "f", "n", "0"):
-        return False
-    raise UserError(f"{name} takes true or false, not {value!r}")
-
-
-def _note(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr, flush=True)
-
-
-def _suggestion(name: str, candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(candidates), n=1)
-    return f"; did you mean {close[0]}?" if close else "; --help lists all flags"
-
-
 def _masked(argv: list[str]) -> list[str]:
     shown, follows_secret = [], False
     for token in argv:
@@ -417,65 +287,6 @@ def _json_safe(value: Any) -> Any:
         return _json_safe(value.to_dict())
     finite = not isinstance(value, float) or abs(value) < float("inf")
     return value if finite and isinstance(value, str | int | float | None) else str(value)
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 5e-5 for a string; everybody else takes it for a number."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    """Key -> value of a YAML or JSON file of arguments; YAML's plain values come as they are written, null as None."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text) if path.lower().endswith(".json") else _read_yaml(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from None
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        raise UserError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not valid YAML: {problem}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: the file of arguments is not text in UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: the file of arguments cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a file of arguments has one `name: value` for each flag, not a bare list or value")
-    return content
-
-
-def _read_yaml(text: str) -> Any:
-    loader = _Yaml(text)
-    root = loader.get_single_node()
-
-    def as_written(node: yaml.Node) -> Any:
-        # As text: `no` stays a strategy, 0123 a revision, 5e-5 a number for argparse to read.
-        if isinstance(node, yaml.ScalarNode):
-            return None if node.tag.endswith(":null") else node.value
-        if isinstance(node, yaml.SequenceNode):
-            return [as_written(item) for item in node.value]
-        return loader.construct_object(node, deep=True)
-
-    if isinstance(root, yaml.MappingNode):
-        return {str(key.value): as_written(value) for key, value in root.value}
-    return {} if root is None else as_written(root)
-
-
-def _as_tokens(file: str, key: str, value: Any, known: Iterable[str], hints: Mapping[str, Any]) -> list[str]:
-    """One key of a file of arguments as command-line arguments, so that there is one reader of types and errors."""
-    name = key.lstrip("-").replace("-", "_")
-    if f"--{name}" not in known:
-        bare = {option.removeprefix("--") for option in known}
-        raise UserError(f"{file}: unknown key {key!r}{_suggestion(name, bare)}")
-    if isinstance(value, dict) and "dict" not in str(hints.get(name)):
-        raise UserError(f"{file}: {key}: takes one value, not a mapping")
-    texts = [v if isinstance(v, str) else json.dumps(v) for v in (value if isinstance(value, list) else [value])]
-    if value is None:
-        return []
-    return [f"--{name}={texts[0]}"] if len(texts) == 1 else [f"--{name}", *texts]
 
 
 def _print_help(head: str, groups: Iterable[type], training: Any, recipe: Mapping, demo: Mapping) -> None:

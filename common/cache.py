@@ -5,12 +5,14 @@ is built in a folder of its own and moved into place whole, so what is there is 
 is no error: the arrays are then used from memory.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,14 +41,15 @@ def cached_arrays(
     """
     folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
     if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+        _discard(folder)
     elif folder.is_dir():
         return _load(folder)
     arrays = build()
     partial = None
     try:
         root.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix="partial-", dir=root))
+        partial = _aside(root)
+        partial.mkdir()  # not mkdtemp, whose folders nobody else may read: a cache may be shared
         for name, array in arrays.items():
             np.save(partial / f"{name}.npy", array)
         (partial / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
@@ -54,15 +57,28 @@ def cached_arrays(
     except OSError as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        if folder.is_dir():  # another process was faster
+        faster = not overwrite or error.errno in (errno.ENOTEMPTY, errno.EEXIST)  # or an old entry that would not go
+        if faster and folder.is_dir():  # another process was faster
             return _load(folder)
-        print(f"cache {root}: {error.strerror}; going on without it", file=sys.stderr)
+        print(f"cache {root}: {error.strerror or error}; going on without it", file=sys.stderr)
         return arrays
     except BaseException:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
         raise
     return _load(folder)
+
+
+def _aside(root: Path) -> Path:
+    return root / f"partial-{uuid.uuid4().hex}"
+
+
+def _discard(folder: Path) -> None:
+    """Removes an entry; moved aside first, so that one removed by half is never taken for whole."""
+    aside = _aside(folder.parent)
+    with contextlib.suppress(OSError):
+        os.replace(folder, aside)
+        shutil.rmtree(aside)
 
 
 def _load(folder: Path) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def read_rows(path: str | Path) -> list[dict]:
 def _text(path: Path) -> str:
     existing_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")  # not read_text, which would make every \r\n inside a cell a \n
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
@@ -90,7 +91,7 @@ def _read_delimited(path: Path, delimiter: str) -> list[dict]:
 
 def _read_jsonl(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(path)), start=1):
         if not line.strip():
             continue
         try:
@@ -109,7 +110,7 @@ def _read_parquet(path: Path) -> list[dict]:
 
     try:
         return pyarrow.parquet.read_table(existing_file(path)).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:  # a broken footer is an OSError
         raise UserError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 

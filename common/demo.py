@@ -137,29 +137,31 @@ def _whole_words(blank, texts: list[str], twin: Twin) -> dict:
 def _tiny_config(twin: Twin, tokenizer):
     from transformers import AutoConfig
 
+    # No dropout: it slows a model that sees a few hundred steps, and equal runs can be told equal to the last digit.
     if twin.model_type == "distilbert":
-        sizes = {"dim": 64, "hidden_dim": 256, "n_layers": 2, "n_heads": 4}
-        no_dropout = {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0, "seq_classif_dropout": 0.0}
+        shape = {"dim": 128, "hidden_dim": 256, "n_layers": 2, "n_heads": 4}
+        shape |= {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0, "seq_classif_dropout": 0.0}
     else:
-        sizes = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    roberta = tokenizer.pad_token_id == 1  # RoBERTa counts positions from padding_idx + 1, hence its two rows more
+        shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+        shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    roberta = twin.special_tokens is ROBERTA_TOKENS
     if roberta:
-        no_dropout["layer_norm_eps"] = 1e-5
-        sizes["type_vocab_size"] = 1
+        shape |= {"layer_norm_eps": 1e-5, "type_vocab_size": 1}
     return AutoConfig.for_model(
         twin.model_type,
         vocab_size=len(tokenizer),
-        max_position_embeddings=514 if roberta else 512,
+        max_position_embeddings=514 if roberta else 512,  # RoBERTa counts from padding_idx + 1
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.08,  # wider than for 768 dimensions, or attention stays flat for hundreds of steps
-        **sizes,
-        **no_dropout,
+        initializer_range=0.1,  # wider than for 768 dimensions, or attention stays flat for hundreds of steps
+        **shape,
     )
 
 
 def _write_sinusoids(model) -> None:
-    """Starts the position table from sinusoids: "the token before" is then one rotation, learnt once for all places."""
+    """Starts the position table from sinusoids: "the token before" is then one rotation, learnt once for all places.
+
+    From a random table the demo of run_qa.py gets 63-80 F1 in the steps in which it gets 94-99 from this one.
+    """
     import torch
 
     for name, table in model.named_modules():
@@ -189,15 +191,8 @@ class Relation(NamedTuple):
 PLACES = [
     first + last for last in ("la", "mora", "tin", "ford", "by") for first in ("Or", "Vel", "Kas", "Dun", "Mar", "Tol")
 ]
-PEOPLE = [
-    f"{first} {last}"
-    for firsts, lasts in (
-        (("Anna", "Clara", "Elena", "Greta"), ("Berg", "Dahl", "Funke")),
-        (("Boris", "David", "Felix", "Hugo"), ("Costa", "Egede", "Grau")),
-    )
-    for first in firsts
-    for last in lasts
-]
+PEOPLE = [f"{first} {last}" for first in ("Anna", "Clara", "Elena", "Greta") for last in ("Berg", "Dahl", "Funke")]
+PEOPLE += [f"{first} {last}" for first in ("Boris", "David", "Felix", "Hugo") for last in ("Costa", "Egede", "Grau")]
 # kind -> the pool of answers, then (statement, questions) of each relation. {s} is the subject, {a} the answer.
 KINDS = {
     "year": (
@@ -256,6 +251,7 @@ ASIDES = (
     "The windows face north.",
     "On Mondays the doors stay shut.",
 )
+OWN_ANSWERS = 0.95  # the others are the hard ones: only the sentence tells them
 QUESTIONS_A_PARAGRAPH = 3
 SPLITS = {"train": (2400, 1 / 3), "validation": (300, 1 / 2), "test": (21, 1 / 2)}  # questions, share unanswerable
 
@@ -296,7 +292,7 @@ def _articles(split: str, questions: int, share: float, seen: set[str], generato
     for first in range(0, questions, QUESTIONS_A_PARAGRAPH):
         if first % (4 * QUESTIONS_A_PARAGRAPH) == 0:
             town, thing = generator.choice(TOWNS), generator.choice(SUBJECTS)
-            articles.append({"title": f"{town}_{thing}_{len(articles)}", "paragraphs": []})
+            articles.append({"title": f"{town} {thing} ({split} {len(articles) + 1})", "paragraphs": []})
         flags = impossible[first : first + QUESTIONS_A_PARAGRAPH]
         paragraph = _paragraph(town, thing, flags, generator)
         while paragraph["context"] in seen:
@@ -320,7 +316,7 @@ def _paragraph(town: str, thing: str, impossible: list[bool], generator: random.
     missing = [relation for relation in RELATIONS if relation.kind in kinds and relation not in stated]
     for _ in range(min(generator.choice((0, 0, 1, 2)), len(missing) - sum(impossible))):
         stated.append(missing.pop(generator.randrange(len(missing))))
-    asides = 6 if generator.random() < 0.1 else generator.choice((0, 0, 1, 2))  # a tenth is too long for one window
+    asides = 6 if generator.random() < 0.1 else generator.choice((0, 0, 1, 2))  # a tenth are long
     parts = [*stated, *generator.sample(ASIDES, asides)]
     generator.shuffle(parts)
 
@@ -333,7 +329,8 @@ def _paragraph(town: str, thing: str, impossible: list[bool], generator: random.
             context += part
             continue
         subject = generator.choice((f"the {thing}", "it")) if gold else full_name
-        answer = generator.choice(part.answers)
+        pool = part.answers if generator.random() < OWN_ANSWERS else KINDS[part.kind][0]
+        answer = generator.choice(pool)
         sentence = generator.choice(OPENINGS) + part.statement.format(s=subject, a=answer) + "."
         sentence = sentence[0].upper() + sentence[1:]
         before, wide, after = re.split("[<>]", sentence)

@@ -1,17 +1,103 @@
-"""Whatever can go wrong between a hub id and a loaded object, as one sentence.
+"""From a hub id, or a folder, to something loaded; whatever can go wrong between them is one sentence.
 
-Nothing but the model and the data set is fetched, only safetensors are loaded, and code from a hub is never run.
+Nothing but the model and the data set is asked for, only safetensors are loaded, and code from a hub is never run. An
+id is resolved to a commit once, with a time limit, before anything is downloaded: the commit is what the results name,
+and an unreachable hub is told apart at once from a slow one (the libraries themselves retry for most of a minute).
 """
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import UserError
+
+SECONDS_TO_ANSWER = 10.0
+INSTEAD = "use --demo, or give local files and a local model folder"
+
+
+@functools.cache
+def commit_of(kind: str, name: str, revision: str | None, token: str | None) -> str | None:
+    """The commit that a model's or a data set's id stands for; None for a local folder.
+
+    Without a connection it is the commit in the local cache, and from then on only the cache is used.
+
+    Args:
+        kind: "model" or "dataset".
+
+    Raises:
+        UserError: no such id or revision, no access, or no connection and nothing in the cache.
+    """
+    if Path(name).is_dir():
+        return None
+    import huggingface_hub
+    from huggingface_hub import errors
+    from huggingface_hub.utils import httpx
+
+    api = huggingface_hub.HfApi(token=token)
+    reachable = True
+    try:
+        api.repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS_TO_ANSWER)
+    except errors.HFValidationError:
+        raise UserError(f"{name}: no such folder, and not a hub id") from None
+    except errors.GatedRepoError:
+        raise UserError(f"{name}: this {kind} is gated; ask for access on its page and give --token") from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{name}: the {kind} has no revision {revision!r}") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(f"{name}: no such folder, and the hub has no such {kind} (or it is private: --token)") from None
+    except (httpx.HTTPError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError):
+        reachable = False
+    try:
+        commit = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=not reachable).resolved
+    except errors.RevisionResolutionError:
+        raise UserError(
+            f"{name}: the hub cannot be reached and this {kind} is not in the local cache; {INSTEAD}"
+        ) from None
+    if not reachable:
+        _stay_offline()
+    return commit
+
+
+def _stay_offline() -> None:
+    """Spares the minutes that the libraries would wait for a hub that is known to be out of reach."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = True
 
 
 @contextlib.contextmanager
 def fetching(kind: str, name: str) -> Iterator[None]:
-    """placeholder"""
-    yield
+    """Turns what a library raises while it loads `name` into one sentence with the name in it."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"{name}: this {kind} cannot be loaded: {lines[0] if lines else type(error).__name__}"
+        ) from error
 
 
-def load_rows(data, model_args, split):
-    raise NotImplementedError
+def load_rows(data, model_arguments, split: str) -> tuple[list[dict], str]:
+    """The rows of one split of `--dataset` from the hub, and where they came from (id, commit, split)."""
+    name, token = data.dataset, model_arguments.token
+    if name is None:
+        raise UserError(f"no data: give --{split}_file or --dataset")
+    commit = commit_of("dataset", name, data.dataset_revision, token)
+    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # otherwise loading is reported to a third party
+    import datasets
+
+    source = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
+    with fetching("dataset", name):
+        builder = datasets.load_dataset_builder(name, data.dataset_config, **source)
+        splits = list(builder.info.splits or [])
+        if splits and split not in splits:
+            raise UserError(f"{name}: has no split {split!r}, only {', '.join(splits)}; give --{split}_file")
+        rows = datasets.load_dataset(name, data.dataset_config, split=split, **source).to_list()
+    if not rows:
+        raise UserError(f"{name}: the split {split!r} is empty")
+    return rows, f"{name}{'@' + commit[:12] if commit else ''}, {split}"

@@ -2,7 +2,7 @@
 
 from common.arguments import ModelArguments
 from common.errors import UserError
-from common.hub import fetching
+from common.hub import commit_of, fetching
 
 
 def load_tokenizer(arguments: ModelArguments):
@@ -11,7 +11,7 @@ def load_tokenizer(arguments: ModelArguments):
 
     name = arguments.tokenizer_name or arguments.model
     with fetching("model", name):
-        tokenizer = AutoTokenizer.from_pretrained(name, **_source(arguments))
+        tokenizer = AutoTokenizer.from_pretrained(name, **_source(arguments, name))
     if not tokenizer.is_fast:
         raise UserError(f"{name}: has only a slow tokenizer, which cannot tell where a token stands in the text")
     return tokenizer
@@ -31,14 +31,18 @@ def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bo
         (model, warnings: list of sentences).
     """
     from transformers import AutoConfig
+    from transformers.utils import logging
 
     name = arguments.model
-    source = _source(arguments)
+    source = _source(arguments, name)
     with fetching("model", name):
-        configuration = AutoConfig.from_pretrained(arguments.config_name or name, **source, **config)
+        config_name = arguments.config_name or name
+        configuration = AutoConfig.from_pretrained(config_name, **_source(arguments, config_name), **config)
         if type(configuration) not in auto_class._model_mapping:
             raise UserError(f"{name}: a {configuration.model_type} model has no {head} head; choose another --model")
         made_for = ", ".join(configuration.architectures or ["an unknown task"])
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # its table of missing and unexpected weights; what matters of it is said below
         model, report = auto_class.from_pretrained(
             name, config=configuration, use_safetensors=True, output_loading_info=True, **source
         )
@@ -57,8 +61,16 @@ def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bo
     return model, warnings
 
 
-def _source(arguments: ModelArguments) -> dict:
-    return {"revision": arguments.model_revision, "token": arguments.token, "cache_dir": arguments.cache_dir}
+def model_commit(arguments: ModelArguments) -> str | None:
+    """The commit of `--model` on the hub; None for a local folder."""
+    return commit_of("model", arguments.model, arguments.model_revision, arguments.token)
+
+
+def _source(arguments: ModelArguments, name: str) -> dict:
+    # A revision belongs to --model; another tokenizer's or configuration's repository has its own main branch.
+    revision = arguments.model_revision if name == arguments.model else None
+    commit = commit_of("model", name, revision, arguments.token)
+    return {"revision": commit or "main", "token": arguments.token, "cache_dir": arguments.cache_dir}
 
 
 def count_parameters(model) -> dict[str, int]:

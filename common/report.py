@@ -1,33 +1,32 @@
-"""What a reader gets from a run: `report.html`, one page that needs nothing else, and `README.md`, the model card.
+"""`report.html` of a run, one page that needs nothing else, from the facts in results.json and nothing else.
 
-Everything is said from the facts in results.json and nowhere else, so that the two and the file agree. Text from data
-is escaped where it enters the page: a table cell is escaped unless it is `Html`.
+Text from data is escaped where it enters the page: a table cell is escaped unless it is `Html`.
 """
 
 import base64
 import html
 import json
-import math
-import re
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.files import write_bytes
+from common.formats import (
+    DATA_HEAD,
+    METRIC_HEAD,
+    badges,
+    data_rows,
+    environment_rows,
+    format_argument,
+    format_difference,
+    format_memory,
+    format_value,
+    headline_sentences,
+    metric_rows,
+    overlap_sentences,
+    words,
+)
 
-PIPELINE_TAGS = {
-    "speech-emotion": "audio-classification",
-    "persian-nli": "text-classification",
-    "speech-recognition": "automatic-speech-recognition",
-    "keyword-spotting": "audio-classification",
-    "question-answering": "question-answering",
-    "multinli": "text-classification",
-    "card-fraud": "tabular-classification",
-}
-HUB_METRICS = {"exact": "exact_match", "macro_f1": "f1", "word_error_rate": "wer", "character_error_rate": "cer"} | {
-    name: name for name in ("accuracy", "f1", "exact_match", "wer", "cer", "precision", "recall", "roc_auc")
-}
-DEMO = "built-in synthetic data: the figures say nothing about real data"
 EXCERPT = 700  # characters of a long text that a card shows
 
 STYLE = """
@@ -80,49 +79,6 @@ def _html(text: object) -> Html:
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
 
 
-def format_value(value: float | None, unit: str = "score") -> str:
-    """A number as people read it: percent with 2 decimals, counts with separators, the rest with 4 digits."""
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    if unit == "percent":
-        return f"{value:.2f} %"
-    if unit == "count":
-        return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
-    if unit == "seconds":
-        minutes, seconds = divmod(round(value), 60)
-        if value < 60:
-            return f"{value:.1f} s"
-        return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}".rstrip(".")
-
-
-def format_difference(difference: float, unit: str) -> str:
-    """A signed difference of two values; that of two percentages is in points."""
-    text = format_value(abs(difference), unit).replace("%", "points")
-    return f"{'-' if difference < 0 else '+'}{text}"
-
-
-def _interval(metric: dict) -> str:
-    low, high, unit = metric.get("low"), metric.get("high"), metric["unit"]
-    if low is None or high is None:
-        return ""
-    return f"{format_value(low, unit)} to {format_value(high, unit)}".replace(" %", "")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _memory(size: int | None) -> str:
-    if size is None:
-        return "n/a"
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
-
-
-def _argument(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _changed(results: dict) -> dict:
     """The arguments that somebody set, on the command line or in a file, or that the demo needs."""
     return {
@@ -130,45 +86,6 @@ def _changed(results: dict) -> dict:
         for name, argument in results["arguments"].items()
         if not argument["source"].startswith(("recipe", "library default"))
     }
-
-
-def badges(results: dict) -> list[tuple[str, bool]]:
-    """What every output of the run has to say about it, as (sentence, whether the figures are void)."""
-    protocol = results["protocol"]
-    published = protocol["name"] == "published"
-    found = [(f"DEMO: {DEMO}", True)] if protocol.get("demo") else []
-    if protocol["leaks"]:
-        start = "LEAKS: published protocol" if published else "LEAKS"
-        found.append((f"{start}: test data took part in training, the figures are too good", True))
-    elif published:
-        found.append(("published protocol: the published procedure, not this script's default", False))
-    return found
-
-
-def headline_sentences(headline: dict | None) -> list[str]:
-    """The result in words: what the number is, and how it stands to the trivial answer."""
-    if headline is None:
-        return ["Nothing was evaluated: the data have no truth to compare with."]
-    unit, value, baseline = headline["unit"], headline["value"], headline["baseline"]
-    interval = _interval(headline)
-    what = f"{_words(headline['metric'])} on {headline['split']}" + (f", 95 % interval {interval}" if interval else "")
-    gain = (value - baseline) * (1 if headline["higher_is_better"] else -1)
-    verdict = "better" if gain > 0 else "worse" if gain < 0 else "no better"
-    if interval and headline["low"] <= baseline <= headline["high"]:
-        verdict = "no clear difference: the interval contains the baseline"
-    standing = f"baseline ({headline['baseline_name']}): {format_value(baseline, unit)}; difference "
-    return [what, standing + f"{format_difference(value - baseline, unit)} ({verdict})"]
-
-
-def overlap_sentences(results: dict) -> list[str]:
-    """One sentence for each overlap between two splits."""
-    sentences = []
-    for overlap in results["data"]["overlaps"]:
-        (first, second), key, examples = overlap["between"], overlap["key"], overlap["examples"]
-        subject = f"{examples:,} example{'s' if examples != 1 else ''} of {second} ({100 * overlap['share']:.2f} %)"
-        shares = f"{'are' if examples != 1 else 'is'} also in" if key == "example" else f"share their {key} with"
-        sentences.append(f"{subject} {shares} {first}.")
-    return sentences or ["Overlap between the splits: looked for, none found."]
 
 
 def marked_text(text: str, spans: Iterable[tuple[int, int, str]]) -> Html:
@@ -245,7 +162,7 @@ def _summary(results: dict) -> str:
     total, trainable = model["parameters"]["total"], model["parameters"]["trainable"]
     parameters = f"{total:,} parameters, {trainable:,} trainable ({100 * trainable / max(total, 1):.2f} %)"
     lines = [f"{model['architecture']} · {parameters}", f"{results['script']} · {results['created']}"]
-    page = f'<header><h1 dir="auto">{_html(_words(results["task"]))}: {_html(model["name"])}</h1>'
+    page = f'<header><h1 dir="auto">{_html(words(results["task"]))}: {_html(model["name"])}</h1>'
     page += "".join(f'<p class="soft">{_html(line)}</p>' for line in lines) + "</header>"
     for sentence, void in badges(results):
         page += f'<p class="badge{"" if void else " quiet"}" role="note">{_html(sentence)}</p>'
@@ -260,22 +177,6 @@ def _summary(results: dict) -> str:
     if notes:
         page += "<h2>Warnings and notes</h2><ul>" + "".join(f"<li>{_html(note)}</li>" for note in notes) + "</ul>"
     return page
-
-
-def metric_rows(results: dict, split: str) -> list[list[str]]:
-    """One row a metric of a split: name, value, 95 % interval, examples, the trivial answer's value."""
-    under = results["baseline"].get(split, {}).get("metrics", {})
-    rows = []
-    for name, metric in results["metrics"][split].items():
-        examples = f"{metric['examples']:,}" if "examples" in metric else ""
-        baseline = format_value(under[name]["value"], under[name]["unit"]) if name in under else ""
-        rows.append(
-            [_words(name), format_value(metric["value"], metric["unit"]), _interval(metric), examples, baseline]
-        )
-    return rows
-
-
-METRIC_HEAD = ["metric", "value", "95 % interval", "examples", "baseline"]
 
 
 def _metrics(results: dict) -> str:
@@ -315,7 +216,7 @@ def _published(results: dict) -> str:
     where = f" on {headline['split']}" if headline else ""
     page = f'<h2>Published beside ours</h2><p class="soft">Small: ours{_html(where)} minus the published value.'
     page += " This run used demo data, so the two cannot be compared." if results["protocol"].get("demo") else ""
-    return page + "</p>" + _table(["setting", *map(_words, names)], lines, "w" + "r" * len(names), highlighted=1)
+    return page + "</p>" + _table(["setting", *map(words, names)], lines, "w" + "r" * len(names), highlighted=1)
 
 
 def _plots(results: dict, output_dir: Path) -> str:
@@ -323,7 +224,7 @@ def _plots(results: dict, output_dir: Path) -> str:
     for name, path in results["files"].items():
         if not path.lower().endswith(".png"):
             continue
-        caption = _words(Path(name).name.removesuffix(".png")).strip()
+        caption = words(Path(name).name.removesuffix(".png")).strip()
         caption = _html(caption[:1].upper() + caption[1:])
         if (output_dir / path).is_file():
             data = base64.b64encode((output_dir / path).read_bytes()).decode()
@@ -343,7 +244,7 @@ def _classes(results: dict) -> str:
             units = ["count" if isinstance(row.get(c), int) or c == "support" else "fraction" for c in columns]
             rows.append([name, *(format_value(row.get(c), unit) for c, unit in zip(columns, units))])
         page += f"<h3>{_html(split)}: by class</h3>"
-        page += _table(["class", *map(_words, columns)], rows, "l" + "r" * len(columns))
+        page += _table(["class", *map(words, columns)], rows, "l" + "r" * len(columns))
     for split, confusion in results.get("confusion", {}).items():
         rows = []
         for name, counts in zip(confusion["labels"], confusion["matrix"]):
@@ -361,19 +262,6 @@ def _errors(cards: Sequence[str], title: str) -> str:
         kinds = (("gold", "gold"), ("predicted", "predicted"), ("both", "both"))
         legend = " ".join(f'<mark class="{kind}">{word}</mark>' for kind, word in kinds)
     return f'<h2>{_html(title)}</h2><p>{legend}</p><div class="cards">{"".join(cards)}</div>' if cards else ""
-
-
-def data_rows(results: dict) -> list[list[str]]:
-    """One row a split: name, examples used, available, how they were selected, skipped, source, short fingerprint."""
-    rows = []
-    for name, split in results["data"]["splits"].items():
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in split["skipped"].items()) or "none"
-        sizes = [f"{split['examples']:,}", f"{split['available']:,}"]
-        rows.append([name, *sizes, split["selection"], skipped, split["source"], split["fingerprint"][:12]])
-    return rows
-
-
-DATA_HEAD = ["split", "examples", "available", "selection", "skipped", "source", "fingerprint"]
 
 
 def _data(results: dict) -> str:
@@ -394,7 +282,7 @@ def _data(results: dict) -> str:
         rows = []
         for fact in facts:
             values = [split.get("statistics", {}).get(fact, "") for split in splits.values()]
-            rows.append([_words(fact), *(v if isinstance(v, str) else _statistic(v) for v in values)])
+            rows.append([words(fact), *(v if isinstance(v, str) else _statistic(v) for v in values)])
         page += "<h3>Statistics</h3>" + _table(["", *splits], rows, "l" + "r" * len(splits))
     return page
 
@@ -408,7 +296,7 @@ def _run(results: dict) -> str:
     changed, arguments = _changed(results), results["arguments"]
     rest = [name for name in arguments if name not in changed]
     order = [*changed, *sorted(rest, key=lambda name: not arguments[name]["source"].startswith("recipe"))]
-    rows = [[name, _argument(arguments[name]["value"]), arguments[name]["source"]] for name in order]
+    rows = [[name, format_argument(arguments[name]["value"]), arguments[name]["source"]] for name in order]
     head = f"{len(changed)} of {len(rows)} arguments differ from the recipe and the library's defaults"
     table = _table(["argument", "value", "source"], rows, "lwl", highlighted=len(changed))
     page += f"<details><summary>{head}</summary>{table}</details>"
@@ -418,22 +306,14 @@ def _run(results: dict) -> str:
     return page
 
 
-def environment_rows(results: dict) -> list[list[str]]:
-    """What the run ran on: (name, value) rows."""
-    environment = results["environment"]
-    rows = [[name, str(environment[name])] for name in ("device", "processes", "platform", "python")]
-    rows.append(["git commit", environment["git_commit"] or "not a git checkout"])
-    return rows + [[name, version] for name, version in environment["versions"].items()]
-
-
 def _resources(results: dict) -> str:
     resources = results["resources"]
     rows = [[name, format_value(seconds, "seconds")] for name, seconds in resources["seconds"].items()]
     rate = resources.get("samples_per_second", {})
     rows += [[f"{name}, samples a second", format_value(value)] for name, value in rate.items()]
-    rows.append(["peak memory", _memory(resources["peak_memory_bytes"])])
+    rows.append(["peak memory", format_memory(resources["peak_memory_bytes"])])
     if resources["peak_gpu_memory_bytes"] is not None:
-        rows.append(["peak GPU memory", _memory(resources["peak_gpu_memory_bytes"])])
+        rows.append(["peak GPU memory", format_memory(resources["peak_gpu_memory_bytes"])])
     page = "<h2>Resources</h2>" + _table(["", ""], rows, "lw")
     return page + "<h2>Environment</h2>" + _table(["", ""], environment_rows(results), "lw")
 
@@ -469,63 +349,3 @@ def write_report(
         "</main></body></html>\n",
     ]
     return write_bytes(output_dir / "report.html", "".join(parts).encode("utf-8", "replace"))
-
-
-def _markdown(text: object) -> str:
-    """Text from data as Markdown shows it unchanged, on one line; folders of this machine are left out."""
-    text = re.sub(r"(?<![\w.:/])/(?:[^/\s]+/)+", "", " ".join(str(text).split()))
-    return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text)
-
-
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_markdown(cell) for cell in row] for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _front_matter(results: dict) -> str:
-    import yaml
-
-    demo, task = results["protocol"].get("demo"), results["task"]
-
-    def hub_id(name: object) -> bool:  # a folder of this machine is no id, and the hub rejects the card for it
-        pattern = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"
-        return isinstance(name, str) and re.fullmatch(pattern, name) is not None and not Path(name).exists()
-
-    keras = task == "card-fraud"
-    facts: dict = {"library_name": "keras" if keras else "transformers", "pipeline_tag": PIPELINE_TAGS[task]}
-    if not demo and not keras and hub_id(results["model"]["name"]):
-        facts["base_model"] = results["model"]["name"]
-    dataset = results["arguments"].get("dataset", {}).get("value")
-    sources = [split["source"] for split in results["data"]["splits"].values()]
-    if not demo and hub_id(dataset) and any(source.startswith(dataset) for source in sources):
-        facts["datasets"] = [dataset]
-    names = [name for metrics in results["metrics"].values() for name in metrics]
-    facts["metrics"] = list(dict.fromkeys(HUB_METRICS[name] for name in names if name in HUB_METRICS))
-    leaks = results["protocol"]["leaks"]
-    facts["tags"] = [task, *(["demo"] if demo else []), *(["leaking-evaluation"] if leaks else [])]
-    return yaml.safe_dump({key: value for key, value in facts.items() if value}, sort_keys=False, allow_unicode=True)
-
-
-def write_model_card(results: dict, output_dir: Path, *, usage: str) -> Path:
-    """Writes output_dir/README.md, the model card as the hub reads it. `usage` is Python code that loads the model."""
-    headline, notes = results["headline"], results["protocol"]["notes"] + results["warnings"]
-    number = f"**{format_value(headline['value'], headline['unit'])}**: " if headline else ""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", usage)), default=0))
-    parts = [f"---\n{_front_matter(results)}---\n", f"# {_markdown(results['model']['name'])}, {results['task']}\n"]
-    parts += [f"> **{_markdown(sentence)}**\n" for sentence, _ in badges(results)]
-    parts.append(number + "  \n".join(map(_markdown, headline_sentences(headline))) + "\n")
-    parts.append("## Metrics\n")
-    for split in results["metrics"]:
-        name = results["baseline"].get(split, {}).get("name")
-        title = f"On {split}" + (f"; baseline: {name}" if name else "")
-        parts.append(f"{_markdown(title)}\n\n{_markdown_table(METRIC_HEAD, metric_rows(results, split))}")
-    parts.append(f"## Data\n\n{_markdown_table(DATA_HEAD, data_rows(results))}")
-    parts += [f"{_markdown(sentence)}\n" for sentence in overlap_sentences(results)]
-    settings = {name: a for name, a in results["arguments"].items() if a["source"] != "library default"}
-    rows = [[name, _argument(a["value"]), a["source"]] for name, a in settings.items() if name != "output_dir"]
-    parts.append(f"## Training\n\n{_markdown_table(['argument', 'value', 'source'], rows)}")
-    parts.append(f"## Usage\n\n{fence}python\n{usage.strip()}\n{fence}\n")
-    limits = "\n".join(f"- {_markdown(note)}" for note in notes) or "None were found by the checks of the script."
-    parts.append(f"## Limitations\n\n{limits}\n")
-    parts.append(f"## Environment\n\n{_markdown_table(['', ''], environment_rows(results))}")
-    return write_bytes(Path(output_dir) / "README.md", "\n".join(parts).encode("utf-8", "replace"))

@@ -56,8 +56,13 @@ def published(source: str, setting: str, values: dict[str, float], *, unit: str)
     return {"source": source, "setting": setting, "metrics": {k: plain_metric(v, unit) for k, v in values.items()}}
 
 
-def of_run(parsed, trainer, clock, *, task: str, warnings: list[str], leaks: list[str] | None = None) -> dict:
-    """The parts of results.json that every run on `Trainer` has in common; `leaks` says how its protocol leaks."""
+def of_run(
+    parsed, trainer, clock, *, task: str, warnings: list[str], commit: str | None, leaks: list[str] | None = None
+) -> dict:
+    """The parts of results.json that every run on `Trainer` has in common.
+
+    `commit` is the model's on the hub; `leaks` says how the protocol leaks, if it does.
+    """
     from common.modeling import count_parameters
 
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
@@ -78,6 +83,7 @@ def of_run(parsed, trainer, clock, *, task: str, warnings: list[str], leaks: lis
         "arguments": parsed.record,
         "model": {
             "name": parsed.record["model"]["value"],
+            "revision": commit,
             "architecture": type(model).__name__,
             "parameters": count_parameters(model),
         },
@@ -148,8 +154,22 @@ def history(log: Iterable[dict]) -> list[dict]:
     return rows
 
 
-def write_results(output_dir: Path, results: dict) -> dict:
-    """Completes `results` with schema version and time, and writes results.json; returns what was written."""
-    results = {"schema_version": SCHEMA_VERSION, "created": datetime.now(UTC).isoformat(timespec="seconds"), **results}
+def completed(results: dict) -> dict:
+    """`results` with schema version and time."""
+    return {"schema_version": SCHEMA_VERSION, "created": datetime.now(UTC).isoformat(timespec="seconds"), **results}
+
+
+def write_results(output_dir: Path, results: dict) -> None:
+    """Writes results.json; the last thing that a run does, so that a results.json stands for a whole run."""
     write_json(output_dir / "results.json", results)
-    return results
+    head = results["headline"]
+    if head is not None:
+        unit = " %" if head["unit"] == "percent" else ""
+        interval = f" [{head['low']:.2f}, {head['high']:.2f}]" if head["low"] is not None else ""
+        print(
+            f"{head['split']} {head['metric']}: {head['value']:.2f}{unit}{interval} "
+            f"({head['baseline_name']}: {head['baseline']:.2f}{unit})"
+        )
+    for warning in results["warnings"]:
+        print(f"warning: {warning}")
+    print(f"report: {output_dir / 'report.html'}")

@@ -62,17 +62,20 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted((p for p in found if (p / "trainer_state.json").is_file()), key=lambda p: int(p.name[11:]))
 
 
-def prepare_output_dir(output_dir: str, *, resume: str | None, overwrite: bool, training: bool) -> Path | None:
+def prepare_output_dir(arguments, *, overwrite: bool) -> Path | None:
     """Decides what happens to an output directory; returns the checkpoint to resume from, or None.
 
-    An explicit checkpoint, or `resume="auto"` (or "true"), goes on where an earlier run stopped; "auto" starts anew
+    `--resume_from_checkpoint PATH`, or `auto` (or `true`), goes on where an earlier run stopped; `auto` starts anew
     when there is nothing to resume. Otherwise a directory with something in it is refused unless `overwrite`, which
     removes the checkpoints that are in it. Nothing is written here.
+
+    Args:
+        arguments: with `output_dir`, `resume_from_checkpoint` and `do_train`.
 
     Raises:
         UserError: a directory that is not empty, not writable or not a directory; a checkpoint that is not there.
     """
-    folder = Path(output_dir)
+    folder, resume, training = Path(arguments.output_dir), arguments.resume_from_checkpoint, arguments.do_train
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder}: is a file")
     parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())

@@ -23,7 +23,7 @@ def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max
         null_at: int tensor [B], position of the token that means "no answer".
 
     Returns:
-        Tensors: scores float [B, n_best], first and last token int16 [B, n_best], null score float [B]. Where a window
+        Tensors: scores float [B, n_best], first and last token int32 [B, n_best], null score float [B]. Where a window
         has fewer spans the score is `NO_SPAN`.
     """
     import torch
@@ -49,7 +49,7 @@ def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max
     if missing:
         scores = torch.nn.functional.pad(scores, (0, missing), value=NO_SPAN)
         first, last = (torch.nn.functional.pad(t, (0, missing)) for t in (first, last))
-    return scores.clamp_min(NO_SPAN), first.to(torch.int16), last.to(torch.int16), null
+    return scores.clamp_min(NO_SPAN), first.to(torch.int32), last.to(torch.int32), null
 
 
 @dataclass

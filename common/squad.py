@@ -6,14 +6,14 @@ Every answer is checked against its context once, here; what follows may trust t
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from common.data import read_json, read_rows, require_columns
+from common.data import fingerprint, read_json, read_rows, require_columns
 from common.errors import UserError
 
 FLAT_COLUMNS = ("id", "question", "context", "answers")
@@ -88,6 +88,19 @@ class Questions:
         answerable = int(self.answerable.sum())
         return {"answerable": answerable, "unanswerable": len(self) - answerable}
 
+    def describe(self, available: int, selection: str, **statistics: int) -> dict:
+        """What results.json says of a split; `available` and `selection`: of how many, and how, they were chosen."""
+        described = {
+            "source": self.source,
+            "examples": len(self),
+            "available": available,
+            "selection": selection,
+            "fingerprint": fingerprint(self.rows()),
+            "skipped": self.skipped,
+            "statistics": {"contexts": len(self.contexts), **statistics},
+        }
+        return described if self.answers is None else {**described, "label_counts": self.label_counts()}
+
     def training_spans(self) -> np.ndarray:
         """int [N, 2]: first and one-past-last character of the answer to train on; (-1, -1) where there is none.
 
@@ -101,11 +114,16 @@ class Questions:
         return spans
 
 
-def read_questions(path: str | Path, *, truth: bool, skip_bad: bool) -> Questions:
+def read_questions(path: str | Path, *, truth: bool | None, skip_bad: bool) -> Questions:
     """Questions of a file: nested SQuAD json, or flat json, jsonl, csv, tsv or parquet with the hub's columns.
 
-    `truth=False` reads questions to be answered: answers, if there are any, are left aside.
-    Raises `UserError` naming file and question for whatever is wrong.
+    Args:
+        truth: True: every question must have answers. False: questions to be answered; answers, if there are any, are
+            left aside. None: the answers are read if every question has them, and left aside otherwise.
+        skip_bad: leave bad examples out and count them in `Questions.skipped` instead of stopping at the first one.
+
+    Raises:
+        UserError: naming file and question for whatever is wrong.
     """
     path = Path(path)
     if path.suffix.lower() == ".json":
@@ -116,28 +134,25 @@ def read_questions(path: str | Path, *, truth: bool, skip_bad: bool) -> Question
     return flat_questions(read_rows(path), str(path), truth=truth, skip_bad=skip_bad)
 
 
-def flat_questions(rows: list[dict], source: str, *, truth: bool, skip_bad: bool) -> Questions:
-    """Questions of rows with the hub's columns: id, question, context, answers {text: [...], answer_start: [...]}."""
-    require_columns(rows[0], FLAT_COLUMNS if truth else FLAT_COLUMNS[:3], source)
-    return _collect(_flat(rows, truth, source), source, truth=truth, skip_bad=skip_bad)
+def flat_questions(rows: list[dict], source: str, *, truth: bool | None, skip_bad: bool) -> Questions:
+    """Questions of rows with the hub's columns: id, question, context, answers {text: [...], answer_start: [...]}.
+
+    `truth` and `skip_bad` as for `read_questions`.
+    """
+    columns = dict.fromkeys(name for row in rows for name in row)  # rows of json need not all have the same ones
+    require_columns(columns, FLAT_COLUMNS if truth else FLAT_COLUMNS[:3], source)
+    return _collect(_flat(rows), source, truth=truth, skip_bad=skip_bad)
 
 
 def _nested(articles: list[dict], path: Path) -> Iterator[tuple]:
     for number, article in enumerate(articles, start=1):
         _need(article, ("paragraphs",), f"{path}: article {number}")
         place = f"{path}: article {article.get('title') or number!r}"
-        for paragraph in article["paragraphs"]:
+        for paragraph in _listed(article, "paragraphs", place):
             _need(paragraph, ("context", "qas"), f"{place}: a paragraph")
-            for question in paragraph["qas"]:
+            for question in _listed(paragraph, "qas", f"{place}: a paragraph"):
                 _need(question, ("id", "question"), f"{place}: a question")
-                answers = question.get("answers")
-                if answers is not None:
-                    try:
-                        answers = [(answer["text"], answer["answer_start"]) for answer in answers]
-                    except (KeyError, TypeError):
-                        raise UserError(
-                            f"{path}: question {question['id']!r}: each answer needs 'text' and 'answer_start'"
-                        ) from None
+                answers = _spans(question.get("answers"))
                 impossible = bool(question.get("is_impossible", False))
                 yield question["id"], question["question"], paragraph["context"], answers, impossible
 
@@ -148,44 +163,68 @@ def _need(node: object, names: tuple[str, ...], place: str) -> None:
         raise UserError(f"{place} needs {', '.join(map(repr, names))}; {found}")
 
 
-def _flat(rows: list[dict], truth: bool, source: str) -> Iterator[tuple]:
+def _listed(node: dict, name: str, place: str) -> list:
+    if not isinstance(node[name], list):
+        raise UserError(f"{place} needs a list of {name!r}; it is {node[name]!r:.60}")
+    return node[name]
+
+
+def _flat(rows: list[dict]) -> Iterator[tuple]:
     for row in rows:
-        answers = _flat_answers(row["answers"], f"{source}: question {row['id']!r}") if truth else None
-        yield row["id"], row["question"], row["context"], answers, False
+        cell = row.get("answers")
+        yield row.get("id"), row.get("question"), row.get("context"), _spans(_written_out(cell)), False
 
 
-def _flat_answers(cell: object, place: str) -> list[tuple[str, int]]:
-    if isinstance(cell, str):  # csv: the cell is written out, as json or as Python prints it
-        try:
-            cell = json.loads(cell)
-        except json.JSONDecodeError:
-            try:
-                cell = ast.literal_eval(cell)
-            except (ValueError, SyntaxError):
-                raise UserError(
-                    f'{place}: cannot read the cell \'answers\'; write it as {{"text": ["..."], "answer_start": [0]}}'
-                ) from None
+def _written_out(cell: object) -> object:
+    """The value of a csv cell that is written as json or as Python prints it; one that cannot be read stays text."""
+    if not isinstance(cell, str):
+        return cell
+    if not cell.strip():
+        return None
     try:
-        if isinstance(cell, list):  # a list of {text, answer_start}
-            return [(answer["text"], answer["answer_start"]) for answer in cell]
-        return list(zip(cell["text"], cell["answer_start"]))
+        return json.loads(cell)
+    except json.JSONDecodeError:
+        try:
+            return ast.literal_eval(cell)
+        except (ValueError, SyntaxError):
+            return cell
+
+
+def _spans(answers: object) -> list[tuple[str, int]] | str | None:
+    """(text, start) of each answer, from [{text, answer_start}, ...] or {text: [...], answer_start: [...]}.
+
+    None where there are no answers; what is wrong, in words, where they have another form.
+    """
+    if answers is None:
+        return None
+    try:
+        if not isinstance(answers, dict):
+            return [(answer["text"], answer["answer_start"]) for answer in answers]
+        texts, starts = answers["text"], answers["answer_start"]
+        if not isinstance(texts, str) and len(texts) == len(starts):
+            return list(zip(texts, starts))
     except (KeyError, TypeError):
-        raise UserError(f"{place}: 'answers' needs 'text' and 'answer_start', it is {cell!r}") from None
+        pass
+    return f'\'answers\' must be like {{"text": ["..."], "answer_start": [0]}}, it is {answers!r:.200}'
 
 
-def _collect(examples: Iterator[tuple], source: str, *, truth: bool, skip_bad: bool) -> Questions:
+def _collect(examples: Iterable[tuple], source: str, *, truth: bool | None, skip_bad: bool) -> Questions:
     """Checks every example; the first bad one stops the run, or with `skip_bad` each is counted under its reason."""
+    if truth is None:
+        examples = list(examples)
+        truth = all(answers is not None for *_, answers, _ in examples)
     found = Questions([], [], [], np.zeros(0, np.int64), [] if truth else None, source)
     context_of, index_of, seen = [], {}, set()
-    for identity, question, context, answers, impossible in examples:
-        identity = str(identity)
+    for number, (identity, question, context, answers, impossible) in enumerate(examples, start=1):
+        named = f"question {number} of the file" if identity is None else f"question {str(identity)!r}"
         problem = _problem(identity, question, context, answers, impossible, seen, truth)
         if problem:
             reason, sentence = problem
             if not skip_bad:
-                raise UserError(f"{source}: question {identity!r}: {sentence}; mend it or pass --on_bad_example skip")
+                raise UserError(f"{source}: {named}: {sentence}; mend it or pass --on_bad_example skip")
             found.skipped[reason] = found.skipped.get(reason, 0) + 1
             continue
+        identity = str(identity)
         seen.add(identity)
         found.ids.append(identity)
         found.questions.append(question)
@@ -201,16 +240,23 @@ def _collect(examples: Iterator[tuple], source: str, *, truth: bool, skip_bad: b
 
 def _problem(identity, question, context, answers, impossible, seen, truth) -> tuple[str, str] | None:
     """The reason (to count) and the sentence (to say) of what is wrong with an example, or None."""
-    if identity in seen:
+    if identity is None:
+        return "no id", "it has no id"
+    if str(identity) in seen:
         return "duplicate id", "the id is there twice"
-    if not isinstance(question, str) or not question.strip():
-        return "empty question", "the question is empty"
-    if not isinstance(context, str) or not context.strip():
-        return "empty context", "the context is empty"
+    for name, text in (("question", question), ("context", context)):
+        if text is None or (isinstance(text, str) and not text.strip()):
+            return f"empty {name}", f"the {name} is empty"
+        if not isinstance(text, str):
+            return f"{name} of a wrong type", f"the {name} must be text, not {text!r:.60}"
+        if not _is_unicode(text):
+            return f"{name} is not Unicode", f"the {name} has half a surrogate pair, which is no character"
     if not truth:
         return None
     if answers is None:
         return "no answers", "it has no 'answers' (an empty list means unanswerable)"
+    if isinstance(answers, str):
+        return "answers of a wrong form", answers
     for text, start in answers:
         if not isinstance(text, str) or isinstance(start, bool) or not isinstance(start, int | np.integer):
             return (
@@ -225,3 +271,12 @@ def _problem(identity, question, context, answers, impossible, seen, truth) -> t
                 f"the answer {text!r} does not stand at answer_start {start} of its context",
             )
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    """False for a lone surrogate: json can write one, but no tokenizer and no UTF-8 file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

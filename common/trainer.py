@@ -7,21 +7,21 @@
 - Predictions come back in the order of the data set, each example once, whatever the sampler or number of processes.
 - Batches of similar length are drawn from (seed, epoch) alone, so that every process agrees on them and a resumed
   epoch goes on with the same ones.
-- SIGINT and SIGTERM save a checkpoint and leave.
+- SIGINT and SIGTERM save a checkpoint and leave; resuming from it gives the weights of a run that was never stopped.
 
 A script gives functions of logits instead of a head that computes its own loss: that is where its story is.
 """
 
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import IntervalStrategy
+from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers.trainer_callback import DefaultFlowCallback, ProgressCallback
 
 from common.errors import Interrupted, UserError
 from common.run import StopRequest
@@ -74,6 +74,9 @@ class LengthGroupedSampler(torch.utils.data.Sampler[int]):
         shuffled = random.permutation(len(self.lengths))
         # A full last batch would need examples twice, so the remainder is set aside first and comes last.
         whole = len(shuffled) - len(shuffled) % self.batch_size
+        if whole:  # the longest example is never in the remainder
+            at = int(self.lengths[shuffled].argmax())
+            shuffled[[0, at]] = shuffled[[at, 0]]
         pools = np.split(shuffled[:whole], range(self.pool * self.batch_size, whole, self.pool * self.batch_size))
         sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools if len(pool)]
         batches = np.concatenate(sorted_pools or [shuffled[:0]]).reshape(-1, self.batch_size)
@@ -98,25 +101,34 @@ class InOrder(torch.utils.data.Sampler[int]):
 
 
 class FinetuneTrainer(Trainer):
-    """`Trainer` for a model whose output is scored by a `Head`; data sets have `lengths` and batches have `row`."""
+    """`Trainer` for a model whose output is scored by a `Head`; data sets have `lengths` and batches have `row`.
+
+    `headline` is the metric that the progress bar shows for each evaluated set.
+    """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
 
-    def __init__(self, *, head: Head, stop: StopRequest, **kwargs):
+    def __init__(self, *, head: Head, stop: StopRequest, headline: str = "loss", **kwargs):
         kwargs["args"].remove_unused_columns = False  # what the model does not take is the head's
         super().__init__(compute_metrics=self._score, **kwargs)
         self.head = head
         self.model_accepts_loss_kwargs = False
         self._evaluated = None
-        self.add_callback(_StopCallback(self, stop))
+        sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
+        wanted, chooses = self.args.metric_for_best_model, self.args.do_train and self.args.eval_strategy != "no"
+        if chooses and wanted and not any(wanted.removeprefix("eval_").startswith(name) for name in sets):
+            known = ", ".join(f"{name}{metric}" for name in sets for metric in dict.fromkeys(("loss", headline)))
+            raise UserError(f"--metric_for_best_model {wanted}: must name the evaluated set too, as in {known}")
         if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(_Progress)
+            self.add_callback(_Progress(["loss", *(f"eval_{name}{headline}" for name in sets)]))
+        self._stop = _StopCallback(self, stop)
+        self.add_callback(self._stop)
 
     # Loss
 
-    def _split(self, inputs: Batch) -> tuple[Batch, Batch]:
-        targets = {name: inputs[name] for name in (*self.head.targets, "row") if name in inputs}
-        return targets, {name: value for name, value in inputs.items() if name not in targets}
+    def _outputs(self, model, batch: Batch) -> dict:
+        not_for_the_model = (*self.head.targets, "row")
+        return model(**{name: value for name, value in batch.items() if name not in not_for_the_model})
 
     def _weights(self, batch: Batch) -> torch.Tensor:
         if self.head.weights is None:
@@ -131,9 +143,8 @@ class FinetuneTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This process's share of the step's mean loss, times the processes, whose gradients are averaged."""
-        targets, model_inputs = self._split(inputs)
-        outputs = model(**model_inputs)
-        loss = (self.head.losses(outputs, targets) * self._weights(targets)).sum() / num_items_in_batch
+        outputs = self._outputs(model, inputs)
+        loss = (self.head.losses(outputs, inputs) * self._weights(inputs)).sum() / num_items_in_batch
         loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
 
@@ -141,14 +152,16 @@ class FinetuneTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Keeps of a batch what the head keeps, with each example's row, weighted loss and weight beside it."""
-        targets, model_inputs = self._split(self._prepare_inputs(inputs))
+        batch = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
-            outputs = model(**model_inputs)
-            weights = self._weights(targets)
-            known = self.head.has_truth(targets)
-            losses = self.head.losses(outputs, targets) * weights if known else torch.full_like(weights, math.nan)
-            kept = self.head.keep(outputs, targets)
-        return None, (*kept, losses.float(), weights.float()), targets["row"]
+            outputs = self._outputs(model, batch)
+            if self.head.has_truth(batch):
+                weights = self._weights(batch)
+                losses = self.head.losses(outputs, batch) * weights
+            else:
+                losses = weights = torch.zeros(len(batch["row"]), device=batch["row"].device)
+            kept = self.head.keep(outputs, batch)
+        return None, (*kept, losses.float(), weights.float()), batch["row"]
 
     def _in_order(self, predictions: tuple, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         order = np.argsort(rows, kind="stable")
@@ -157,14 +170,32 @@ class FinetuneTrainer(Trainer):
     def _score(self, evaluated) -> dict[str, float]:
         *kept, losses, weights = self._in_order(evaluated.predictions, evaluated.label_ids)
         metrics = dict(self.head.score(tuple(kept), self._evaluated))
-        if np.isfinite(losses).all():
+        if weights.any():  # there is truth; a loss that is not a number is told
             metrics["loss"] = float(losses.sum(dtype=np.float64) / weights.sum(dtype=np.float64))
         return metrics
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
-        """Notes which data set is being scored: several are evaluated in one training."""
+        """Notes which data set is being scored (there may be several), and takes no random numbers from training.
+
+        Otherwise a run that is stopped before an evaluation and resumed would train on with other dropout.
+        """
         self._evaluated = dataloader.dataset
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def evaluate(self, eval_dataset=None, **kwargs):
+        """`Trainer.evaluate`; raises `UserError` when it does not give the metric that is to choose the best model."""
+        before = len(self.state.log_history)
+        try:
+            metrics = super().evaluate(eval_dataset, **kwargs)
+        except _Stopped:
+            del self.state.log_history[before:]  # the sets already evaluated will be again
+            raise
+        wanted, chooses = self.args.metric_for_best_model, self.is_in_train and eval_dataset is None
+        if chooses and wanted and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            known = ", ".join(name.removeprefix("eval_") for name in metrics if name.startswith("eval_"))
+            raise UserError(f"--metric_for_best_model {wanted}: not one of {known}")
+        return metrics
 
     def assess(self, dataset, prefix: str, *, samples: int) -> tuple[tuple[np.ndarray, ...], dict[str, float]]:
         """What the head keeps of every example of `dataset`, in its order, and its metrics, named `prefix`_...
@@ -190,7 +221,7 @@ class FinetuneTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy == "group_by_length":
             # Neighbouring batches go to different processes of one step: group over all of them.
-            step = self.args.train_batch_size * self.args.world_size
+            step = self._train_batch_size * self.args.world_size
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             return LengthGroupedSampler(dataset.lengths, step, seed)
         return super()._get_train_sampler(train_dataset)
@@ -202,26 +233,37 @@ class FinetuneTrainer(Trainer):
 
     def train(self, resume_from_checkpoint=None, **kwargs):
         """`Trainer.train`; raises `Interrupted`, with a checkpoint saved, when the run was asked to stop."""
-        self._stop.resumed = resume_from_checkpoint is not None
+        self._stop.resumed_from = resume_from_checkpoint
         with self._stop.request.defer():
             try:
-                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-            except _StopInEvaluation:
-                if not os.path.isdir(os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")):
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            except _Stopped:
+                if self._stop.saved_step != self.state.global_step:  # not by looking: another process may be saving
                     self._save_checkpoint(self.model, trial=None)
+                self.callback_handler.on_train_end(self.args, self.state, self.control)
+                self.is_in_train = False
+        number = self._stop.request.signal_number
+        raise Interrupted(
+            f"stopped at step {self.state.global_step} of {self.state.max_steps}; "
+            f"checkpoint-{self.state.global_step} is saved in {self.args.output_dir}: "
+            "run the same command with --resume_from_checkpoint auto to go on",
+            number if number is not None else signal.SIGTERM,  # another process got it
+        )
+
+    def _init_training_state(self, max_steps, steps_per_epoch, epochs, *args):
+        """Resuming what was already finished trains nothing: stock `Trainer` makes a step if it ended in an epoch."""
+        position = super()._init_training_state(max_steps, steps_per_epoch, epochs, *args)
+        return (epochs, 0) if self.state.global_step >= max_steps else position
+
+    def _finalize_training(self, *args):
+        """Not when stopped: it would load the best model and, with --save_total_limit 1, remove the checkpoint."""
         if self._stop.stopping:
-            number = self._stop.request.signal_number
-            raise Interrupted(
-                f"stopped at step {self.state.global_step} of {self.state.max_steps}; "
-                f"checkpoint-{self.state.global_step} is saved in {self.args.output_dir}: "
-                "run the same command with --resume_from_checkpoint auto to go on",
-                number if number is not None else 15,
-            )
-        return output
+            raise _Stopped
+        return super()._finalize_training(*args)
 
 
-class _StopInEvaluation(Exception):
-    """Leaves an evaluation during training; what it would have measured is measured after resuming."""
+class _Stopped(Exception):
+    """Leaves a training, or an evaluation in it; what that would have measured is measured after resuming."""
 
 
 class _StopCallback(TrainerCallback):
@@ -229,8 +271,8 @@ class _StopCallback(TrainerCallback):
 
     def __init__(self, trainer: FinetuneTrainer, request: StopRequest):
         self.trainer, self.request = trainer, request
-        self.stopping = self.resumed = False
-        trainer._stop = self
+        self.stopping, self.saved_step = False, None
+        self.resumed_from: str | None = None
 
     def _asked(self) -> bool:
         """Whether any process was asked to stop; all of them get the same answer, at the same step."""
@@ -241,22 +283,38 @@ class _StopCallback(TrainerCallback):
         self.stopping = self.stopping or asked
         return self.stopping
 
-    def on_train_begin(self, args: TrainingArguments, state, control, **kwargs):
-        # A run stopped at the end of an epoch was not evaluated there any more: its curve and its best model need it.
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not self.resumed_from or state.global_step == 0:
+            return
+        self.saved_step = state.global_step
+        args.eval_on_start = False
+        # A run that was stopped where it would have been evaluated was not: its curve and its best model need it.
+        flow, due = DefaultFlowCallback(), TrainerControl()
+        flow.on_step_end(args, state, due)
         steps = math.ceil(len(kwargs["train_dataloader"]) / args.gradient_accumulation_steps)
-        at_end = state.global_step > 0 and state.global_step % steps == 0
-        done = any(
-            e.get("step") == state.global_step and any(k.startswith("eval_") for k in e) for e in state.log_history
-        )
-        if self.resumed and at_end and not done and args.eval_strategy == IntervalStrategy.EPOCH:
+        if state.global_step % steps == 0 or state.global_step >= state.max_steps:
+            flow.on_epoch_end(args, state, due)
+        done = any(e["step"] == state.global_step and any(k.startswith("eval_") for k in e) for e in state.log_history)
+        if due.should_evaluate and not done:
             metrics = self.trainer._evaluate(trial=None, ignore_keys_for_eval=None)
             if self.trainer._determine_best_metric(metrics=metrics, trial=None):
-                state.best_model_checkpoint = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+                state.best_model_checkpoint = str(self.resumed_from)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # Resuming inside an epoch on several processes, accelerate wraps the sampler once more than it looks through.
+        sampler = train_dataloader.batch_sampler
+        while hasattr(sampler, "batch_sampler"):
+            sampler = sampler.batch_sampler
+        if hasattr(sampler.sampler, "set_epoch"):
+            sampler.sampler.set_epoch(int(state.epoch))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self._asked():
             control.should_log = control.should_save = control.should_training_stop = True
             control.should_evaluate = False
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved_step = state.global_step
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.stopping:
@@ -264,26 +322,17 @@ class _StopCallback(TrainerCallback):
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.trainer.is_in_train and self._asked():
-            raise _StopInEvaluation
+            raise _Stopped
 
 
 class _Progress(ProgressCallback):
-    """The usual bars, with the latest loss and metrics in the training bar."""
+    """The usual bars; the training bar shows the latest value of each of `keys` and nothing is printed between."""
+
+    def __init__(self, keys: Sequence[str]):
+        super().__init__()
+        self.keys, self.shown = keys, {}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None:
-            shown = {k.removeprefix("eval_"): f"{v:.4g}" for k, v in logs.items() if k in _shown(logs)}
-            self.training_bar.set_postfix({**getattr(self, "_latest", {}), **shown})
-            self._latest = {**getattr(self, "_latest", {}), **shown}
-
-
-def _shown(logs: dict) -> list[str]:
-    hidden = ("runtime", "per_second", "time", "epoch", "learning_rate", "grad_norm", "flos", "train_")
-    return [k for k, v in logs.items() if isinstance(v, float) and not any(word in k for word in hidden)][:6]
-
-
-def check_metric(training: TrainingArguments, names: Sequence[str]) -> None:
-    """Refuses a `metric_for_best_model` that no evaluation gives, before anything is trained."""
-    wanted = training.metric_for_best_model
-    if training.load_best_model_at_end and wanted is not None and wanted.removeprefix("eval_") not in names:
-        raise UserError(f"--metric_for_best_model {wanted}: not one of {', '.join(names)}")
+            self.shown |= {key.removeprefix("eval_"): f"{logs[key]:.4g}" for key in self.keys if key in logs}
+            self.training_bar.set_postfix(self.shown)

@@ -11,8 +11,9 @@ from typing import Literal
 
 import pytest
 
-from common.arguments import DROPPED, DataArguments, ModelArguments, Spelling, flag, parse_arguments
+from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
 from common.errors import UserError
+from common.spellings import DROPPED, Spelling
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from common import plotting
-from common.report import card, format_difference, format_value, marked_text, write_model_card, write_report
+from common.formats import format_difference, format_value
+from common.model_card import write_model_card
+from common.report import card, marked_text, write_report
 
 SCHEMA = Path(__file__).parents[1] / "common" / "results.schema.json"
 HOSTILE = "<script>alert(1)</script>"
@@ -303,7 +305,9 @@ def test_verdict(results, tmp_path, value, low, baseline, higher, verdict):
 
 def test_model_card_front_matter(results, tmp_path):
     (tmp_path / "README.md").write_text("an older card")
-    readme = write_model_card(results, tmp_path, usage="from transformers import pipeline").read_text()
+    readme = write_model_card(
+        results, tmp_path, usage="from transformers import AutoModelForQuestionAnswering"
+    ).read_text()
     assert readme.startswith("---\n") and "an older card" not in readme
     assert yaml.safe_load(readme.split("---\n")[1]) == {
         "library_name": "transformers",
@@ -313,7 +317,7 @@ def test_model_card_front_matter(results, tmp_path):
         "metrics": ["exact_match", "f1"],
         "tags": ["question-answering"],
     }
-    assert "```python\nfrom transformers import pipeline\n```" in readme
+    assert "```python\nfrom transformers import AutoModelForQuestionAnswering\n```" in readme
     assert "learning\\_rate | 2e-05 | file quick.yaml" in readme and "adam" not in readme
     assert "/home/" not in readme
 

@@ -1,0 +1,1 @@
+"""Speed measured against plain references, and the published tables as runs."""
