@@ -24,17 +24,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common import plotting, report
+from common import report
 from common import results as facts
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
 from common.cache import cache_root
-from common.data import choose, fingerprint, overlap
+from common.data import choose, fingerprint
 from common.errors import UserError, exit_status
 from common.hub import load_rows
 from common.model_card import write_model_card
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.spans import answers_of_questions, best_spans_of_windows
-from common.squad import Questions, flat_questions, read_questions
+from common.squad import Questions, describe_splits, flat_questions, read_questions
 from common.text import PairTemplate, Windows, collate_windows, tokenize_once, too_long
 
 # The published recipe (report 002, question answering), in one place; the names are the flags.
@@ -73,17 +73,6 @@ PUBLISHED = {
     "xlm-roberta": [("deepset/xlm-roberta-base-squad2", "whole set, 2 epochs", {"exact": 73.92, "f1": 77.14})],
 }
 PREFIX = {"train": "train", "tuning": "tuning", "validation": "eval", "test": "predict"}  # as in official examples
-USAGE = """\
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{model}")
-model = AutoModelForQuestionAnswering.from_pretrained("{model}")
-question, context = "Where is the tower?", "The old tower stands in Brenn."
-inputs = tokenizer(question, context, return_tensors="pt")
-scores = model(**inputs)
-first, last = scores.start_logits.argmax(), scores.end_logits.argmax()
-print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))  # the class token alone: no answer
-"""
 
 
 @dataclass
@@ -125,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict:
     groups = (QuestionAnsweringArguments, DataArguments, ModelArguments)
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, description=__doc__, spellings=SPELLINGS)
     task, data, model_args, training = parsed.groups
-    clock, output_dir = Clock(), Path(training.output_dir)
+    clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
         # Data
@@ -145,9 +134,11 @@ def main(argv: list[str] | None = None) -> dict:
         # Model
         from transformers import AutoModelForQuestionAnswering, set_seed
 
+        if tokenizer.model_max_length < task.max_length:
+            warnings.append(f"windows have {tokenizer.model_max_length} tokens, the longest that this model takes")
         with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
-            model, warnings = load_model(
+            model, notes = load_model(
                 AutoModelForQuestionAnswering, model_args, head="question answering", training=training.do_train
             )
 
@@ -216,10 +207,10 @@ def main(argv: list[str] | None = None) -> dict:
                 trainer,
                 clock,
                 task="question-answering",
-                warnings=warnings + scorer.warnings,
+                warnings=warnings + notes + scorer.warnings,
                 commit=model_commit(model_args),
             ),
-            "data": describe_data(splits, selection, windows),
+            "data": describe_splits(splits, selection, {name: {"windows": len(windows[name])} for name in windows}),
             **judge(scorer, splits, answers, measured),
         }
         published = [] if data.demo else PUBLISHED.get(model.config.model_type, [])
@@ -327,63 +318,26 @@ def span_losses(output: dict, batch: dict, smoothing: float):
 
     Padding is left out of the softmax: otherwise the loss of a window would depend on the others of its batch.
     """
-    from torch.nn.functional import cross_entropy
-
-    padding = batch["attention_mask"] == 0
-    losses = [
-        cross_entropy(
-            output[f"{end}_logits"].float().masked_fill(padding, -1e9),
-            batch["targets"][:, column],
-            reduction="none",
-            label_smoothing=smoothing,
-        )
-        for column, end in enumerate(("start", "end"))
-    ]
-    return (losses[0] + losses[1]) / 2
+    padding, total = batch["attention_mask"] == 0, 0.0
+    for column, end in enumerate(("start", "end")):
+        log_shares = output[f"{end}_logits"].float().masked_fill(padding, -1e9).log_softmax(dim=1)
+        right = log_shares.gather(1, batch["targets"][:, column : column + 1])[:, 0]
+        anywhere = log_shares.masked_fill(padding, 0).sum(dim=1) / (~padding).sum(dim=1)
+        total = total - (1 - smoothing) * right - smoothing * anywhere
+    return total / 2
 
 
 # Results
 
 
-def describe_data(splits: dict[str, Questions], selection: dict, windows: dict[str, Windows]) -> dict:
-    """The part of results.json that is about the data."""
-    described = {
-        name: questions.describe(*selection[name], windows=len(windows[name])) for name, questions in splits.items()
-    }
-    contexts = {name: [q.context(i) for i in range(len(q))] for name, q in splits.items()}
-    examples = {name: list(zip(q.questions, contexts[name])) for name, q in splits.items()}
-    return {"splits": described, "overlaps": overlap(contexts, "context") + overlap(examples, "example")}
-
-
 def publish(results: dict, scorer, splits, windows, answers, output_dir: Path) -> dict:
     """Writes answers, plots, results.json, report and model card; returns what results.json holds."""
-    from common.answers import draw_scores, error_cards, write_answers
+    from common.answers import USAGE, draw_plots, error_cards, write_answers
 
     for name, prefix in (("validation", ""), ("test", "test_")):
         if name in answers:
             results["files"] |= write_answers(output_dir, prefix, scorer, splits[name], answers[name])
-    plots = output_dir / "plots"
-    plots.mkdir(exist_ok=True)
-    name = "train" if "train" in windows else next(iter(windows))
-    drawn = [
-        plotting.histogram(
-            windows[name].pair_lengths,
-            plots / "token_lengths.png",
-            title=f"Question and text together ({name})",
-            xlabel="tokens",
-            cutoff=windows[name].max_length,
-            cutoff_label="one window",
-        )
-    ]
-    if results["history"]:
-        losses = {"train": "loss", "validation": "eval_validation_loss", "held out": "eval_tuning_loss"}
-        drawn.append(plotting.curves(results["history"], plots / "loss.png", title="Loss", series=losses))
-        scores = {"F1": "eval_validation_f1", "exact match": "eval_validation_exact"}
-        drawn.append(
-            plotting.curves(results["history"], plots / "scores.png", title="Validation scores", series=scores)
-        )
-    drawn += draw_scores(results, scorer, splits, answers, plots)
-    results["files"] |= {path.stem: str(path.relative_to(output_dir)) for path in drawn}
+    results["files"] |= draw_plots(results, scorer, splits, answers, windows, output_dir)
     name = results["headline"]["split"] if results["headline"] else None
     results = facts.completed(results)
     cards = error_cards(scorer, splits[name], answers[name]) if name else []

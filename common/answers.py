@@ -14,7 +14,19 @@ from common.metrics.squad_v2.squad_v2 import question_scores, summary, threshold
 from common.results import headline, metric, plain_metric
 from common.spans import NO_SPAN, Answers, answers_of_questions
 from common.squad import Questions
+from common.text import Windows
 
+USAGE = """\
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{model}")
+model = AutoModelForQuestionAnswering.from_pretrained("{model}")
+question, context = "Where is the tower?", "The old tower stands in Brenn."
+inputs = tokenizer(question, context, return_tensors="pt")
+scores = model(**inputs)
+first, last = scores.start_logits.argmax(), scores.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))  # the class token alone: no answer
+"""
 GROUPS = {"answerable": "HasAns_", "unanswerable": "NoAns_", "all": ""}
 
 
@@ -234,11 +246,38 @@ def error_cards(scorer: Scorer, questions: Questions, answers: Answers, count: i
     return cards
 
 
-def draw_scores(
-    results: dict, scorer: Scorer, splits: dict[str, Questions], answers: dict[str, Answers], folder: Path
-) -> list[Path]:
-    """Bars of exact match and F1 for answerable, unanswerable and all, and the scores by threshold; the files."""
-    drawn = []
+def draw_plots(
+    results: dict,
+    scorer: Scorer,
+    splits: dict[str, Questions],
+    answers: dict[str, Answers],
+    windows: dict[str, Windows],
+    output_dir: Path,
+) -> dict[str, str]:
+    """Draws what the report shows; returns file names for results.json.
+
+    Lengths in tokens with the cut-off, losses and scores while training, exact match and F1 of the three groups with
+    intervals and baseline, and the scores by threshold.
+    """
+    folder = output_dir / "plots"
+    name = "train" if "train" in windows else next(iter(windows))
+    drawn = [
+        plotting.histogram(
+            windows[name].pair_lengths,
+            folder / "token_lengths.png",
+            title=f"Question and text together ({name})",
+            xlabel="tokens",
+            cutoff=windows[name].max_length,
+            cutoff_label="one window",
+        )
+    ]
+    if results["history"]:
+        losses = {"train": "loss", "validation": "eval_validation_loss", "held out": "eval_tuning_loss"}
+        drawn.append(plotting.curves(results["history"], folder / "loss.png", title="Loss", series=losses))
+        scores = {"F1": "eval_validation_f1", "exact match": "eval_validation_exact"}
+        drawn.append(
+            plotting.curves(results["history"], folder / "scores.png", title="Validation scores", series=scores)
+        )
     for name in (n for n in ("validation", "test") if n in results["metrics"]):
 
         def table(metrics: dict, value) -> dict:
@@ -272,4 +311,4 @@ def draw_scores(
                     marks={"used": scorer.threshold, "best here (F1)": sweep["best_f1_threshold"]},
                 )
             )
-    return drawn
+    return {path.stem: str(path.relative_to(output_dir)) for path in drawn}

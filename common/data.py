@@ -85,7 +85,7 @@ def _read_delimited(path: Path, delimiter: str) -> list[dict]:
                 )
             rows.append(row)
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+        raise UserError(f"{path}: the row that begins at line {reader.line_num + 1}: {error}") from None
     return rows
 
 

@@ -184,7 +184,11 @@ class StopRequest:
             return
         if not again or number == signal.SIGINT:
             name = signal.Signals(number).name
-            raise Interrupted(f"stopped by {name}; results were not written, run the same command again", number)
+            raise Interrupted(
+                f"stopped by {name}; nothing is lost that was not trained: run the same command again, "
+                "with --resume_from_checkpoint auto if there is a checkpoint",
+                number,
+            )
 
     @contextlib.contextmanager
     def defer(self) -> Iterator[None]:

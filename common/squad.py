@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import fingerprint, read_json, read_rows, require_columns
+from common.data import fingerprint, overlap, read_json, read_rows, require_columns
 from common.errors import UserError
 
 FLAT_COLUMNS = ("id", "question", "context", "answers")
@@ -280,3 +280,16 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def describe_splits(splits: dict[str, Questions], selection: dict[str, tuple[int, str]], statistics: dict) -> dict:
+    """results.json's `data`: every split, and the contexts and examples that splits share.
+
+    `selection` and `statistics` have, by split, what `Questions.describe` takes.
+    """
+    contexts = {name: [q.context(i) for i in range(len(q))] for name, q in splits.items()}
+    examples = {name: list(zip(q.questions, contexts[name])) for name, q in splits.items()}
+    return {
+        "splits": {name: q.describe(*selection[name], **statistics[name]) for name, q in splits.items()},
+        "overlaps": overlap(contexts, "context") + overlap(examples, "example"),
+    }

@@ -179,10 +179,17 @@ def stop_in_the_middle(process: subprocess.Popen, folder: Path, number: int) -> 
     return process.communicate(timeout=120)[0]
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """A run that nobody stops."""
+    folder = tmp_path_factory.mktemp("straight")
+    finish(start([sys.executable, *train(folder / "run")], folder, plain(folder)))
+    return folder / "run"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_stopped_and_resumed_gives_the_same_weights(tmp_path, number):
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    finish(start([sys.executable, *train(straight)], tmp_path, plain(tmp_path)))
+def test_stopped_and_resumed_gives_the_same_weights(tmp_path, straight, number):
+    stopped = tmp_path / "stopped"
     process = start([sys.executable, *train(stopped)], tmp_path, plain(tmp_path))
     said = stop_in_the_middle(process, stopped, number)
     assert process.returncode == 128 + number, said[-3000:]
