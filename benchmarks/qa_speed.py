@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from common.run import StopRequest
 from common.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
 from common.squad import Questions, read_questions
 from common.text import TokenLists, Windows, collate_windows, tokenize
-from common.trainer import FinetuneTrainer, Head, InOrder
+from common.trainer import FinetuneTrainer, Head, InOrder, LengthGroupedSampler
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = 8, 32
@@ -42,15 +43,24 @@ SPANS = {"n_best": 20, "max_answer_length": 30}
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
 
 
-def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each side, which take turns: what else the machine does then meets all of them alike."""
+def alternate(
+    sides: dict[str, Callable], options: argparse.Namespace, prepare: Callable[[str], list] = lambda name: []
+) -> dict[str, list[float]]:
+    """Seconds of each side, which take turns: what else the machine does then meets all of them alike.
+
+    `prepare` makes the arguments of a side, untimed. What lives already is hidden from the garbage collector.
+    """
+    clock = time.process_time if options.cpu_time else time.perf_counter
     seconds = {name: [] for name in sides}
-    for _ in range(repeats):
+    for _ in range(options.repeats):
         for name, side in sides.items():
+            arguments = prepare(name)
             gc.collect()
-            start = time.perf_counter()
-            side()
-            seconds[name].append(time.perf_counter() - start)
+            gc.freeze()
+            start = clock()
+            side(*arguments)
+            seconds[name].append(clock() - start)
+            gc.unfreeze()
     return seconds
 
 
@@ -127,7 +137,7 @@ def compare_labels(windows: Windows, features: Dataset) -> dict[str, int]:
     return {"windows": len(windows), "labels off by one in the reference": int(edge.sum())}
 
 
-def preprocessing(tokenizer, questions: Questions, repeats: int) -> tuple[list[dict], dict]:
+def preprocessing(options: argparse.Namespace, tokenizer, questions: Questions) -> tuple[list[dict], dict]:
     """All questions, and every third: about as many to a text as the published sample of SQuAD v2 has."""
     rows, facts = [], {}
     for chosen in (questions, questions.take(np.arange(0, len(questions), 3))):
@@ -150,7 +160,7 @@ def preprocessing(tokenizer, questions: Questions, repeats: int) -> tuple[list[d
         }
         shared = f"{len(chosen) / len(chosen.contexts):.1f} questions a text"
         facts[shared] = compare_labels(sides["ours"](), sides["Dataset.map"]())
-        seconds = alternate(sides, repeats)
+        seconds = alternate(sides, options)
         for what, goal in (("Dataset.map", 2.5), ("the tokenizer alone", 0.8)):
             part = f"preprocessing, {shared}, to {what}"
             rows.append(row(part, seconds["ours"], seconds[what], len(chosen), goal))
@@ -194,73 +204,70 @@ def model_inputs(batch: dict, model) -> dict:
     return {name: batch[name].to(model.device) for name in names if name in batch}
 
 
-def bare_loop(model, trainer: FinetuneTrainer) -> None:
+def bare_loop(trainer: FinetuneTrainer) -> None:
     """What training is at the least: the trainer's batches in its order, and torch."""
-    args = trainer.args
-    order = list(trainer._get_train_sampler())
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": args.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    args, model = trainer.args, trainer.model
+    settings = {"sampler": trainer._get_train_sampler(), "collate_fn": collate_windows}
+    loader = torch.utils.data.DataLoader(trainer.train_dataset, BATCH, **settings)
+    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
     model.train()
-    for at in range(0, len(order), BATCH):
-        batch = collate_windows([(trainer.train_dataset, i) for i in order[at : at + BATCH]])
-        targets = {"targets": batch["targets"].to(model.device)}
+    for batch in islice(loader, args.max_steps if args.max_steps > 0 else None):
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         optimizer.zero_grad()
-        run_qa.span_losses(model(**model_inputs(batch, model)), targets, 0.0).mean().backward()
+        run_qa.span_losses(model(**model_inputs(batch, model)), batch, 0.0).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
 
 
+def whole_batches(tokenizer, questions: Questions, count: int) -> Questions:
+    """About `count` questions that make whole batches, drawn at random from those of an epoch over all `questions`.
+
+    Questions drawn one by one would be too few to find others of their length: their batches would need padding that
+    the batches of a real epoch do not need.
+    """
+    windows = our_windows(tokenizer, questions)
+    epoch = list(LengthGroupedSampler(windows.lengths, BATCH, seed=0))
+    batches = np.array(epoch[: len(epoch) // BATCH * BATCH]).reshape(-1, BATCH)
+    drawn = np.random.default_rng(0).choice(len(batches), max(1, count // BATCH), replace=False)
+    return questions.take(np.unique(windows.pair[batches[drawn]]))
+
+
 def training(options: argparse.Namespace, tokenizer, questions: Questions) -> tuple[list[dict], dict]:
-    """One pass over the same questions for every side, each from the same weights and random state."""
-    chosen = questions.take(np.random.default_rng(0).choice(len(questions), options.train_questions, replace=False))
+    """One pass over the same questions for every side, from the same weights and random state."""
+    chosen = whole_batches(tokenizer, questions, options.train_questions)
     set_seed(0)
     model = AutoModelForQuestionAnswering.from_pretrained(options.model)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trained, tokens = {}, {}
-
-    def side(name: str, folder: str, max_length: int, pad_to: int | None, bare: bool = False) -> Callable[[], None]:
-        windows = our_windows(tokenizer, chosen, max_length, pad_to)
-
-        def run() -> None:
-            model.load_state_dict(initial)
-            trainer = make_trainer(options, model, windows, folder)
-            set_seed(0)
-            if bare:
-                bare_loop(model, trainer)
-            else:
-                trainer.train()
-                tokens[name] = trainer.data_collator.tokens / len(chosen)
-            trained[name] = {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
-
-        return run
-
+    cut = partial(our_windows, tokenizer, chosen)
+    windows = {"ours": cut(), "bare": cut(), "padded": cut(pad_to=MAX_LENGTH)}
+    windows |= {"ours, long": cut(PUBLISHED_LENGTH), "padded, long": cut(PUBLISHED_LENGTH, PUBLISHED_LENGTH)}
+    sides = {name: bare_loop if name == "bare" else FinetuneTrainer.train for name in windows}
+    trainers, weights = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        published = f"{PUBLISHED_LENGTH} "
-        sides = {
-            "ours": side("ours", folder, MAX_LENGTH, None),
-            "padded": side("padded", folder, MAX_LENGTH, MAX_LENGTH),
-            "bare": side("bare", folder, MAX_LENGTH, None, bare=True),
-            published + "ours": side(published + "ours", folder, PUBLISHED_LENGTH, None),
-            published + "padded": side(published + "padded", folder, PUBLISHED_LENGTH, PUBLISHED_LENGTH),
-        }
-        make_trainer(options, model, our_windows(tokenizer, chosen), folder, max_steps=2).train()  # warm-up
-        seconds = alternate(sides, options.repeats)
-    change = [max((trained[s][k] - initial[k].cpu()).abs().max().item() for k in initial) for s in ("ours", "bare")]
-    apart = max((trained["ours"][k] - trained["bare"][k]).abs().max().item() for k in initial)
+
+        def prepare(name: str, **settings) -> list:
+            model.load_state_dict(initial)
+            trainers[name] = make_trainer(options, model, windows[name], folder, **settings)
+            set_seed(0)
+            return [trainers[name]]
+
+        weights["before"] = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        for name in ("ours", "bare"):  # warm-up, and whether they do the same
+            sides[name](*prepare(name, max_steps=2))
+            weights[name] = torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
+        seconds = alternate(sides, options, prepare)
     compared = (
         (f"every window padded to {MAX_LENGTH}", "ours", "padded", 3.0),
-        (f"every window of {PUBLISHED_LENGTH} padded", published + "ours", published + "padded", 5.0),
+        (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
     )
     rows = [row(f"training, to {what}", seconds[a], seconds[b], len(chosen), goal) for what, a, b, goal in compared]
-    return rows, {
-        "questions": len(chosen),
-        "tokens a question, with padding": tokens,
-        "largest change of a weight, ours and the bare loop": change,
-        "largest difference of a weight between the two": apart,
-    }
+    tokens = {n: round(t.data_collator.tokens / len(chosen)) for n, t in trainers.items() if n != "bare"}
+    apart = (weights["ours"] - weights["bare"]).abs().mean() / (weights["ours"] - weights["before"]).abs().mean()
+    facts = {"questions": len(chosen), "tokens a question, with padding": tokens}
+    return rows, facts | {"weights of ours and bare after two steps, difference by change": apart.item()}
 
 
 # Post-processing
@@ -357,7 +364,7 @@ def postprocessing(options: argparse.Namespace, tokenizer, train: Questions, val
         "loops": partial(plain_answers, validation, features),
     }
     facts = compare_answers(sides["ours"](), sides["loops"]())
-    seconds = alternate(sides, options.repeats)
+    seconds = alternate(sides, options)
     part = f"post-processing, to loops over {SPANS['n_best']} x {SPANS['n_best']}"
     return [row(part, seconds["ours"], seconds["loops"], len(validation), 5.0)], facts
 
@@ -440,6 +447,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side (default 3)")
     parser.add_argument("--train_questions", type=int, default=64, help="questions of one training pass (default 64)")
     parser.add_argument("--head_steps", type=int, default=60, help="training steps before post-processing (default 60)")
+    parser.add_argument("--cpu_time", action="store_true", help="processor time, not the clock's: for a busy machine")
     parser.add_argument("--output", type=Path, help="write everything to this json file")
     options = parser.parse_args(argv)
     logging.set_verbosity_error()
@@ -451,12 +459,16 @@ def main(argv: list[str] | None = None) -> dict:
     train = read_questions(options.train_file, truth=True, skip_bad=False)
     validation = read_questions(options.validation_file, truth=True, skip_bad=False)
     measure = {
-        "preprocessing": lambda: preprocessing(tokenizer, train, options.repeats),
+        "preprocessing": lambda: preprocessing(options, tokenizer, train),
         "training": lambda: training(options, tokenizer, train),
         "postprocessing": lambda: postprocessing(options, tokenizer, train, validation),
         "memory": lambda: memory(options),
     }
-    results = {"rows": [], "checks": {}, "setting": {"repeats": options.repeats, "cores": os.cpu_count()}}
+    results = {
+        "rows": [],
+        "checks": {},
+        "setting": {"repeats": options.repeats, "cores": os.cpu_count(), "cpu_time": options.cpu_time},
+    }
     for part in PARTS if options.only is None else (options.only,):
         rows, results["checks"][part] = measure[part]()
         results["rows"] += rows

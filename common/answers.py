@@ -306,7 +306,7 @@ def draw_plots(
                     {"F1": sweep["f1"], "exact match": sweep["exact"]},
                     folder / f"{name}_threshold.png",
                     title=f"Scores by threshold ({name})",
-                    xlabel="no answer where its score exceeds the best answer's by more than ...",
+                    xlabel="threshold: no answer where the null odds exceed it",
                     ylabel="percent",
                     marks={"used": scorer.threshold, "best here (F1)": sweep["best_f1_threshold"]},
                 )

@@ -62,9 +62,9 @@ class DataArguments:
         None, "configuration of the hub data; unset = the only one", "--dataset_config_name"
     )
     dataset_revision: str | None = flag(None, "branch, tag or commit of the hub data; unset = its main branch")
-    train_file: str | None = flag(None, "your training data: a file, folder or archive")
-    validation_file: str | None = flag(None, "your validation data: a file, folder or archive")
-    test_file: str | None = flag(None, "your test data: a file, folder or archive; given, it is predicted too")
+    train_file: str | None = flag(None, "your own training data, in a form named above")
+    validation_file: str | None = flag(None, "your own validation data")
+    test_file: str | None = flag(None, "your own test data; given, it is predicted too")
     max_train_samples: int | None = flag(None, "training examples to use; unset or negative = all")
     max_eval_samples: int | None = flag(
         None, "validation examples to use; unset or negative = all", "--max_validation_samples"

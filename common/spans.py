@@ -110,13 +110,15 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
     begin, _ = windows.characters(row, first[row, rank].astype(np.int64))
     _, end = windows.characters(row, last[row, rank].astype(np.int64))
 
-    order = np.lexsort((-score, end, begin, question))
-    same = (np.diff(question[order]) == 0) & (np.diff(begin[order]) == 0) & (np.diff(end[order]) == 0)
-    order = order[np.concatenate([[True], ~same])] if len(order) else order
-    order = order[np.lexsort((end[order], begin[order], -score[order], question[order]))]
+    # Best first; of the same characters of a question the first, that is the best, is kept; then by question. Three
+    # sorts by one key each are several times faster than one by four.
+    order = np.argsort(-score, kind="stable")
+    place = (question * (end.max(initial=0) + 1) + begin) * (end.max(initial=0) + 1) + end
+    order = order[np.sort(np.unique(place[order], return_index=True)[1])]
+    order = order[np.argsort(question[order], kind="stable")]
     question = question[order]
-    place = np.arange(len(order)) - np.searchsorted(question, question)
-    kept = place < n_best
+    rank = np.arange(len(order)) - np.searchsorted(question, question)
+    kept = rank < n_best
 
     answers = Answers(
         scores=np.full((count, n_best), NO_SPAN),
@@ -124,7 +126,7 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
         last=np.zeros((count, n_best), np.int64),
         null=lowest_null,
     )
-    where = question[kept], place[kept]
+    where = question[kept], rank[kept]
     answers.scores[where] = score[order][kept]
     answers.first[where] = begin[order][kept]
     answers.last[where] = end[order][kept]

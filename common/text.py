@@ -7,6 +7,7 @@ number of windows times their length. The windows are those that a fast tokenize
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +45,7 @@ class TokenLists:
 
 def tokenize(tokenizer, texts: list[str], chunk: int = 2048) -> TokenLists:
     """Tokenises `texts` with a fast tokenizer, without special tokens, on all cores."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _whole_texts(tokenizer)
     ids, spans, counts = [], [], []
     for start in range(0, len(texts), chunk):  # chunks: an encoding is far larger than the arrays kept of it
         for encoding in backend.encode_batch(texts[start : start + chunk], add_special_tokens=False):
@@ -62,10 +61,18 @@ def tokenize(tokenizer, texts: list[str], chunk: int = 2048) -> TokenLists:
     )
 
 
+def _whole_texts(tokenizer):
+    """The fast tokenizer without truncation and padding, whatever its last call or its file have set."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 def tokenize_once(tokenizer, texts: list[str], root: Path, *, overwrite: bool) -> TokenLists:
     """`tokenize`, kept in the cache at `root` under the tokenizer's and the texts' content."""
     key = {
-        "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        "tokenizer": hashlib.sha256(_whole_texts(tokenizer).to_str().encode()).hexdigest(),
         "texts": fingerprint((text,) for text in texts),
     }
     return TokenLists(**cached_arrays(key, lambda: tokenize(tokenizer, texts).arrays(), root, overwrite=overwrite))
@@ -77,7 +84,8 @@ class PairTemplate:
 
     Attributes:
         before, between, after: token ids.
-        types: token types of (before, first text, between, second text, after), or None where the model has none.
+        types: token types of (before, first text, between, second text, after), one for each special token (XLNet's
+            two last ones differ) and one for all tokens of a text; None where the model has none.
         null_in_after, null_offset: where the token stands that a model points at for "no answer": in `after` or in
             `before`, and at which place there.
     """
@@ -85,7 +93,7 @@ class PairTemplate:
     before: tuple[int, ...]
     between: tuple[int, ...]
     after: tuple[int, ...]
-    types: tuple[int, int, int, int, int] | None
+    types: tuple[tuple[int, ...], ...] | None
     null_in_after: bool
     null_offset: int
 
@@ -105,8 +113,9 @@ class PairTemplate:
         types = None
         if "token_type_ids" in pair:
             kinds = pair["token_type_ids"]
-            at = [0, first[0], first[-1] + 1, second[0], second[-1] + 1]
-            types = tuple(kinds[min(i, len(kinds) - 1)] for i in at)
+            cuts = [0, first[0], first[-1] + 1, second[0], second[-1] + 1, len(kinds)]
+            types = tuple(tuple(kinds[a:b]) for a, b in itertools.pairwise(cuts))
+            types = (types[0], types[1][:1], types[2], types[3][:1], types[4])
         # The convention of the official examples: the class token, else the first token, stands for "no answer".
         in_after = tokenizer.cls_token_id not in before and tokenizer.cls_token_id in after
         source = after if in_after else before
