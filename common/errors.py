@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 
 DISK_ERRORS = {
-    errno.ENOSPC: "no space is left on the disk",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission is denied",
+    errno.ENOSPC: "no space is left on the disk; free some, or choose another --output_dir",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another --output_dir",
+    errno.EROFS: "the file system is read-only; choose another --output_dir",
+    errno.EACCES: "permission is denied; see who may read and write there",
 }
 
 
@@ -48,7 +48,7 @@ def exit_status(run: Callable[[], object], script: str) -> int:
         if error.errno not in DISK_ERRORS:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        sentence = f"{where}{DISK_ERRORS[error.errno]}; free some space or choose another --output_dir"
+        sentence = f"{where}{DISK_ERRORS[error.errno]}"
         status = 2
     else:
         return 0

@@ -66,8 +66,8 @@ def prepare_output_dir(arguments, *, overwrite: bool) -> Path | None:
     """Decides what happens to an output directory; returns the checkpoint to resume from, or None.
 
     `--resume_from_checkpoint PATH`, or `auto` (or `true`), goes on where an earlier run stopped; `auto` starts anew
-    when there is nothing to resume. Otherwise a directory with something in it is refused unless `overwrite`, which
-    removes the checkpoints that are in it. Nothing is written here.
+    when the directory is empty or its run has no checkpoint yet. Otherwise a directory with something in it is refused
+    unless `overwrite`, which removes the checkpoints that are in it. Nothing is written here.
 
     Args:
         arguments: with `output_dir`, `resume_from_checkpoint` and `do_train`.
@@ -88,19 +88,23 @@ def prepare_output_dir(arguments, *, overwrite: bool) -> Path | None:
         checkpoint = Path(resume)
         if not (checkpoint / "trainer_state.json").is_file():
             raise UserError(f"--resume_from_checkpoint {checkpoint}: no checkpoint of a training there")
-        return checkpoint
+        if checkpoint.resolve().parent == folder.resolve():
+            return checkpoint
+    else:
+        checkpoint = None
+    found = checkpoints(folder)
     if auto and training:
-        found = checkpoints(folder)
-        return found[-1] if found else None
+        begun = (folder / RUN_FILE).is_file() and not (folder / "results.json").is_file()
+        if found or begun:  # begun: stopped before its first checkpoint
+            return found[-1] if found else None
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        found = checkpoints(folder)
         remedy = " --resume_from_checkpoint auto to go on from it," if found and training else ""
         last = f" and holds {found[-1].name}" if found else ""
         raise UserError(
             f"--output_dir {folder}: is not empty{last}; give{remedy} --overwrite_output_dir to replace it, "
             "or another --output_dir"
         )
-    return None
+    return checkpoint
 
 
 def start_training(output_dir: Path, checkpoint: Path | None, identity: dict) -> None:
@@ -115,24 +119,23 @@ def start_training(output_dir: Path, checkpoint: Path | None, identity: dict) ->
     Raises:
         UserError: the checkpoint belongs to another run.
     """
-    if checkpoint is None:
-        output_dir.mkdir(parents=True, exist_ok=True)
+    if checkpoint is not None:
+        noted = checkpoint.parent / RUN_FILE
+        earlier = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
+        both = {name: (earlier.get(name, now), now) for name, now in identity.items()}
+        changed = [f"{name} was {before}, is {now}" for name, (before, now) in both.items() if before != now]
+        if changed:
+            raise UserError(
+                f"{checkpoint}: belongs to another run ({'; '.join(changed)}); "
+                "resume with the same settings, or choose another --output_dir"
+            )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if checkpoint is None or checkpoint.resolve().parent != output_dir.resolve():
         for path in output_dir.glob("checkpoint-*"):
             if re.fullmatch(r"checkpoint-\d+", path.name):
                 shutil.rmtree(path)
-        (output_dir / "results.json").unlink(missing_ok=True)
-        write_json(output_dir / RUN_FILE, identity)
-        return
-    noted = checkpoint.parent / RUN_FILE
-    earlier = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else {}
-    changed = [
-        f"{name} was {earlier[name]}, is {now}" for name, now in identity.items() if earlier.get(name, now) != now
-    ]
-    if changed:
-        raise UserError(
-            f"{checkpoint}: belongs to another run ({'; '.join(changed)}); "
-            "resume with the same settings, or choose another --output_dir"
-        )
+    (output_dir / "results.json").unlink(missing_ok=True)
+    write_json(output_dir / RUN_FILE, identity)
 
 
 class Clock:

@@ -62,7 +62,9 @@ class Questions:
         per_context = np.bincount(self.context_of, minlength=len(self.contexts))
         needed = int(np.searchsorted(np.cumsum(per_context[order]), count)) + 1
         held = np.isin(self.context_of, order[:needed])
-        return self.take(np.flatnonzero(held)), self.take(np.flatnonzero(~held))
+        first, rest = self.take(np.flatnonzero(held)), self.take(np.flatnonzero(~held))
+        first.skipped = {}  # counted once, with the rest
+        return first, rest
 
     def context(self, i: int) -> str:
         """The context of question `i`."""
@@ -73,7 +75,7 @@ class Questions:
         """bool [N]."""
         return np.array([bool(answers) for answers in self.answers], dtype=bool)
 
-    @property
+    @cached_property
     def golds(self) -> list[list[str]]:
         """N lists of gold answer texts."""
         return [[text for text, _ in answers] for answers in self.answers]

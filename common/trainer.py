@@ -169,8 +169,13 @@ class FinetuneTrainer(Trainer):
 
     def _score(self, evaluated) -> dict[str, float]:
         *kept, losses, weights = self._in_order(evaluated.predictions, evaluated.label_ids)
+        if not np.isfinite(losses).all():
+            raise UserError(
+                f"the loss is not a number any more at step {self.state.global_step}: training has diverged; "
+                "lower --learning_rate, or use --bf16 instead of --fp16"
+            )
         metrics = dict(self.head.score(tuple(kept), self._evaluated))
-        if weights.any():  # there is truth; a loss that is not a number is told
+        if weights.any():  # there is truth
             metrics["loss"] = float(losses.sum(dtype=np.float64) / weights.sum(dtype=np.float64))
         return metrics
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.data import choose, existing_file, fingerprint, overlap, read_json, read_rows, require_columns
-from common.errors import UserError
+from tests.helpers import message
 
 # What breaks naive readers: separators, quotes and all kinds of line breaks inside a cell, and what looks like one.
 CELLS = [
@@ -45,15 +45,6 @@ def write_delimited(path, rows, delimiter, line_end, bom=False):
     writer.writeheader()
     writer.writerows(rows)
     path.write_bytes((b"\xef\xbb\xbf" if bom else b"") + text.getvalue().encode())
-
-
-def message(action, *arguments, **options) -> str:
-    """The sentence of the `UserError` that `action` raises: one line, no line break."""
-    with pytest.raises(UserError) as caught:
-        action(*arguments, **options)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    return sentence
 
 
 # Reading

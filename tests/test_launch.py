@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.demo import question_answering_demo, tiny_model
+from tests.helpers import hub_rows
 from tests.hub import Hub, add_parquet_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,18 +32,7 @@ def root(tmp_path_factory) -> Path:
     made = question_answering_demo(root / "demo", "distilbert-base-uncased")
     splits, texts = {}, []
     for split, count in (("train", TRAIN), ("validation", VALIDATION)):
-        rows = [
-            {
-                "id": q["id"],
-                "title": a["title"],
-                "context": p["context"],
-                "question": q["question"],
-                "answers": {key: [x[key] for x in q["answers"]] for key in ("text", "answer_start")},
-            }
-            for a in json.loads(Path(made[f"{split}_file"]).read_text("utf-8"))["data"]
-            for p in a["paragraphs"]
-            for q in p["qas"]
-        ][:count]
+        rows = hub_rows(made[f"{split}_file"])[:count]
         texts += [row["context"] for row in rows] + [row["question"] for row in rows]
         answers = {"text": [datasets.Value("string")], "answer_start": [datasets.Value("int32")]}
         strings = {name: datasets.Value("string") for name in ("id", "title", "context", "question")}

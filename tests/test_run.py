@@ -25,17 +25,9 @@ from common.run import (
     prepare_output_dir,
     start_training,
 )
+from tests.helpers import message
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def message(action, *arguments, **options) -> str:
-    """The sentence of the `UserError` that `action` raises: one line."""
-    with pytest.raises(UserError) as caught:
-        action(*arguments, **options)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    return sentence
 
 
 # Launch
@@ -112,6 +104,8 @@ CONTENTS = {
     "empty": lambda folder: folder.mkdir(),
     "results": lambda folder: (folder.mkdir(), (folder / "results.json").write_text("{}")),
     "hidden": lambda folder: (folder.mkdir(), (folder / ".keep").touch()),
+    "begun": lambda folder: (folder.mkdir(), (folder / RUN_FILE).write_text("{}")),
+    "finished": lambda folder: [folder.mkdir(), *((folder / n).write_text("{}") for n in (RUN_FILE, "results.json"))],
     "checkpoints": lambda folder: [checkpoint(folder, step) for step in (9, 10, 100, 20)],
     "partial": lambda folder: (checkpoint(folder, 5), checkpoint(folder, 7, complete=False)),
     "broken": lambda folder: checkpoint(folder, 7, complete=False),
@@ -121,11 +115,13 @@ REFUSED = "refused"
 DECISIONS = {
     "missing": (None, None, None, None, None),
     "empty": (None, None, None, None, None),
-    "results": (REFUSED, None, None, REFUSED, REFUSED),
-    "hidden": (REFUSED, None, None, REFUSED, REFUSED),
+    "results": (REFUSED, None, REFUSED, REFUSED, REFUSED),
+    "hidden": (REFUSED, None, REFUSED, REFUSED, REFUSED),
+    "begun": (REFUSED, None, None, REFUSED, REFUSED),
+    "finished": (REFUSED, None, REFUSED, REFUSED, REFUSED),
     "checkpoints": (REFUSED, None, "checkpoint-100", REFUSED, REFUSED),
     "partial": (REFUSED, None, "checkpoint-5", REFUSED, REFUSED),
-    "broken": (REFUSED, None, None, REFUSED, REFUSED),
+    "broken": (REFUSED, None, REFUSED, REFUSED, REFUSED),
 }
 ASKED = (
     {},
@@ -170,6 +166,10 @@ def test_an_explicit_checkpoint_is_taken_if_it_is_one(tmp_path):
     older, _ = (checkpoint(tmp_path / "out", step) for step in (1, 2))
     assert prepare(tmp_path / "out", resume=str(older)) == older
     assert prepare(tmp_path / "new", resume=str(older)) == older
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.json").write_text("{}")
+    assert "is not empty" in message(prepare, tmp_path / "other", resume=str(older))
+    assert prepare(tmp_path / "other", resume=str(older), overwrite=True) == older
     for missing in (tmp_path / "out", tmp_path / "nowhere", checkpoint(tmp_path / "out", 3, complete=False)):
         sentence = message(prepare, tmp_path / "out", resume=str(missing))
         assert str(missing) in sentence and "no checkpoint" in sentence
@@ -185,12 +185,16 @@ def test_a_file_is_no_output_directory(tmp_path, options):
 @pytest.mark.parametrize("options", ASKED)
 @pytest.mark.parametrize("content", ["missing", "empty", "checkpoints"])
 def test_a_directory_that_cannot_be_written(tmp_path, monkeypatch, options, content):
-    """As root everything can be: `os.access` is told otherwise, of the nearest directory that exists."""
+    """As root everything can be: `os.access` is told to refuse writing into the nearest directory that exists."""
     folder = tmp_path / "a" / "out"
     CONTENTS[content](folder) if content != "empty" else folder.mkdir(parents=True)
     nearest = folder if folder.exists() else tmp_path
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != nearest and access(path, mode))
+
+    def refusing(path, mode):
+        return not (Path(path) == nearest and mode & os.W_OK) and access(path, mode)
+
+    monkeypatch.setattr(os, "access", refusing)
     assert f"--output_dir {folder}: cannot write there" in message(prepare, folder, **options)
 
 
@@ -392,7 +396,8 @@ def test_ctrl_c_before_anything_began(capsys):
 def test_disks_end_in_one_sentence(capsys, number, words, filename):
     assert exit_status(fail_with(OSError(number, os.strerror(number), filename)), "run_x.py") == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith("run_x.py: error: ") and words in line and "--output_dir" in line
+    assert line.startswith("run_x.py: error: ") and words in line
+    assert ("--output_dir" in line) == (number != errno.EACCES)
     assert (filename or "no file") in line or filename is None
     assert "None" not in line
 

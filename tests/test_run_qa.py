@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import run_qa
 from common.demo import question_answering_demo
 from common.errors import exit_status
+from tests.helpers import hub_rows
 from tests.official_squad import score_file
 
 ROOT = Path(run_qa.__file__).parent
@@ -245,7 +246,8 @@ def test_fixed_threshold(trained, tmp_path):
     argv = ["--do_eval", "--model", str(folder), "--validation_file", validation, *QUICK]
     never = run_qa.main([*argv, "--null_threshold", "1e6", "--output_dir", str(tmp_path / "never")])
     always = run_qa.main([*argv, "--null_score_diff_threshold=-1e6", "--output_dir", str(tmp_path / "always")])
-    assert never["metrics"]["validation"]["NoAns_f1"]["value"] == 0
+    assert all(read(tmp_path / "never" / "predictions.json").values())
+    assert never["metrics"]["validation"]["NoAns_f1"]["value"] < 2  # an answer such as "the" officially says nothing
     assert always["metrics"]["validation"]["NoAns_f1"]["value"] == 100 and always["headline"]["value"] == 50
     assert always["extra"]["null_threshold"]["null_threshold"] == -1e6
 
@@ -317,20 +319,8 @@ def test_flat_files_give_the_same_run(demo, tmp_path):
     for ending in ("csv", "parquet", "jsonl"):
         flat = {}
         for split in ("train", "validation"):
-            rows = [
-                {
-                    "id": q["id"],
-                    "title": a["title"],
-                    "context": p["context"],
-                    "question": q["question"],
-                    "answers": {key: [x[key] for x in q["answers"]] for key in ("text", "answer_start")},
-                }
-                for a in read(Path(demo[f"{split}_file"]))["data"]
-                for p in a["paragraphs"]
-                for q in p["qas"]
-            ]
             path = tmp_path / f"{split}.{ending}"
-            table = pd.DataFrame(rows)
+            table = pd.DataFrame(hub_rows(demo[f"{split}_file"]))
             if ending == "csv":
                 table["answers"] = table["answers"].map(str)
                 table.to_csv(path, index=False)

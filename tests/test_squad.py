@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from common.errors import UserError
 from common.squad import Questions, flat_questions, read_questions
+from tests.helpers import message
 
 KARUN = "The Karun is the longest river of Iran. \U0001f30a It rises in the Zard Kuh."
 TEHRAN = "تهران پایتخت ایران است.\r\nجمعیت آن ۹ میلیون نفر است."
@@ -79,15 +79,6 @@ def examples_of(questions: Questions) -> list[tuple]:
     """What `Questions` holds, in the form of `EXAMPLES`."""
     answers = questions.answers or [None] * len(questions)
     return [(questions.ids[i], questions.questions[i], questions.context(i), answers[i]) for i in range(len(questions))]
-
-
-def message(action, *arguments, **options) -> str:
-    """The sentence of the `UserError` that `action` raises: one line."""
-    with pytest.raises(UserError) as caught:
-        action(*arguments, **options)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    return sentence
 
 
 # Forms
@@ -249,7 +240,7 @@ BAD_ROWS = {  # what is wrong -> (row, reason that is counted, what the sentence
         ["'It rises'"],
     ),
     "from the end": (
-        bad(answers={"text": ["Kuh."], "answer_start": [-4]}),
+        bad(answers={"text": ["Kuh"], "answer_start": [-4]}),
         "answer_start does not match",
         ["answer_start -4"],
     ),
@@ -363,6 +354,11 @@ def test_skipped_ids_are_free_again_and_reasons_add_up(tmp_path):
     rows = [bad(question=""), bad(), bad(), bad(), bad(id="other", question=None)]
     found = read_questions(saved(tmp_path / "rows.json", rows), truth=True, skip_bad=True)
     assert found.ids == ["bad"] and found.skipped == {"empty question": 2, "duplicate id": 2}
+
+
+def test_an_id_may_be_a_number_or_the_same_as_text(tmp_path):
+    path = saved(tmp_path / "rows.jsonl", [bad(id="7"), bad(id=7)])
+    assert message(read_questions, path, **UNMARKED).startswith(f"{path}: question '7': the id is there twice")
 
 
 def test_a_file_with_nothing_usable(tmp_path):

@@ -218,7 +218,8 @@ def test_a_loss_that_is_not_a_number_is_told(tmp_path):
     model = make_model("labels")
     model.classifier.bias.data[0] = float("nan")
     trainer = make_trainer(tmp_path, "labels", model=model, eval_dataset=Sentences(7))
-    assert np.isnan(trainer.evaluate()["eval_loss"])
+    with pytest.raises(UserError, match="diverged"):
+        trainer.evaluate()
 
 
 def test_evaluation_takes_no_random_numbers_from_training(tmp_path):
