@@ -47,7 +47,7 @@ RECIPE = {
     "learning_rate": 1e-5,
     "weight_decay": 1e-4,
     "per_device_train_batch_size": 8,
-    "per_device_eval_batch_size": 32,
+    "per_device_eval_batch_size": 64,
     "num_train_epochs": 3.0,
     "train_sampling_strategy": "group_by_length",
     "eval_strategy": "epoch",

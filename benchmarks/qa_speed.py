@@ -38,7 +38,7 @@ from common.text import TokenLists, Windows, collate_windows, tokenize
 from common.trainer import FinetuneTrainer, Head, InOrder, LengthGroupedSampler
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
-BATCH, EVAL_BATCH = 8, 32
+BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
 SPANS = {"n_best": 20, "max_answer_length": 30}
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
 
@@ -222,15 +222,17 @@ def bare_loop(trainer: FinetuneTrainer) -> None:
 
 
 def whole_batches(tokenizer, questions: Questions, count: int) -> Questions:
-    """About `count` questions that make whole batches, drawn at random from those of an epoch over all `questions`.
+    """About `count` questions that make whole batches: of an epoch over all `questions`, sorted by length, every n-th.
 
-    Questions drawn one by one would be too few to find others of their length: their batches would need padding that
-    the batches of a real epoch do not need.
+    Questions drawn one by one would be too few to find others of their length, and their batches would need padding
+    that those of a real epoch do not need; batches drawn at random would be too few to have its mean length.
     """
     windows = our_windows(tokenizer, questions)
     epoch = list(LengthGroupedSampler(windows.lengths, BATCH, seed=0))
     batches = np.array(epoch[: len(epoch) // BATCH * BATCH]).reshape(-1, BATCH)
-    drawn = np.random.default_rng(0).choice(len(batches), max(1, count // BATCH), replace=False)
+    by_length = np.argsort(windows.lengths[batches].max(axis=1), kind="stable")
+    wanted = max(1, count // BATCH)
+    drawn = by_length[((np.arange(wanted) + 0.5) * len(batches) / wanted).astype(int)]
     return questions.take(np.unique(windows.pair[batches[drawn]]))
 
 
@@ -300,20 +302,22 @@ def our_answers(windows: Windows, batches: list[dict], questions: Questions) -> 
     kept = [torch.cat(tensors).numpy() for tensors in zip(*(spans_of(batch) for batch in batches))]
     order = np.argsort(torch.cat([batch["row"] for batch in batches]).numpy())
     answers = answers_of_questions(windows, tuple(array[order] for array in kept), SPANS["n_best"])
-    return answers, answers.texts(questions)
+    return answers, answers.n_best(questions, with_null=True)
 
 
-def plain_answers(questions: Questions, features: list[list[tuple]]) -> list[tuple]:
-    """(null score, n best (score, first, last character), text of the best) of each question, by three loops.
+def plain_answers(questions: Questions, features: list[list[tuple]]) -> list[list[dict]]:
+    """The n best answers of each question, "no answer" among them, by three loops and a dictionary a candidate.
 
     A feature is (start scores, end scores, characters of each token or None outside the context).
     """
     n_best, longest = SPANS["n_best"], SPANS["max_answer_length"]
     found = []
     for question, windows in enumerate(features):
-        null, candidates = np.inf, []
+        null, candidates = None, []
         for start, end, places in windows:
-            null = min(null, start[0] + end[0])
+            score = start[0] + end[0]
+            if null is None or null["score"] > score:
+                null = {"place": (0, 0), "score": score, "start_score": start[0], "end_score": end[0]}
             starts = np.argsort(start)[-1 : -n_best - 1 : -1].tolist()
             ends = np.argsort(end)[-1 : -n_best - 1 : -1].tolist()
             for first in starts:
@@ -322,28 +326,43 @@ def plain_answers(questions: Questions, features: list[list[tuple]]) -> list[tup
                         continue
                     if last < first or last - first + 1 > longest:
                         continue
-                    candidates.append((start[first] + end[last], places[first][0], places[last][1]))
-        best = sorted(candidates, key=lambda c: c[0], reverse=True)[:n_best]
-        text = questions.context(question)[best[0][1] : best[0][2]] if best else ""
-        found.append((null, best, text))
+                    candidates.append(
+                        {
+                            "place": (places[first][0], places[last][1]),
+                            "score": start[first] + end[last],
+                            "start_score": start[first],
+                            "end_score": end[last],
+                        }
+                    )
+        best = sorted(candidates, key=lambda c: c["score"], reverse=True)[:n_best]
+        best = sorted([*best, null], key=lambda c: c["score"], reverse=True)
+        context = questions.context(question)
+        for candidate in best:
+            first, last = candidate["place"]
+            candidate["text"] = context[first:last]
+        scores = np.array([candidate["score"] for candidate in best])
+        shares = np.exp(scores - scores.max())
+        for candidate, share in zip(best, shares / shares.sum()):
+            candidate["probability"] = share
+        found.append(best)
     return found
 
 
-def compare_answers(ours: tuple, reference: list[tuple]) -> dict[str, int]:
+def compare_answers(ours: tuple, reference: list[list[dict]]) -> dict[str, int]:
     """Counts best answers that differ; one of ours with a lower score, or another null score, ends the run."""
-    answers, texts = ours
-    scores = np.array([best[0][0] if best else NO_SPAN for _, best, _ in reference], dtype=np.float64)
-    spans = np.array([best[0][1:] if best else (-1, -1) for _, best, _ in reference])
-    differ = (answers.first[:, 0] != spans[:, 0]) | (answers.last[:, 0] != spans[:, 1])
-    lower, higher = answers.scores[:, 0] < scores, answers.scores[:, 0] > scores
-    if lower.any():
-        raise SystemExit(f"{lower.sum()} best answers score lower than the reference's")
-    if not np.array_equal(answers.null, [null for null, _, _ in reference]):
+    answers, n_best = ours
+    nulls = np.array([next(c["score"] for c in best if c["place"] == (0, 0)) for best in reference])
+    if not np.array_equal(answers.null, nulls):
         raise SystemExit("the scores of 'no answer' differ")
-    if any(a != b for a, (_, _, b), d in zip(texts, reference, differ) if not d):
-        raise SystemExit("the texts of the same spans differ")
-    counts = {"best answer differs": differ, "ours scores higher": differ & higher, "a tie": differ & ~higher}
-    return {"questions": len(scores), **{name: int(count.sum()) for name, count in counts.items()}}
+    differ = higher = 0
+    for entries, best in zip(n_best, reference):
+        mine = next(e for e in entries if e["start"] is not None)
+        other = next((c for c in best if c["place"] != (0, 0)), {"score": NO_SPAN, "place": (-1, -1), "text": ""})
+        if mine["score"] < other["score"]:
+            raise SystemExit(f"{mine} scores lower than the reference's {other}")
+        differ += (mine["start"], mine["text"]) != (other["place"][0], other["text"])
+        higher += bool(mine["score"] > other["score"])
+    return {"questions": len(reference), "best answer differs": differ, "ours scores higher": higher}
 
 
 def postprocessing(options: argparse.Namespace, tokenizer, train: Questions, validation: Questions):

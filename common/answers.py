@@ -12,7 +12,7 @@ from common import plotting, report
 from common.files import write_csv, write_json
 from common.metrics.squad_v2.squad_v2 import question_scores, summary, threshold_sweep
 from common.results import headline, metric, plain_metric
-from common.spans import NO_SPAN, Answers, answers_of_questions
+from common.spans import Answers, answers_of_questions
 from common.squad import Questions
 from common.text import Windows
 
@@ -199,25 +199,8 @@ def write_answers(
     write_csv(output_dir / f"{prefix}predictions.csv", header, rows)
     write_json(output_dir / f"{prefix}predictions.json", dict(zip(questions.ids, texts)))
     write_json(output_dir / f"{prefix}null_odds.json", dict(zip(questions.ids, odds.tolist())))
-    shares = answers.probabilities(scorer.allow_null)
-    nbest = {}
-    for i, identity in enumerate(questions.ids):
-        context, entries = questions.context(i), []
-        for rank in range(int((answers.scores[i] > NO_SPAN / 2).sum())):
-            first, last = int(answers.first[i, rank]), int(answers.last[i, rank])
-            entries.append(
-                {
-                    "text": context[first:last],
-                    "probability": float(shares[i, rank]),
-                    "score": float(answers.scores[i, rank]),
-                    "start": first,
-                }
-            )
-        if scorer.allow_null:
-            null = {"text": "", "probability": float(shares[i, -1]), "score": float(answers.null[i]), "start": None}
-            entries = sorted([*entries, null], key=lambda entry: -entry["score"])
-        nbest[identity] = entries
-    write_json(output_dir / f"{prefix}nbest_predictions.json", nbest)
+    n_best = answers.n_best(questions, with_null=scorer.allow_null)
+    write_json(output_dir / f"{prefix}nbest_predictions.json", dict(zip(questions.ids, n_best)))
     return {name: name for name in names}
 
 

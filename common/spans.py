@@ -32,14 +32,15 @@ def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max
     rows = torch.arange(len(start), device=start.device)
     null = start[rows, null_at] + end[rows, null_at]
     width = min(max_answer_length, start.shape[1])
-    start = start.masked_fill(~context_mask, NO_SPAN)
-    end = torch.nn.functional.pad(end.masked_fill(~context_mask, NO_SPAN), (0, width - 1), value=NO_SPAN)
+    outside = ~context_mask
+    start = start.masked_fill(outside, NO_SPAN)
+    end = torch.nn.functional.pad(end.masked_fill(outside, NO_SPAN), (0, width - 1), value=NO_SPAN)
     reach, covered = end, 1  # the best end within reach of every start: a sliding maximum, by doubling
     while covered < width:
         shift = min(covered, width - covered)
         reach = torch.maximum(reach[:, : reach.shape[1] - shift], reach[:, shift:])
         covered += shift
-    first = (start + reach).topk(min(n_best, start.shape[1])).indices
+    first = (start + reach).topk(min(n_best, start.shape[1]), sorted=False).indices
     ends = end.unfold(1, width, 1).gather(1, first[:, :, None].expand(-1, -1, width))
     scores = start.gather(1, first)[:, :, None] + ends
     scores, index = scores.flatten(1).topk(min(n_best, scores[0].numel()))
@@ -91,6 +92,28 @@ class Answers:
             for i in range(len(self.null))
         ]
 
+    def n_best(self, questions, *, with_null: bool) -> list[list[dict]]:
+        """Q lists of answers, best first: text, probability among them, score, first character in the context.
+
+        With `with_null`, "no answer" is one of them: the empty text, at no place.
+        """
+        shares, scores = self.probabilities(with_null).tolist(), self.scores.tolist()
+        first, last = self.first.tolist(), self.last.tolist()
+        counts = (self.scores > NO_SPAN / 2).sum(axis=1).tolist()
+        better_than_null = (self.scores > self.null[:, None]).sum(axis=1).tolist()
+        found = []
+        for i, count in enumerate(counts):
+            context = questions.context(i)
+            entries = [
+                {"text": context[begin:end], "probability": share, "score": score, "start": begin}
+                for begin, end, share, score in zip(first[i][:count], last[i], shares[i], scores[i])
+            ]
+            if with_null:
+                null = {"text": "", "probability": shares[i][-1], "score": float(self.null[i]), "start": None}
+                entries.insert(better_than_null[i], null)
+            found.append(entries)
+        return found
+
 
 def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) -> Answers:
     """Puts the spans of all windows of a question together; the same characters found in two windows count once.
@@ -112,10 +135,10 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
 
     # Best first; of the same characters of a question the first, that is the best, is kept; then by question. Three
     # sorts by one key each are several times faster than one by four.
-    order = np.argsort(-score, kind="stable")
+    order = np.argsort(-score)
     place = (question * (end.max(initial=0) + 1) + begin) * (end.max(initial=0) + 1) + end
     order = order[np.sort(np.unique(place[order], return_index=True)[1])]
-    order = order[np.argsort(question[order], kind="stable")]
+    order = order[np.argsort(question[order] * len(order) + np.arange(len(order)))]  # as a stable sort, but faster
     question = question[order]
     rank = np.arange(len(order)) - np.searchsorted(question, question)
     kept = rank < n_best

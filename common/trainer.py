@@ -110,6 +110,9 @@ class FinetuneTrainer(Trainer):
 
     def __init__(self, *, head: Head, stop: StopRequest, headline: str = "loss", **kwargs):
         kwargs["args"].remove_unused_columns = False  # what the model does not take is the head's
+        if kwargs["args"].dataloader_num_workers:
+            # All text is tokenised by now; loaders that fork after that would warn at every epoch.
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         super().__init__(compute_metrics=self._score, **kwargs)
         self.head = head
         self.model_accepts_loss_kwargs = False

@@ -542,3 +542,30 @@ def test_silent_single_process_launch_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert "torchrun" in refused(capsys, "--demo", "--output_dir", str(tmp_path / "out"))
+
+
+def test_slow_tokenizer_is_refused(demo, tmp_path, capsys):
+    from transformers import CanineConfig, CanineTokenizer
+
+    slow = tmp_path / "slow"
+    CanineTokenizer().save_pretrained(slow)
+    CanineConfig().save_pretrained(slow)
+    sentence = refused(capsys, *bad(demo, tmp_path, model=str(slow)))
+    assert str(slow) in sentence and "slow tokenizer" in sentence and not (tmp_path / "out").exists()
+
+
+def test_left_padding_tokenizer_puts_the_text_first(demo, tmp_path):
+    """The convention of the official example; the batch itself is padded on the right all the same."""
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    left = tmp_path / "left"
+    AutoModelForQuestionAnswering.from_pretrained(demo["model"]).save_pretrained(left)
+    tokenizer = AutoTokenizer.from_pretrained(demo["model"])
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(left)
+    out, results = short({**demo, "model": str(left)}, tmp_path, "--max_steps", "40", "--learning_rate", "1e-3")
+    contexts = {row["id"]: row["context"] for row in hub_rows(demo["validation_file"])}
+    nbest = read(out / "nbest_predictions.json")
+    assert all(e["text"] in contexts[i] for i, entries in nbest.items() for e in entries)
+    assert any(e["text"] for entries in nbest.values() for e in entries)
+    assert results["data"]["splits"]["validation"]["examples"] == 40
