@@ -187,6 +187,7 @@ def make_trainer(options: argparse.Namespace, model, windows: Windows, folder: s
     flags = {"model": options.model, "train_file": options.train_file, "output_dir": folder, "num_train_epochs": 1}
     flags |= {"per_device_train_batch_size": BATCH, "learning_rate": 1e-5, "lr_scheduler_type": "constant"}
     flags |= {"do_train": True, "save_strategy": "no", "disable_tqdm": True, "report_to": "none", **settings}
+    flags["train_sampling_strategy"] = "sequential" if isinstance(windows, Picked) else "group_by_length"
     groups = (run_qa.QuestionAnsweringArguments, DataArguments, ModelArguments)
     argv = [f"--{name}={value}" for name, value in flags.items()]
     training = parse_arguments(groups, argv, recipe=run_qa.RECIPE, description="").groups[-1]
@@ -221,28 +222,37 @@ def bare_loop(trainer: FinetuneTrainer) -> None:
         optimizer.step()
 
 
-def whole_batches(tokenizer, questions: Questions, count: int) -> Questions:
-    """About `count` questions that make whole batches: of an epoch over all `questions`, sorted by length, every n-th.
+class Picked(torch.utils.data.Dataset):
+    """Some batches of an epoch over all windows, in the sampler's own composition: one at every so many by length.
 
-    Questions drawn one by one would be too few to find others of their length, and their batches would need padding
-    that those of a real epoch do not need; batches drawn at random would be too few to have its mean length.
+    A few questions drawn at random would not find others of their length, and their batches would need padding that
+    those of a real epoch do not need.
     """
-    windows = our_windows(tokenizer, questions)
-    epoch = list(LengthGroupedSampler(windows.lengths, BATCH, seed=0))
-    batches = np.array(epoch[: len(epoch) // BATCH * BATCH]).reshape(-1, BATCH)
-    by_length = np.argsort(windows.lengths[batches].max(axis=1), kind="stable")
-    wanted = max(1, count // BATCH)
-    drawn = by_length[((np.arange(wanted) + 0.5) * len(batches) / wanted).astype(int)]
-    return questions.take(np.unique(windows.pair[batches[drawn]]))
+
+    def __init__(self, windows: Windows, count: int):
+        epoch = np.array(list(LengthGroupedSampler(windows.lengths, BATCH, seed=0)))
+        batches = epoch[: len(epoch) // BATCH * BATCH].reshape(-1, BATCH)
+        by_length = np.argsort(windows.lengths[batches].max(axis=1), kind="stable")
+        picked = by_length[((np.arange(count) + 0.5) * len(batches) / count).astype(int)]
+        self.windows, self.rows = windows, batches[picked].ravel()
+        self.lengths = windows.lengths[self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[Windows, int]:
+        return self.windows, int(self.rows[i])
 
 
 def training(options: argparse.Namespace, tokenizer, questions: Questions) -> tuple[list[dict], dict]:
-    """One pass over the same questions for every side, from the same weights and random state."""
-    chosen = whole_batches(tokenizer, questions, options.train_questions)
+    """One pass over the same batches for every side, from the same weights and random state."""
     set_seed(0)
     model = AutoModelForQuestionAnswering.from_pretrained(options.model)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    cut = partial(our_windows, tokenizer, chosen)
+
+    def cut(*lengths, **settings) -> Picked:
+        return Picked(our_windows(tokenizer, questions, *lengths, **settings), max(1, options.train_questions // BATCH))
+
     windows = {"ours": cut(), "bare": cut(), "padded": cut(pad_to=MAX_LENGTH)}
     windows |= {"ours, long": cut(PUBLISHED_LENGTH), "padded, long": cut(PUBLISHED_LENGTH, PUBLISHED_LENGTH)}
     sides = {name: bare_loop if name == "bare" else FinetuneTrainer.train for name in windows}
@@ -265,10 +275,10 @@ def training(options: argparse.Namespace, tokenizer, questions: Questions) -> tu
         (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
     )
-    rows = [row(f"training, to {what}", seconds[a], seconds[b], len(chosen), goal) for what, a, b, goal in compared]
-    tokens = {n: round(t.data_collator.tokens / len(chosen)) for n, t in trainers.items() if n != "bare"}
+    rows = [row(f"training, to {what}", seconds[a], seconds[b], len(windows[a]), goal) for what, a, b, goal in compared]
+    tokens = {n: round(t.data_collator.tokens / len(windows[n])) for n, t in trainers.items() if n != "bare"}
     apart = (weights["ours"] - weights["bare"]).abs().mean() / (weights["ours"] - weights["before"]).abs().mean()
-    facts = {"questions": len(chosen), "tokens a question, with padding": tokens}
+    facts = {"windows": len(windows["ours"]), "tokens a window, with padding": tokens}
     return rows, facts | {"weights of ours and bare after two steps, difference by change": apart.item()}
 
 
