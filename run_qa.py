@@ -118,10 +118,11 @@ def main(argv: list[str] | None = None) -> dict:
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
         # Data
-        with clock.phase("data"), training.main_process_first(desc="data"):
+        with clock.phase("data"):
             if data.demo:
                 use_demo(data, model_args, output_dir)
-            splits, selection = load_splits(task, data, training, model_args)
+            with training.main_process_first(desc="data"):
+                splits, selection = load_splits(task, data, training, model_args)
 
         # Preprocessing
         from common.modeling import load_model, load_tokenizer, model_commit
@@ -230,7 +231,9 @@ def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) 
     from common.demo import question_answering_demo
 
     given = Path(model_args.model).is_dir()
-    made = question_answering_demo(output_dir / "demo", RECIPE["model"] if given else model_args.model)
+    architecture = RECIPE["model"] if given else model_args.model
+    # Written once: another process could rewrite what the first one already reads.
+    made = decided_by_main_process(lambda: question_answering_demo(output_dir / "demo", architecture))
     model_args.model = model_args.model if given else made["model"]
     for name in ("train_file", "validation_file", "test_file"):
         setattr(data, name, getattr(data, name) or made[name])

@@ -17,7 +17,7 @@ def load_tokenizer(arguments: ModelArguments):
     return tokenizer
 
 
-def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bool, **config):
+def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bool):
     """A model with a task head, from a hub id or a folder; only safetensors.
 
     A checkpoint without this head may be trained, which gives it one, but not evaluated.
@@ -25,7 +25,6 @@ def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bo
     Args:
         auto_class: such as `AutoModelForQuestionAnswering`.
         head: what the head is called in messages.
-        config: settings of the model's configuration to set.
 
     Returns:
         (model, warnings: list of sentences).
@@ -37,7 +36,7 @@ def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bo
     source = _source(arguments, name)
     with fetching("model", name):
         config_name = arguments.config_name or name
-        configuration = AutoConfig.from_pretrained(config_name, **_source(arguments, config_name), **config)
+        configuration = AutoConfig.from_pretrained(config_name, **_source(arguments, config_name))
         if type(configuration) not in auto_class._model_mapping:
             raise UserError(f"{name}: a {configuration.model_type} model has no {head} head; choose another --model")
         made_for = ", ".join(configuration.architectures or ["an unknown task"])
