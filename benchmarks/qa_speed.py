@@ -32,10 +32,11 @@ import run_qa
 from common.arguments import DataArguments, ModelArguments, parse_arguments
 from common.files import write_json
 from common.run import StopRequest
+from common.samplers import InOrder, LengthGroupedSampler
 from common.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
 from common.squad import Questions, read_questions
 from common.text import TokenLists, Windows, collate_windows, tokenize
-from common.trainer import FinetuneTrainer, Head, InOrder, LengthGroupedSampler
+from common.trainer import FinetuneTrainer, Head
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))

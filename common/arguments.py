@@ -111,12 +111,14 @@ def parse_arguments(
     description: str,
     spellings: Mapping[str, str | Spelling] | None = None,
     training: type | Literal["transformers"] = "transformers",
+    phases: Sequence[str] = ("do_train", "do_eval"),
 ) -> Parsed:
     """Parses a script's command line; --help prints and exits with 0.
 
     groups: the script's dataclasses; every field has a default, and no name occurs twice. training: the last group,
         transformers' TrainingArguments or a dataclass of the script's own (then torch is not imported).
     argv: flags, optionally after one .yaml or .json file of arguments; None = sys.argv[1:].
+    phases: what the script does when no phase is asked for; a test file is predicted, too.
     recipe, demo: field name -> value. spellings: older flag -> today's, beside `DROPPED`.
     Raises UserError with one sentence for what the user got wrong, KeyError for a recipe or demo of unknown names.
     """
@@ -165,8 +167,8 @@ def parse_arguments(
             values[name], sources[name] = value, "derived"
 
     if not any(values.get(phase) for phase in PHASES):
-        derive("do_train", True)
-        derive("do_eval", True)
+        for phase in phases:
+            derive(phase, True)
         if values.get("test_file") is not None:
             derive("do_predict", True)
     if on_transformers:

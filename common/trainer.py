@@ -15,7 +15,7 @@ A script gives functions of logits instead of a head that computes its own loss:
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from transformers.trainer_callback import DefaultFlowCallback, ProgressCallback
 
 from common.errors import Interrupted, UserError
 from common.run import StopRequest
+from common.samplers import InOrder, LengthGroupedSampler
 
 Batch = dict[str, torch.Tensor]
 
@@ -51,70 +52,33 @@ class Head:
     weights: Callable[[Batch], torch.Tensor] | None = None
 
 
-class LengthGroupedSampler(torch.utils.data.Sampler[int]):
-    """Shuffled examples in batches of similar length; the order depends on seed and epoch only.
-
-    Every `pool` batches of a shuffled epoch are sorted by length, cut into batches, and these are shuffled. The batch
-    with the longest example comes first, so that too little memory shows at once.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, pool: int = 64):
-        self.lengths, self.batch_size, self.seed, self.pool = np.asarray(lengths), batch_size, seed, pool
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the training loop before each epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        shuffled = random.permutation(len(self.lengths))
-        # A full last batch would need examples twice, so the remainder is set aside first and comes last.
-        whole = len(shuffled) - len(shuffled) % self.batch_size
-        if whole:  # the longest example is never in the remainder
-            at = int(self.lengths[shuffled].argmax())
-            shuffled[[0, at]] = shuffled[[at, 0]]
-        pools = np.split(shuffled[:whole], range(self.pool * self.batch_size, whole, self.pool * self.batch_size))
-        sorted_pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools if len(pool)]
-        batches = np.concatenate(sorted_pools or [shuffled[:0]]).reshape(-1, self.batch_size)
-        batches = batches[random.permutation(len(batches))]
-        if len(batches):
-            longest = int(self.lengths[batches].max(axis=1).argmax())
-            batches[[0, longest]] = batches[[longest, 0]]
-        return iter(np.concatenate([batches.ravel(), shuffled[whole:]]).tolist())
-
-
-class InOrder(torch.utils.data.Sampler[int]):
-    """Evaluation order: the longest first, so that batches need little padding; the same for every process."""
-
-    def __init__(self, lengths: np.ndarray):
-        self.order = np.argsort(-np.asarray(lengths), kind="stable").tolist()
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order)
-
-
 class FinetuneTrainer(Trainer):
     """`Trainer` for a model whose output is scored by a `Head`; data sets have `lengths` and batches have `row`.
 
-    `headline` is the metric that the progress bar shows for each evaluated set.
+    Args (beside those of `Trainer`):
+        headline: the metric that the progress bar shows for each evaluated set.
+        forward: (model, inputs) -> output, for batches that do not enter the model at its bottom; None: model(**inputs).
+        groups: model -> the parameter groups of the optimizer; None: those of `Trainer`.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
 
-    def __init__(self, *, head: Head, stop: StopRequest, headline: str = "loss", **kwargs):
+    def __init__(
+        self,
+        *,
+        head: Head,
+        stop: StopRequest,
+        headline: str = "loss",
+        forward: Callable[[torch.nn.Module, Batch], dict] | None = None,
+        groups: Callable[[torch.nn.Module], list[dict]] | None = None,
+        **kwargs,
+    ):
         kwargs["args"].remove_unused_columns = False  # what the model does not take is the head's
         if kwargs["args"].dataloader_num_workers:
             # All text is tokenised by now; loaders that fork after that would warn at every epoch.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         super().__init__(compute_metrics=self._score, **kwargs)
-        self.head = head
+        self.head, self.forward, self.groups = head, forward, groups
         self.model_accepts_loss_kwargs = False
         self._evaluated = None
         sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
@@ -131,7 +95,8 @@ class FinetuneTrainer(Trainer):
 
     def _outputs(self, model, batch: Batch) -> dict:
         not_for_the_model = (*self.head.targets, "row")
-        return model(**{name: value for name, value in batch.items() if name not in not_for_the_model})
+        inputs = {name: value for name, value in batch.items() if name not in not_for_the_model}
+        return model(**inputs) if self.forward is None else self.forward(model, inputs)
 
     def _weights(self, batch: Batch) -> torch.Tensor:
         if self.head.weights is None:
@@ -150,6 +115,13 @@ class FinetuneTrainer(Trainer):
         loss = (self.head.losses(outputs, inputs) * self._weights(inputs)).sum() / num_items_in_batch
         loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model=None):
+        """`Trainer.create_optimizer`, over `groups`."""
+        if self.groups is not None and self.optimizer is None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(self.groups(self.model), **settings)
+        return super().create_optimizer(model)
 
     # Evaluation
 

@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 
 from common.errors import Interrupted, UserError
 from common.run import StopRequest
-from common.trainer import InOrder, LengthGroupedSampler
+from common.samplers import InOrder, LengthGroupedSampler
 from tests.distributed_worker import (
     Sentences,
     Stop,
