@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) -> None:
     """Points data and model at the built-in ones, written below the output directory; what was given stays."""
-    from common.demo import question_answering_demo
+    from common.demo_qa import question_answering_demo
 
     given = Path(model_args.model).is_dir()
     architecture = RECIPE["model"] if given else model_args.model

@@ -14,10 +14,7 @@ import gc
 import multiprocessing
 import os
 import re
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +26,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, logging, 
 from transformers.trainer_pt_utils import EvalLoopContainer
 
 import run_qa
+from benchmarks.side_by_side import alternate, row, table
 from common.arguments import DataArguments, ModelArguments, parse_arguments
 from common.files import write_json
 from common.run import StopRequest
@@ -42,35 +40,6 @@ MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
 SPANS = {"n_best": 20, "max_answer_length": 30}
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
-
-
-def alternate(
-    sides: dict[str, Callable], options: argparse.Namespace, prepare: Callable[[str], list] = lambda name: []
-) -> dict[str, list[float]]:
-    """Seconds of each side, which take turns: what else the machine does then meets all of them alike.
-
-    `prepare` makes the arguments of a side, untimed. What lives already is hidden from the garbage collector.
-    """
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    seconds = {name: [] for name in sides}
-    for _ in range(options.repeats):
-        for name, side in sides.items():
-            arguments = prepare(name)
-            gc.collect()
-            gc.freeze()
-            start = clock()
-            side(*arguments)
-            seconds[name].append(clock() - start)
-            gc.unfreeze()
-    return seconds
-
-
-def row(part: str, ours: list[float], reference: list[float], count: int, goal: float) -> dict:
-    """A row of the table: questions per second of both sides, from seconds for `count` questions."""
-    speeds = [count / statistics.median(seconds) for seconds in (ours, reference)]
-    ratio = speeds[0] / speeds[1]
-    values = {"part": part, "ours": speeds[0], "reference": speeds[1], "unit": "questions/s", "ratio": ratio}
-    return values | {"goal": f">= {goal:g}x", "met": ratio >= goal, "seconds": {"ours": ours, "reference": reference}}
 
 
 # Preprocessing
@@ -161,10 +130,10 @@ def preprocessing(options: argparse.Namespace, tokenizer, questions: Questions) 
         }
         shared = f"{len(chosen) / len(chosen.contexts):.1f} questions a text"
         facts[shared] = compare_labels(sides["ours"](), sides["Dataset.map"]())
-        seconds = alternate(sides, options)
+        seconds = alternate(sides, options.repeats, options.cpu_time)
         for what, goal in (("Dataset.map", 2.5), ("the tokenizer alone", 0.8)):
             part = f"preprocessing, {shared}, to {what}"
-            rows.append(row(part, seconds["ours"], seconds[what], len(chosen), goal))
+            rows.append(row(part, seconds["ours"], seconds[what], len(chosen), goal, unit="questions/s"))
     return rows, facts
 
 
@@ -270,13 +239,16 @@ def training(options: argparse.Namespace, tokenizer, questions: Questions) -> tu
         for name in ("ours", "bare"):  # warm-up, and whether they do the same
             sides[name](*prepare(name, max_steps=2))
             weights[name] = torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
-        seconds = alternate(sides, options, prepare)
+        seconds = alternate(sides, options.repeats, options.cpu_time, prepare)
     compared = (
         (f"every window padded to {MAX_LENGTH}", "ours", "padded", 3.0),
         (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
     )
-    rows = [row(f"training, to {what}", seconds[a], seconds[b], len(windows[a]), goal) for what, a, b, goal in compared]
+    rows = [
+        row(f"training, to {what}", seconds[a], seconds[b], len(windows[a]), goal, unit="questions/s")
+        for what, a, b, goal in compared
+    ]
     tokens = {n: round(t.data_collator.tokens / len(windows[n])) for n, t in trainers.items() if n != "bare"}
     apart = (weights["ours"] - weights["bare"]).abs().mean() / (weights["ours"] - weights["before"]).abs().mean()
     facts = {"windows": len(windows["ours"]), "tokens a window, with padding": tokens}
@@ -394,9 +366,9 @@ def postprocessing(options: argparse.Namespace, tokenizer, train: Questions, val
         "loops": partial(plain_answers, validation, features),
     }
     facts = compare_answers(sides["ours"](), sides["loops"]())
-    seconds = alternate(sides, options)
+    seconds = alternate(sides, options.repeats, options.cpu_time)
     part = f"post-processing, to loops over {SPANS['n_best']} x {SPANS['n_best']}"
-    return [row(part, seconds["ours"], seconds["loops"], len(validation), 5.0)], facts
+    return [row(part, seconds["ours"], seconds["loops"], len(validation), 5.0, unit="questions/s")], facts
 
 
 # Memory
@@ -455,16 +427,6 @@ def memory(options: argparse.Namespace) -> tuple[list[dict], dict]:
 
 
 # Results
-
-
-def table(rows: list[dict]) -> str:
-    """The rows in Markdown."""
-    lines = ["| part | ours | reference | ratio | goal | met |", "| --- | --- | --- | --- | --- | --- |"]
-    for r in rows:
-        sides = (f"{r[name]:,.{1 if r[name] < 100 else 0}f} {r['unit']}" for name in ("ours", "reference"))
-        cells = (r["part"], *sides, f"{r['ratio']:.2f}x", r["goal"], "yes" if r["met"] else "NO")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> dict:

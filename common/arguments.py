@@ -101,6 +101,14 @@ class Parsed:
     explicit: set[str]
     command: list[str]
 
+    def settle(self, source: str, **values: Any) -> None:
+        """Sets what nobody has chosen: neither the command line nor a file nor the demo. `source` says who does now."""
+        for name, value in values.items():
+            group = next(group for group in self.groups if hasattr(group, name))
+            if name not in self.explicit and self.record[name]["source"] != "demo":
+                setattr(group, name, value)
+                self.record[name] = {"value": _json_safe(value), "source": source}
+
 
 def parse_arguments(
     groups: Iterable[type],

@@ -2,21 +2,24 @@
 
 Safe when several processes want the same entry, when a run is killed in the middle and when the disk fills up: an entry
 is built in a folder of its own and moved into place whole, so what is there is complete. A cache that cannot be written
-is no error: the arrays are then used from memory.
+is no error: small arrays are then used from memory, and what is too large for that is not kept.
 """
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+SPARE_SHARE, SPARE_BYTES = 0.1, 5 * 10**9  # of a disk, the smaller of both is never filled
 
 
 def cache_root(cache_dir: str | None) -> Path:
@@ -39,44 +42,102 @@ def cached_arrays(
     Returns:
         Name -> array; memory-mapped and read-only when it came from, or could be written to, disk.
     """
-    folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
-    if overwrite:
-        _discard(folder)
-    elif folder.is_dir():
+    folder = _entry(key, root, overwrite)
+    if folder.is_dir() and not overwrite:
         return _load(folder)
     arrays = build()
-    partial = None
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        partial = _aside(root)
-        partial.mkdir()  # not mkdtemp, whose folders nobody else may read: a cache may be shared
+
+    def save(partial: Path) -> None:
         for name, array in arrays.items():
             np.save(partial / f"{name}.npy", array)
-        (partial / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(partial, folder)
+
+    try:
+        _make(folder, key, save, overwrite)
     except OSError as error:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        faster = not overwrite or error.errno in (errno.ENOTEMPTY, errno.EEXIST)  # or an old entry that would not go
-        if faster and folder.is_dir():  # another process was faster
-            return _load(folder)
         print(f"cache {root}: {error.strerror or error}; going on without it", file=sys.stderr)
         return arrays
-    except BaseException:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
     return _load(folder)
 
 
-def _aside(root: Path) -> Path:
-    return root / f"partial-{uuid.uuid4().hex}"
+def cached_files(
+    key: dict, build: Callable[[Path], None], root: Path, *, size: int, overwrite: bool = False
+) -> dict[str, np.ndarray]:
+    """The arrays that `build(folder)` writes as `folder`/NAME.npy, from disk if an entry for `key` is there.
+
+    For what is larger than memory: unlike `cached_arrays`, there is nothing to go on with when it cannot be written.
+
+    Args:
+        size: bytes that `build` is going to write.
+
+    Returns:
+        Name -> array, memory-mapped and read-only.
+
+    Raises:
+        OSError: what came in the way; with `ENOSPC`, before anything is built, when the disk would be left with less
+            than 10 % or 5 GB, whichever is smaller.
+    """
+    folder = _entry(key, root, overwrite)
+    if overwrite or not folder.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        _sweep(root)
+        disk = shutil.disk_usage(root)
+        if disk.free - size < min(SPARE_SHARE * disk.total, SPARE_BYTES):
+            raise OSError(errno.ENOSPC, f"{size / 1e9:,.1f} GB are needed, and {disk.free / 1e9:,.1f} GB are free")
+        _make(folder, key, build, overwrite)
+    return _load(folder)
+
+
+def _entry(key: dict, root: Path, discard: bool) -> Path:
+    """The folder of an entry, whether it is there or not; what is there is removed if so wished."""
+    folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
+    if discard:
+        _discard(folder)
+    return folder
+
+
+def _make(folder: Path, key: dict, write: Callable[[Path], None], replace: bool) -> None:
+    """Moves a new folder that `write` fills to `folder`; if another process was faster, what is there stays."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(folder.parent) as partial:
+        try:
+            partial.mkdir()  # not mkdtemp, whose folders nobody else may read: a cache may be shared
+            write(partial)
+            (partial / "key.json").write_text(json.dumps(key, indent=1, sort_keys=True), encoding="utf-8")
+            os.replace(partial, folder)
+        except OSError as error:
+            faster = not replace or error.errno in (errno.ENOTEMPTY, errno.EEXIST)  # or an old entry that would not go
+            if not (faster and folder.is_dir()):
+                raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _aside(root: Path) -> Iterator[Path]:
+    """A path of this process's own in `root`; a file beside it is locked as long as the process lives and needs it."""
+    path = root / f"partial-{uuid.uuid4().hex}"
+    lock = path.with_suffix(".lock")
+    with lock.open("w") as file:
+        try:
+            with contextlib.suppress(OSError):  # no locks on this file system: what the killed leave stays there
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield path
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _sweep(root: Path) -> None:
+    """Removes what killed processes left half built: it may be as large as what is to be built."""
+    for lock in root.glob("partial-*.lock"):
+        with contextlib.suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while its process lives
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
 
 
 def _discard(folder: Path) -> None:
     """Removes an entry; moved aside first, so that one removed by half is never taken for whole."""
-    aside = _aside(folder.parent)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _aside(folder.parent) as aside:
         os.replace(folder, aside)
         shutil.rmtree(aside)
 

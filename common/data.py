@@ -30,7 +30,9 @@ def read_rows(path: str | Path) -> list[dict]:
     """The rows of a csv, tsv, json (a list of rows, or rows under "data"), jsonl or parquet file, as dictionaries.
 
     Cells of csv and tsv are strings, with quoting and line breaks inside quotes; those of the others have their types.
-    Raises `UserError` for a missing, empty or broken file (with the line) and for an unknown ending.
+    A csv whose header has tabs and no comma is tab-separated. A tab-separated file is taken to be without any quoting
+    (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes make a row wrong or
+    join lines. Raises `UserError` for a missing, empty or broken file (with the line) and for an unknown ending.
     """
     path = Path(path)
     ending = path.suffix.lower()
@@ -39,7 +41,7 @@ def read_rows(path: str | Path) -> list[dict]:
     if ending == ".parquet":
         rows = _read_parquet(path)
     elif ending in (".csv", ".tsv"):
-        rows = _read_delimited(path, "," if ending == ".csv" else "\t")
+        rows = _read_delimited(path)
     elif ending == ".jsonl":
         rows = _read_jsonl(path)
     else:
@@ -72,26 +74,53 @@ def existing_file(path: str | Path) -> Path:
     return path
 
 
-def _read_delimited(path: Path, delimiter: str) -> list[dict]:
-    csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    rows = []
+def _read_delimited(path: Path) -> list[dict]:
+    text = _text(path)
+    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    if path.suffix.lower() == ".csv" and ("," in header or "\t" not in header):
+        return _quoted_rows(text, ",", path)
     try:
-        for row in reader:
-            if None in row or None in row.values():
-                found = sum(len(v) if isinstance(v, list) else v is not None for v in row.values())
-                raise UserError(
-                    f"{path}: line {reader.line_num} has {found} cells, the header has {len(reader.fieldnames)}"
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise UserError(f"{path}: the row that begins at line {reader.line_num + 1}: {error}") from None
+        rows, error = _quoted_rows(text, "\t", path), None
+    except UserError as broken:
+        rows, error = [], str(broken)  # the exception itself would keep the rows read so far in memory
+    # A line break inside quotes leaves lines with too few cells; where there are none, the quotes are only characters.
+    width = header.count("\t")
+    if width and '"' in text:
+        lines = [line for line in _lines(text) if line]
+        if len(rows) < len(lines) - 1 and all(line.count("\t") == width for line in lines):
+            names = header.split("\t")
+            return [dict(zip(names, line.split("\t"))) for line in lines[1:]]
+    if error:
+        raise UserError(error)
     return rows
+
+
+def _quoted_rows(text: str, delimiter: str, path: Path) -> list[dict]:
+    csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows, begin = [], 1
+    try:
+        header = next(reader, [])
+        begin = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{path}: line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
+            if cells:  # a blank line has none
+                rows.append(dict(zip(header, cells)))
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}: the row that begins at line {begin}: {error}") from None
+    return rows
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without their ends; unlike `str.splitlines`, U+2028, U+0085 and others end none."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
 def _read_jsonl(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(re.split(r"\r\n|\n|\r", _text(path)), start=1):
+    for number, line in enumerate(_lines(_text(path)), start=1):
         if not line.strip():
             continue
         try:
@@ -123,6 +152,15 @@ def require_columns(columns: Iterable[str], wanted: Sequence[str], where: object
             f"{where}: no column {', '.join(map(repr, missing))}; "
             f"it has {', '.join(map(repr, columns))} and needs {', '.join(map(repr, wanted))}"
         )
+
+
+def is_unicode(text: str) -> bool:
+    """False for a lone surrogate: json can write one, but no tokenizer and no UTF-8 file takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def choose(available: int, wanted: int | None, seed: int) -> tuple[np.ndarray, str]:

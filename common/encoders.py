@@ -34,6 +34,15 @@ class Encoder:
         """The layers, a `torch.nn.ModuleList`; the first one is next to the embeddings."""
         return self.stack.layer
 
+    @property
+    def front(self) -> list:
+        """All modules of `base` that work before the layers or for all of them: what is frozen with the embeddings.
+
+        ELECTRA projects its embeddings by a module of its own; DeBERTa keeps relative positions beside the layers.
+        """
+        beside = [module for name, module in self.stack.named_children() if name != "layer"]
+        return [m for m in self.base.children() if m is not self.stack and m is not self.pooler] + beside
+
     @classmethod
     def of(cls, model) -> "Encoder":
         """The parts of `model`; raises `UserError` where they are not as described above."""

@@ -2,6 +2,10 @@
 
 import json
 import math
+from collections.abc import Mapping
+
+Cell = str | tuple[str, str]  # what a cell of a table says, or that and its small print
+Table = tuple[list[str], list[list[Cell]]]  # head and rows; the first cell of a row is its name
 
 METRIC_HEAD = ["metric", "value", "95 % interval", "examples", "baseline"]
 DATA_HEAD = ["split", "examples", "available", "selection", "skipped", "source", "fingerprint"]
@@ -17,6 +21,8 @@ def format_value(value: float | None, unit: str = "score") -> str:
         return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
     if unit == "seconds":
         minutes, seconds = divmod(round(value), 60)
+        if value < 0.1:
+            return f"{1000 * value:.2f} ms"
         if value < 60:
             return f"{value:.1f} s"
         return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60:02d} min"
@@ -97,8 +103,136 @@ def metric_rows(results: dict, split: str) -> list[list[str]]:
     for name, metric in results["metrics"][split].items():
         examples = f"{metric['examples']:,}" if "examples" in metric else ""
         baseline = format_value(under[name]["value"], under[name]["unit"]) if name in under else ""
-        rows.append([words(name), format_value(metric["value"], metric["unit"]), _interval(metric), examples, baseline])
+        what = words(name) + (f" ({metric['average']})" if "average" in metric else "")
+        rows.append([what, format_value(metric["value"], metric["unit"]), _interval(metric), examples, baseline])
     return rows
+
+
+def group_tables(results: dict, split: str) -> list[Table]:
+    """One table a column of groups of a split: a row a value, its examples, and its metrics with intervals."""
+    tables = []
+    for column, groups in results.get("groups", {}).get(split, {}).items():
+        names = list(dict.fromkeys(name for metrics in groups.values() for name in metrics))
+        rows = []
+        for value, metrics in groups.items():
+            examples = max(metric["examples"] for metric in metrics.values())
+            cells = [(format_value(m["value"], m["unit"]), _interval(m)) for m in metrics.values()]
+            rows.append([value, f"{examples:,}", *cells])
+        tables.append(([column, "examples", *map(words, names)], rows))
+    return tables
+
+
+def class_table(classes: dict) -> Table:
+    """The report by class of one split; the interval of a column is its small print."""
+    columns = list(dict.fromkeys(column for row in classes.values() for column in row))
+    columns = [c for c in columns if not (c.endswith(("_low", "_high")) and c.rsplit("_", 1)[0] in columns)]
+    rows = []
+    for name, row in classes.items():
+        cells: list[Cell] = [name]
+        for column in columns:
+            unit = "count" if isinstance(row.get(column), int) or column == "support" else "fraction"
+            text = format_value(row.get(column), unit)
+            ends = {end: row.get(f"{column}_{end}") for end in ("low", "high")}
+            interval = _interval({**ends, "unit": unit})
+            cells.append((text, interval) if interval else text)
+        rows.append(cells)
+    return ["class", *map(words, columns)], rows
+
+
+def confusion_table(confusion: dict) -> Table:
+    """The counts of one split, rows the truth; their share of the row is the small print."""
+    rows = []
+    for name, counts in zip(confusion["labels"], confusion["matrix"]):
+        whole = max(sum(counts), 1)
+        rows.append([name, *((f"{count:,}", f"{100 * count / whole:.1f} %") for count in counts)])
+    return ["true \\ predicted", *confusion["labels"]], rows
+
+
+def _in_unit(metric: dict, unit: str) -> float | None:
+    """A published value in our unit, where one is percent and the other a fraction."""
+    factor = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100}.get((metric["unit"], unit), 1)
+    return None if metric["value"] is None else metric["value"] * factor
+
+
+def published_table(results: dict) -> Table:
+    """This run in the first row, the published ones below; small print: source, and ours minus the published value."""
+    rows, headline = results["published"], results["headline"]
+    ours = results["metrics"].get(headline["split"], {}) if headline else {}
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
+    units = {name: next(row["metrics"][name]["unit"] for row in rows if name in row["metrics"]) for name in names}
+    units |= {name: ours[name]["unit"] for name in names if name in ours}
+    mine = [format_value(ours[name]["value"], units[name]) if name in ours else "" for name in names]
+    lines: list[list[Cell]] = [["this run", *mine]]
+    for row in rows:
+        cells: list[Cell] = [(row["setting"], row["source"])]
+        for name in names:
+            value = _in_unit(row["metrics"][name], units[name]) if name in row["metrics"] else None
+            text = "" if value is None else format_value(value, units[name])
+            if value is not None and ours.get(name, {}).get("value") is not None:
+                text = (text, format_difference(ours[name]["value"] - value, units[name]))
+            cells.append(text)
+        lines.append(cells)
+    return ["setting", *map(words, names)], lines
+
+
+def published_sentence(results: dict) -> str:
+    """How to read `published_table`."""
+    where = f" on {results['headline']['split']}" if results["headline"] else ""
+    demo = " This run used demo data, so the two cannot be compared." if results["protocol"].get("demo") else ""
+    return f"Beside a published value: ours{where} minus that value.{demo}"
+
+
+def label_table(splits: dict) -> Table | None:
+    """Examples by label and split, with their share of the split; None where no split counts labels."""
+    counted = {name: split.get("label_counts", {}) for name, split in splits.items()}
+    rows = []
+    for label in dict.fromkeys(label for counts in counted.values() for label in counts):
+        shares = [(counts.get(label, 0), max(sum(counts.values()), 1)) for counts in counted.values()]
+        rows.append([label, *(f"{count:,} ({100 * count / whole:.1f} %)" for count, whole in shares)])
+    return (["label", *splits], rows) if rows else None
+
+
+def statistics_table(splits: dict) -> Table | None:
+    """The splits' own numbers; None where there are none."""
+    known = [split.get("statistics", {}) for split in splits.values()]
+    names = dict.fromkeys(name for statistics in known for name in statistics)
+    rows = [[words(name), *(_fact(s[name]) if name in s else "" for s in known)] for name in names]
+    return (["", *splits], rows) if rows else None
+
+
+def _fact(fact: object) -> str:
+    """A number, a text, a metric, or several of them, as people read it."""
+    if isinstance(fact, Mapping):
+        if {"value", "unit"} <= fact.keys():
+            interval = _interval(fact)
+            return format_value(fact["value"], fact["unit"]) + (f" ({interval})" if interval else "")
+        return ", ".join(f"{words(str(name))} {_fact(value)}" for name, value in fact.items())
+    if isinstance(fact, list | tuple):
+        return ", ".join(map(_fact, fact)) or "none"
+    if isinstance(fact, bool):
+        return "yes" if fact else "no"
+    if isinstance(fact, int):
+        return f"{fact:,}"
+    if isinstance(fact, float):  # a learning rate as it is written: 2e-05
+        return f"{fact:.4g}" if abs(fact) < 1000 else format_value(fact)
+    return "n/a" if fact is None else str(fact)
+
+
+def fact_tables(extra: dict) -> list[tuple[str, Table]]:
+    """What only one task has, as titled tables: facts by row and column, facts by name, and one for the lone facts."""
+    tables, lone = [], []
+    for name, facts in extra.items():
+        if not isinstance(facts, Mapping) or {"value", "unit"} <= facts.keys():
+            lone.append([words(name), _fact(facts)])
+            continue
+        inner = list(facts.values())
+        if inner and all(isinstance(row, Mapping) and not {"value", "unit"} <= row.keys() for row in inner):
+            columns = list(dict.fromkeys(column for row in inner for column in row))
+            rows = [[words(str(n)), *(_fact(row[c]) if c in row else "" for c in columns)] for n, row in facts.items()]
+            tables.append((words(name), (["", *map(words, columns)], rows)))
+        else:
+            tables.append((words(name), (["", ""], [[words(str(n)), _fact(value)] for n, value in facts.items()])))
+    return [("", (["", ""], lone)), *tables] if lone else tables
 
 
 def data_rows(results: dict) -> list[list[str]]:

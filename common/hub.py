@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from common.data import read_rows
 from common.errors import UserError
 
 SECONDS_TO_ANSWER = 10.0
@@ -82,22 +83,59 @@ def fetching(kind: str, name: str) -> Iterator[None]:
         ) from error
 
 
-def load_rows(data, model_arguments, split: str) -> tuple[list[dict], str]:
-    """The rows of one split of `--dataset` from the hub, and where they came from (id, commit, split)."""
+def load_rows(data, model_arguments, split: str, *, file: str | None = None) -> tuple[list[dict], str]:
+    """The rows of one split of `--dataset` from the hub, and where they came from (id, commit, split or file).
+
+    Classes come back as names, never as positions; an unknown one (-1, as in GLUE's test sets) as None.
+
+    Args:
+        file: the split's file inside the repository, to be read by `read_rows`, for a data set of plain files that
+            `datasets` would read wrongly (tab-separated ones called csv, for example).
+    """
     name, token = data.dataset, model_arguments.token
     if name is None:
         raise UserError(f"no data: give --{split}_file or --dataset")
     commit = commit_of("dataset", name, data.dataset_revision, token)
+    source = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
+    pinned = f"{name}{'@' + commit[:12] if commit else ''}"
+    if file is not None:
+        return read_rows(_plain_file(name, file, **source) if commit else Path(name) / file), f"{pinned}, {file}"
     os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # otherwise loading is reported to a third party
     import datasets
 
-    source = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
     with fetching("dataset", name):
         builder = datasets.load_dataset_builder(name, data.dataset_config, **source)
         splits = list(builder.info.splits or [])
         if splits and split not in splits:
             raise UserError(f"{name}: has no split {split!r}, only {', '.join(splits)}; give --{split}_file")
-        rows = datasets.load_dataset(name, data.dataset_config, split=split, **source).to_list()
+        loaded = datasets.load_dataset(name, data.dataset_config, split=split, **source)
+        rows = loaded.to_list()
+        for column, feature in loaded.features.items():
+            if isinstance(feature, datasets.ClassLabel):
+                _name_classes(rows, column, feature)
     if not rows:
         raise UserError(f"{name}: the split {split!r} is empty")
-    return rows, f"{name}{'@' + commit[:12] if commit else ''}, {split}"
+    return rows, f"{pinned}, {split}"
+
+
+def _plain_file(name: str, file: str, **source) -> str:
+    """The local path of one file of a data set, downloaded if it is not in the cache."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    with fetching("dataset", name):
+        try:
+            return huggingface_hub.hf_hub_download(name, file, repo_type="dataset", **source)
+        except errors.LocalEntryNotFoundError:
+            problem = f"the hub cannot be reached and the file {file!r} of this dataset is not in the local cache"
+            raise UserError(f"{name}: {problem}; {INSTEAD}") from None
+        except errors.EntryNotFoundError:
+            raise UserError(f"{name}: the dataset has no file {file!r} at this revision") from None
+
+
+def _name_classes(rows: list[dict], column: str, feature) -> None:
+    """Puts names in the place of positions; raises `ValueError` where a position has no name."""
+    positions = {row[column] for row in rows} - {None, -1}
+    names = {position: feature.int2str(position) for position in positions}
+    for row in rows:
+        row[column] = names.get(row[column])

@@ -10,14 +10,21 @@ from common.files import write_bytes
 from common.formats import (
     DATA_HEAD,
     METRIC_HEAD,
+    Cell,
     badges,
+    class_table,
+    confusion_table,
     data_rows,
     environment_rows,
+    fact_tables,
     format_argument,
     format_value,
+    group_tables,
     headline_sentences,
     metric_rows,
     overlap_sentences,
+    published_sentence,
+    published_table,
 )
 
 PIPELINE_TAGS = {
@@ -29,9 +36,12 @@ PIPELINE_TAGS = {
     "multinli": "text-classification",
     "card-fraud": "tabular-classification",
 }
-HUB_METRICS = {"exact": "exact_match", "macro_f1": "f1", "word_error_rate": "wer", "character_error_rate": "cer"} | {
-    name: name for name in ("accuracy", "f1", "exact_match", "wer", "cer", "precision", "recall", "roc_auc")
-}
+HUB_METRICS = {
+    "exact": "exact_match",
+    "mcc": "matthews_correlation",
+    "word_error_rate": "wer",
+    "character_error_rate": "cer",
+} | {name: name for name in ("accuracy", "f1", "exact_match", "wer", "cer", "precision", "recall", "roc_auc")}
 
 
 def _markdown(text: object) -> str:
@@ -40,8 +50,12 @@ def _markdown(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text)
 
 
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([_markdown(cell) for cell in row] for row in rows)]
+def _cell(cell: Cell) -> str:
+    return _markdown(f"{cell[0]} ({cell[1]})" if isinstance(cell, tuple) else cell)
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
+    lines = [map(_cell, head), ["---"] * len(head), *(map(_cell, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -80,6 +94,19 @@ def write_model_card(results: dict, output_dir: Path, *, usage: str) -> Path:
         name = results["baseline"].get(split, {}).get("name")
         title = f"On {split}" + (f"; baseline: {name}" if name else "")
         parts.append(f"{_markdown(title)}\n\n{_markdown_table(METRIC_HEAD, metric_rows(results, split))}")
+        parts += [_markdown_table(*table) for table in group_tables(results, split)]
+        if split in results.get("per_class", {}):
+            parts.append(_markdown_table(*class_table(results["per_class"][split])))
+        if split in results.get("confusion", {}):
+            parts.append(_markdown_table(*confusion_table(results["confusion"][split])))
+    if results["published"]:
+        table = _markdown_table(*published_table(results))
+        parts.append(f"## Published beside ours\n\n{_markdown(published_sentence(results))}\n\n{table}")
+    tables = fact_tables(results.get("extra", {}))
+    parts += ["## Only in this task\n"] if tables else []
+    for title, table in tables:
+        parts += [f"{_markdown(title)}\n"] if title else []
+        parts.append(_markdown_table(*table))
     parts.append(f"## Data\n\n{_markdown_table(DATA_HEAD, data_rows(results))}")
     parts += [f"{_markdown(sentence)}\n" for sentence in overlap_sentences(results)]
     settings = {name: a for name, a in results["arguments"].items() if a["source"] != "library default"}

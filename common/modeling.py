@@ -1,5 +1,8 @@
 """Pre-trained models and their tokenizers: loading with sentences for what can be wrong, and counting parameters."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
+
 from common.arguments import ModelArguments
 from common.errors import UserError
 from common.hub import commit_of, fetching
@@ -11,41 +14,59 @@ def load_tokenizer(arguments: ModelArguments):
 
     name = arguments.tokenizer_name or arguments.model
     with fetching("model", name):
-        tokenizer = AutoTokenizer.from_pretrained(name, **_source(arguments, name))
+        tokenizer = AutoTokenizer.from_pretrained(name, **source_of(arguments, name))
     if not tokenizer.is_fast:
         raise UserError(f"{name}: has only a slow tokenizer, which cannot tell where a token stands in the text")
     return tokenizer
 
 
-def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bool):
-    """A model with a task head, from a hub id or a folder; only safetensors.
+def load_model(
+    auto_class,
+    arguments: ModelArguments,
+    *,
+    head: str,
+    training: bool,
+    classes: Sequence[str] | None = None,
+    **settings,
+):
+    """A model with a task head, from a hub id or a folder; only safetensors. Pruned models (`common.pruning`), too.
 
     A checkpoint without this head may be trained, which gives it one, but not evaluated.
 
     Args:
         auto_class: such as `AutoModelForQuestionAnswering`.
         head: what the head is called in messages.
+        classes: names of the classes, in the order of the logits; None: the head is not a classifier.
+        settings: further ones of `from_pretrained`.
 
     Returns:
         (model, warnings: list of sentences).
     """
     from transformers import AutoConfig
-    from transformers.utils import logging
+
+    from common.pruning import load_pruned
 
     name = arguments.model
-    source = _source(arguments, name)
-    with fetching("model", name):
-        config_name = arguments.config_name or name
-        configuration = AutoConfig.from_pretrained(config_name, **_source(arguments, config_name))
+    config_name = arguments.config_name or name
+    with fetching("model", name), quietly():
+        configuration = AutoConfig.from_pretrained(config_name, **source_of(arguments, config_name))
         if type(configuration) not in auto_class._model_mapping:
             raise UserError(f"{name}: a {configuration.model_type} model has no {head} head; choose another --model")
         made_for = ", ".join(configuration.architectures or ["an unknown task"])
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()  # its table of missing and unexpected weights; what matters of it is said below
-        model, report = auto_class.from_pretrained(
-            name, config=configuration, use_safetensors=True, output_loading_info=True, **source
+        if classes is not None:
+            configuration.id2label = dict(enumerate(classes))
+            configuration.label2id = {label: index for index, label in enumerate(classes)}
+            settings["ignore_mismatched_sizes"] = training  # a head for other classes is replaced
+        model, report = load_pruned(
+            auto_class,
+            name,
+            config=configuration,
+            use_safetensors=True,
+            output_loading_info=True,
+            **source_of(arguments, name),
+            **settings,
         )
-    missing = sorted(report["missing_keys"])
+    missing = sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
     if missing and not training:
         raise UserError(
             f"{name}: has no trained {head} head (it was made for {made_for}); train it first with --do_train, "
@@ -57,7 +78,38 @@ def load_model(auto_class, arguments: ModelArguments, *, head: str, training: bo
         warnings.append(
             f"{name} was trained for another task ({made_for}); its encoder is used, with a new {head} head"
         )
+    if report["mismatched_keys"]:
+        warnings.append(f"{name} was trained for other classes; its encoder is used, with a new {head} head")
     return model, warnings
+
+
+def classes_of(arguments: ModelArguments) -> dict[int, str] | None:
+    """The classes that `--model` was trained to tell apart, by index; None where it is no trained classifier."""
+    from transformers import AutoConfig
+
+    name = arguments.model
+    config_name = arguments.config_name or name
+    with fetching("model", name):
+        configuration = AutoConfig.from_pretrained(config_name, **source_of(arguments, config_name))
+    trained = any("ForSequenceClassification" in a for a in configuration.architectures or [])
+    return configuration.id2label if trained else None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the library's table of missing and unexpected weights: what matters of it is said here.
+
+    Its bars for reading and writing weights stay off from then on; those of training are not its own.
+    """
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def model_commit(arguments: ModelArguments) -> str | None:
@@ -65,7 +117,8 @@ def model_commit(arguments: ModelArguments) -> str | None:
     return commit_of("model", arguments.model, arguments.model_revision, arguments.token)
 
 
-def _source(arguments: ModelArguments, name: str) -> dict:
+def source_of(arguments: ModelArguments, name: str) -> dict:
+    """What `from_pretrained` needs to find `name`: the commit on the hub, the token and the cache."""
     # A revision belongs to --model; another tokenizer's or configuration's repository has its own main branch.
     revision = arguments.model_revision if name == arguments.model else None
     commit = commit_of("model", name, revision, arguments.token)

@@ -66,6 +66,10 @@ class PairInputs:
     def __getitem__(self, row: int) -> tuple["PairInputs", int]:
         return self, row
 
+    def statistics(self) -> dict[str, int]:
+        """For results.json: tokens, and pairs that were cut."""
+        return {"tokens": int(self.lengths.sum()), "cut": int((self.lengths < self.pair_lengths).sum())}
+
     def width(self, rows: np.ndarray) -> int:
         """The padded length of a batch of pairs `rows`."""
         if self.pad_to:
@@ -85,9 +89,10 @@ def _longest_first(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np
 
 
 def collate_pairs(items: list[tuple[PairInputs, int]]) -> dict:
-    """A batch as tensors, padded on the right: `input_ids`, `attention_mask`, `token_type_ids` where the model has them.
+    """A batch as tensors, padded on the right.
 
-    Beside these [B, L]: `row` [B] and, if known, `targets` [B].
+    `input_ids`, `attention_mask` and, where the model has them, `token_type_ids`, all [B, L]; `row` [B] and, if known,
+    `targets` [B].
     """
     import torch
 

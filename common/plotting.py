@@ -100,7 +100,7 @@ def histogram(
     """Distribution of token lengths or seconds, the cut-off marked with the share of examples beyond it.
 
     With `groups` (name: values) the groups are laid over each other, each as shares of its own size, so that a small
-    one stays visible; `values` may then be None.
+    one stays visible; `values` may then be None. Groups of shares, 0 to 1, are shown in tenths.
     """
     parts = {name: _finite(part) for name, part in groups.items()} if groups else {"": _finite(values)}
     pooled = np.concatenate(list(parts.values()))
@@ -110,7 +110,8 @@ def histogram(
         return _save(figure, path)
     # A few outliers would squeeze everything else into the first bars: they are counted below the axis instead.
     low, high = pooled.min(), max(np.percentile(pooled, 99.9), -math.inf if cutoff is None else 1.05 * cutoff)
-    outside = int(np.sum(pooled > high))
+    shares = bool(groups) and pooled.min() >= 0 and pooled.max() <= 1
+    outside = 0 if shares else int(np.sum(pooled > high))
     high = min(high, pooled.max() if cutoff is None else max(pooled.max(), cutoff))
     if outside:
         axes.set_xlabel(_plain(f"{xlabel} ({outside:,} beyond the axis, up to {round(pooled.max(), 1):,g})"))
@@ -118,6 +119,8 @@ def histogram(
     if np.all(pooled == np.round(pooled)):  # whole numbers: bins of equal whole width, or the counts would comb
         width = max(1, math.ceil((high - low + 1) / min(max(count, 8), most)))
         edges = np.arange(low, high + width + 1, width) - 0.5
+    elif shares:  # of short texts they are simple fractions: finer bins would comb
+        edges = np.arange(11) / 10
     else:
         edges = np.linspace(low, high if high > low else low + 1, min(max(count, 8), most) + 1)
     for index, (name, part) in enumerate(parts.items()):

@@ -5,7 +5,6 @@ Text from data is escaped where it enters the page: a table cell is escaped unle
 
 import base64
 import html
-import json
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,16 +13,24 @@ from common.files import write_bytes
 from common.formats import (
     DATA_HEAD,
     METRIC_HEAD,
+    Cell,
     badges,
+    class_table,
+    confusion_table,
     data_rows,
     environment_rows,
+    fact_tables,
     format_argument,
-    format_difference,
     format_memory,
     format_value,
+    group_tables,
     headline_sentences,
+    label_table,
     metric_rows,
     overlap_sentences,
+    published_sentence,
+    published_table,
+    statistics_table,
     words,
 )
 
@@ -77,6 +84,14 @@ class Html(str):
 
 def _html(text: object) -> Html:
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
+
+
+def _cell(cell: Cell) -> Html:
+    return (
+        Html("<br>".join([_html(cell[0]), f"<small>{_html(cell[1])}</small>"]))
+        if isinstance(cell, tuple)
+        else _html(cell)
+    )
 
 
 def _changed(results: dict) -> dict:
@@ -141,19 +156,25 @@ def card(title: str, rows: list[tuple[str, str]], body: str = "") -> Html:
     return Html(f'<article class="card"><h3 dir="auto">{_html(title)}</h3>{facts}{body}</article>')
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str, highlighted: int = 0) -> Html:
+def text_block(name: str, text: str) -> Html:
+    """A named text in the body of a card, in the direction of its own script; a long one is cut."""
+    return Html(f'<p class="soft">{_html(name)}</p>{marked_text(text, [])}')
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], align: str = "", highlighted: int = 0) -> Html:
     """A table in its own scrolling box, its first rows highlighted.
 
-    `align` has a letter a column: l(eft), r(ight: numbers) or w(ide text).
+    `align` has a letter a column: l(eft), r(ight: numbers) or w(ide text). Default: one name, then numbers.
     """
+    align = align or "l" + "r" * (len(head) - 1)
     classes = [{"l": "", "r": ' class="r"', "w": ' class="wide"'}[letter] for letter in align]
     top = "".join(f'<th scope="col"{c}>{_html(name)}</th>' for name, c in zip(head, classes))
     top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     body = ""
     for number, (first, *rest) in enumerate(rows):
-        cells = "".join(f'<td{c} dir="auto">{_html(cell)}</td>' for cell, c in zip(rest, classes[1:]))
+        cells = "".join(f'<td{c} dir="auto">{_cell(cell)}</td>' for cell, c in zip(rest, classes[1:]))
         row = '<tr class="changed">' if number < highlighted else "<tr>"
-        body += f'{row}<th scope="row"{classes[0]} dir="auto">{_html(first)}</th>{cells}</tr>'
+        body += f'{row}<th scope="row"{classes[0]} dir="auto">{_cell(first)}</th>{cells}</tr>'
     return Html(f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>')
 
 
@@ -182,41 +203,30 @@ def _summary(results: dict) -> str:
 def _metrics(results: dict) -> str:
     page = "<h2>Metrics</h2>" if results["metrics"] else ""
     for split in results["metrics"]:
-        page += f"<h3>{_html(split)}</h3>" + _table(METRIC_HEAD, metric_rows(results, split), "lrrrr")
+        page += f"<h3>{_html(split)}</h3>" + _table(METRIC_HEAD, metric_rows(results, split))
         if split in results["baseline"]:
             page += f'<p class="soft">baseline: {_html(results["baseline"][split]["name"])}</p>'
+        page += "".join(_table(*table) for table in group_tables(results, split))
     return page
 
 
-def _in_unit(metric: dict, unit: str) -> float | None:
-    """A published value in our unit, where one is percent and the other a fraction."""
-    factor = {("percent", "fraction"): 0.01, ("fraction", "percent"): 100}.get((metric["unit"], unit), 1)
-    return None if metric["value"] is None else metric["value"] * factor
-
-
 def _published(results: dict) -> str:
-    rows, headline = results["published"], results["headline"]
-    if not rows:
+    if not results["published"]:
         return ""
-    ours = results["metrics"].get(headline["split"], {}) if headline else {}
-    names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    units = {name: next(row["metrics"][name]["unit"] for row in rows if name in row["metrics"]) for name in names}
-    units |= {name: ours[name]["unit"] for name in names if name in ours}
-    mine = [format_value(ours[name]["value"], units[name]) if name in ours else "" for name in names]
-    lines = [[Html("<strong>this run</strong>"), *mine]]
-    for row in rows:
-        cells = [Html(f"{_html(row['setting'])}<br><small>{_html(row['source'])}</small>")]
-        for name in names:
-            value = _in_unit(row["metrics"][name], units[name]) if name in row["metrics"] else None
-            cell = "" if value is None else format_value(value, units[name])
-            if value is not None and ours.get(name, {}).get("value") is not None:
-                cell = Html(f"{cell}<br><small>{format_difference(ours[name]['value'] - value, units[name])}</small>")
-            cells.append(cell)
-        lines.append(cells)
-    where = f" on {headline['split']}" if headline else ""
-    page = f'<h2>Published beside ours</h2><p class="soft">Small: ours{_html(where)} minus the published value.'
-    page += " This run used demo data, so the two cannot be compared." if results["protocol"].get("demo") else ""
-    return page + "</p>" + _table(["setting", *map(words, names)], lines, "w" + "r" * len(names), highlighted=1)
+    head, rows = published_table(results)
+    page = f'<h2>Published beside ours</h2><p class="soft">{_html(published_sentence(results))}</p>'
+    return page + _table(head, rows, "w" + "r" * (len(head) - 1), highlighted=1)
+
+
+def _facts(results: dict) -> str:
+    page = ""
+    for title, (head, rows) in fact_tables(results.get("extra", {})):
+        table = _table(head, rows, "" if any(head) else "lw")
+        if len(rows) > 10:
+            page += f"<details><summary>{_html(title)} ({len(rows)} rows)</summary>{table}</details>"
+        else:
+            page += (f"<h3>{_html(title)}</h3>" if title else "") + table
+    return f"<h2>Only in this task</h2>{page}" if page else ""
 
 
 def _plots(results: dict, output_dir: Path) -> str:
@@ -238,21 +248,9 @@ def _plots(results: dict, output_dir: Path) -> str:
 def _classes(results: dict) -> str:
     page = ""
     for split, classes in results.get("per_class", {}).items():
-        columns = list(dict.fromkeys(column for row in classes.values() for column in row))
-        rows = []
-        for name, row in classes.items():
-            units = ["count" if isinstance(row.get(c), int) or c == "support" else "fraction" for c in columns]
-            rows.append([name, *(format_value(row.get(c), unit) for c, unit in zip(columns, units))])
-        page += f"<h3>{_html(split)}: by class</h3>"
-        page += _table(["class", *map(words, columns)], rows, "l" + "r" * len(columns))
+        page += f"<h3>{_html(split)}: by class</h3>" + _table(*class_table(classes))
     for split, confusion in results.get("confusion", {}).items():
-        rows = []
-        for name, counts in zip(confusion["labels"], confusion["matrix"]):
-            shares = [count / max(sum(counts), 1) for count in counts]
-            cells = [Html(f"{count:,}<br><small>{100 * share:.1f} %</small>") for count, share in zip(counts, shares)]
-            rows.append([name, *cells])
-        page += f'<h3>{_html(split)}: confusion</h3><p class="soft">Rows: the truth. Columns: the prediction.</p>'
-        page += _table(["", *confusion["labels"]], rows, "l" + "r" * len(confusion["labels"]))
+        page += f"<h3>{_html(split)}: confusion</h3>" + _table(*confusion_table(confusion))
     return f"<h2>Classes</h2>{page}" if page else ""
 
 
@@ -268,27 +266,9 @@ def _data(results: dict) -> str:
     splits = results["data"]["splits"]
     page = "<h2>Data</h2>" + _table(DATA_HEAD, data_rows(results), "lrrwlwl")
     page += "".join(f"<p>{_html(sentence)}</p>" for sentence in overlap_sentences(results))
-    labels = list(dict.fromkeys(label for split in splits.values() for label in split.get("label_counts", {})))
-    if labels:
-        rows = []
-        for label in labels:
-            counts = [split.get("label_counts", {}).get(label, 0) for split in splits.values()]
-            sums = [sum(split.get("label_counts", {}).values()) for split in splits.values()]
-            shares = [f"<small>({100 * count / max(whole, 1):.1f} %)</small>" for count, whole in zip(counts, sums)]
-            rows.append([label, *(Html(f"{count:,} {share}") for count, share in zip(counts, shares))])
-        page += "<h3>Labels</h3>" + _table(["label", *splits], rows, "l" + "r" * len(splits))
-    facts = list(dict.fromkeys(fact for split in splits.values() for fact in split.get("statistics", {})))
-    if facts:
-        rows = []
-        for fact in facts:
-            values = [split.get("statistics", {}).get(fact, "") for split in splits.values()]
-            rows.append([words(fact), *(v if isinstance(v, str) else _statistic(v) for v in values)])
-        page += "<h3>Statistics</h3>" + _table(["", *splits], rows, "l" + "r" * len(splits))
+    for title, table in (("Labels", label_table(splits)), ("Statistics", statistics_table(splits))):
+        page += f"<h3>{title}</h3>{_table(*table)}" if table else ""
     return page
-
-
-def _statistic(value: float | None) -> str:
-    return format_value(value, "count" if isinstance(value, int) else "score")
 
 
 def _run(results: dict) -> str:
@@ -299,11 +279,7 @@ def _run(results: dict) -> str:
     rows = [[name, format_argument(arguments[name]["value"]), arguments[name]["source"]] for name in order]
     head = f"{len(changed)} of {len(rows)} arguments differ from the recipe and the library's defaults"
     table = _table(["argument", "value", "source"], rows, "lwl", highlighted=len(changed))
-    page += f"<details><summary>{head}</summary>{table}</details>"
-    if results.get("extra"):
-        extra = json.dumps(results["extra"], indent=1, ensure_ascii=False)
-        page += f"<details><summary>Only in this task</summary><pre>{_html(extra)}</pre></details>"
-    return page
+    return page + f"<details><summary>{head}</summary>{table}</details>"
 
 
 def _resources(results: dict) -> str:
@@ -339,6 +315,7 @@ def write_report(
         _summary(results),
         _metrics(results),
         _published(results),
+        _facts(results),
         _plots(results, output_dir),
         _classes(results),
         _errors(error_cards, error_title),

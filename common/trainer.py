@@ -57,7 +57,7 @@ class FinetuneTrainer(Trainer):
 
     Args (beside those of `Trainer`):
         headline: the metric that the progress bar shows for each evaluated set.
-        forward: (model, inputs) -> output, for batches that do not enter the model at its bottom; None: model(**inputs).
+        forward: (model, inputs) -> output, for batches that enter the model above its bottom; None: model(**inputs).
         groups: model -> the parameter groups of the optimizer; None: those of `Trainer`.
     """
 

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common import cache, files
-from common.cache import cache_root, cached_arrays
+from common.cache import cache_root, cached_arrays, cached_files
 from common.files import write_bytes, write_csv, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,10 @@ class Builder:
     def __call__(self):
         self.calls += 1
         return {name: array.copy() for name, array in self.arrays.items()}
+
+    def write(self, folder):
+        for name, array in self().items():
+            np.save(folder / f"{name}.npy", array)
 
 
 def assert_same(found, expected=ARRAYS):
@@ -129,8 +134,14 @@ def build():
     while not (root.parent / "go").exists():
         time.sleep(0.01)
     return {"x": np.full(200_000, int(name)), "y": np.full(200_000, int(name))}
+def build_files(folder):
+    for name, array in build().items():
+        np.save(folder / f"{name}.npy", array)
 """
-USE = 'found = cache.cached_arrays({"k": 1}, build, root, overwrite=len(sys.argv) > 3)\n'
+USE = {
+    "arrays": 'found = cache.cached_arrays({"k": 1}, build, root, overwrite=len(sys.argv) > 3)\n',
+    "files": 'found = cache.cached_files({"k": 1}, build_files, root, size=1, overwrite=len(sys.argv) > 3)\n',
+}
 KILL_WHILE = {
     "building": "build = lambda: os.kill(os.getpid(), signal.SIGKILL)\n",
     "writing": """
@@ -168,14 +179,15 @@ def wait_for(condition, seconds=30):
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("kind", USE)
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_two_processes_at_once_end_with_one_whole_entry(tmp_path, overwrite):
+def test_two_processes_at_once_end_with_one_whole_entry(tmp_path, overwrite, kind):
     root = tmp_path / "cache"
     if overwrite:
         cached_arrays({"k": 1}, Builder({"x": np.zeros(3)}), root)
     check = "assert len(set(found['x'].tolist() + found['y'].tolist())) == 1; print(found['x'][0], len(found['y']))"
     options = ["overwrite"] if overwrite else []
-    processes = [start(PROGRAM + USE + check, root, number, *options) for number in (1, 2)]
+    processes = [start(PROGRAM + USE[kind] + check, root, number, *options) for number in (1, 2)]
     wait_for(lambda: all((tmp_path / f"building-{number}").exists() for number in (1, 2)))  # both found nothing
     (tmp_path / "go").touch()
     outputs = [process.communicate(timeout=60) for process in processes]
@@ -190,19 +202,92 @@ def test_two_processes_at_once_end_with_one_whole_entry(tmp_path, overwrite):
     assert [output.split() for output, _ in outputs] == [[str(value), "200000"]] * 2
 
 
+@pytest.mark.parametrize("kind", USE)
 @pytest.mark.parametrize("moment", KILL_WHILE)
-def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(tmp_path, moment):
+def test_a_killed_process_leaves_nothing_that_is_taken_for_whole(tmp_path, moment, kind):
     root = tmp_path / "cache"
     (tmp_path / "go").touch()
     if moment == "replacing":
         cached_arrays({"k": 1}, Builder({"x": np.zeros(3), "y": np.ones(3)}), root)
     options = ["overwrite"] if moment == "replacing" else []
-    process = start(PROGRAM + KILL_WHILE[moment] + USE, root, 1, *options)
+    process = start(PROGRAM + KILL_WHILE[moment] + USE[kind], root, 1, *options)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     build = Builder({"x": np.arange(4), "y": np.arange(5)})
-    assert_same(cached_arrays({"k": 1}, build, root), build.arrays)
+    if kind == "arrays":
+        assert_same(cached_arrays({"k": 1}, build, root), build.arrays)
+    else:
+        assert_same(cached_files({"k": 1}, build.write, root, size=1), build.arrays)
+        assert len(list(root.iterdir())) == 1  # what it left may be large, and is removed
     assert build.calls == 1
+
+
+def test_what_a_living_process_builds_is_not_removed(tmp_path):
+    root = tmp_path / "cache"
+    process = start(PROGRAM + USE["files"] + "print(found['x'][0])", root, 1)
+    try:
+        wait_for((tmp_path / "building-1").exists)
+        build = Builder()
+        assert_same(cached_files({"another": 1}, build.write, root, size=1))
+        assert len(list(root.glob("partial-*"))) == 2  # its folder and its lock
+    finally:
+        (tmp_path / "go").touch()
+        output, error = process.communicate(timeout=60)
+    assert (output, error, process.returncode) == ("1\n", "", 0)
+    assert len(list(root.iterdir())) == 2
+
+
+# Files instead of arrays
+
+
+def test_files_are_mapped_and_not_built_again(tmp_path):
+    build = Builder()
+    for _ in range(2):
+        found = cached_files({"x": 1}, build.write, tmp_path, size=1)
+        assert_same(found)
+        assert all(isinstance(array, np.memmap) for array in found.values())
+    assert build.calls == 1
+    other = Builder({"y": np.arange(3)})
+    assert_same(cached_files({"x": 1}, other.write, tmp_path, size=1, overwrite=True), other.arrays)
+    assert_same(cached_files({"x": 1}, build.write, tmp_path, size=1), other.arrays)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, ValueError, OSError(errno.ENOSPC, "No space left on device")])
+def test_files_that_cannot_be_built_leave_nothing(tmp_path, stop):
+    def write(folder):
+        np.save(folder / "x.npy", np.arange(9))
+        raise stop
+
+    with pytest.raises(stop if isinstance(stop, type) else type(stop)):
+        cached_files({}, write, tmp_path, size=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "size", "fits"),
+    [
+        (10**12, 6 * 10**9, 10**9, True),
+        (10**12, 6 * 10**9, 10**9 + 1, False),  # would leave less than 5 GB
+        (10**10, 3 * 10**9, 2 * 10**9, True),
+        (10**10, 3 * 10**9, 2 * 10**9 + 1, False),  # less than a tenth of a small disk
+        (10**10, 10**6, 1, False),
+    ],
+)
+def test_room_on_the_disk(tmp_path, monkeypatch, total, free, size, fits):
+    usage = namedtuple("usage", "total used free")(total, total - free, free)
+    build = Builder()
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage)
+    if fits:
+        assert_same(cached_files({}, build.write, tmp_path, size=size))
+    else:
+        with pytest.raises(
+            OSError, match=f"{size / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free"
+        ) as caught:
+            cached_files({}, build.write, tmp_path, size=size)
+        assert caught.value.errno == errno.ENOSPC and build.calls == 0 and list(tmp_path.iterdir()) == []
+    # What is there needs none.
+    cached_arrays({}, build, tmp_path)
+    assert_same(cached_files({}, refuse(errno.EIO), tmp_path, size=size))
 
 
 # Disks

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.data import choose, existing_file, fingerprint, overlap, read_json, read_rows, require_columns
+from common.data import (
+    choose,
+    existing_file,
+    fingerprint,
+    is_unicode,
+    overlap,
+    read_json,
+    read_rows,
+    require_columns,
+)
 from tests.helpers import message
 
 # What breaks naive readers: separators, quotes and all kinds of line breaks inside a cell, and what looks like one.
@@ -60,7 +69,7 @@ def test_delimited_files_keep_every_character_of_every_cell(tmp_path, ending, de
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.lists(st.fixed_dictionaries({"a": cells, "b": cells}), min_size=1, max_size=5))
+@given(rows=st.lists(st.fixed_dictionaries({"a": cells, "b": cells, "c": st.just("0")}), min_size=1, max_size=5))
 def test_any_cell_comes_back_from_every_format(tmp_path, rows):
     import pyarrow
     import pyarrow.parquet
@@ -74,6 +83,78 @@ def test_any_cell_comes_back_from_every_format(tmp_path, rows):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "r.parquet")
     for ending in ("csv", "tsv", "json", "jsonl", "parquet"):
         assert read_rows(tmp_path / f"r.{ending}") == rows, ending
+
+
+# Separators
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_csv_whose_header_has_tabs_only_is_tab_separated(tmp_path, line_end):
+    path = tmp_path / "rows.csv"
+    write_delimited(path, ROWS, "\t", line_end)
+    assert read_rows(path) == ROWS
+    path.write_text("a\tb,c\n1,2\n")
+    assert read_rows(path) == [{"a\tb": "1", "c": "2"}]
+    path.write_text("a\tb\n1,2\n")
+    assert message(read_rows, path) == f"{path}: line 2 has 1 cells, the header has 2"
+    path.write_text("a\n1\t2\n")
+    assert read_rows(path) == [{"a": "1\t2"}]
+
+
+# As GLUE writes: no quoting at all, so quotes are characters wherever they stand.
+UNQUOTED = {
+    "a quote that nothing closes": [('"Yes', "b", "c"), ("d", "e", "f")],
+    "text behind a closing quote": [('"Yes" he said', "b", "c")],
+    "a quote at the end of a cell": [("a", 'said "yes"', "c"), ("d", "e", 'f"')],
+    "a pair of quotes with whole lines between them": [('"Yes', "b", "c"), ("d", "e", "f"), ('she said."', "h", "i")],
+    "other line breaks inside a cell": [('"one\u2028two\x85three\x0b', "b", "c")],
+}
+
+
+@pytest.mark.parametrize("ending", ["tsv", "csv"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("rows", UNQUOTED.values(), ids=UNQUOTED)
+def test_tab_separated_files_without_quoting(tmp_path, rows, line_end, ending):
+    path = tmp_path / f"rows.{ending}"
+    path.write_bytes("".join("\t".join(cells) + line_end for cells in [("x", "y", "z"), *rows]).encode())
+    assert read_rows(path) == [dict(zip("xyz", cells)) for cells in rows]
+
+
+def test_quotes_that_are_quotes_stay_quotes(tmp_path):
+    """Where some line has another number of cells, quoting is meant; what is wrong with it is said."""
+    path = tmp_path / "rows.tsv"
+    path.write_text('x\ty\n"one\ntwo"\t"a\tb"\n"""c"""\td\n')
+    assert read_rows(path) == [{"x": "one\ntwo", "y": "a\tb"}, {"x": '"c"', "y": "d"}]
+    path.write_text('x\n"one\ntwo"\n')
+    assert read_rows(path) == [{"x": "one\ntwo"}]
+    path.write_text('x\ty\n1\t2\n"open\t3\n4\n')
+    assert message(read_rows, path).startswith(f"{path}: the row that begins at line 3: ")
+    path.write_text('x\ty\n"1"\t2\n3\n')
+    assert message(read_rows, path) == f"{path}: line 3 has 1 cells, the header has 2"
+    # Between commas there is no such guess.
+    path = tmp_path / "rows.csv"
+    path.write_text('x,y\n"Yes" he said,b\n')
+    assert message(read_rows, path).startswith(f"{path}: the row that begins at line 2: ")
+
+
+@pytest.mark.parametrize(
+    "name, counts", [("Train", (2429, 2389, 2448)), ("Val", (515, 499, 523)), ("Test", (519, 510, 535))]
+)
+def test_farstail_has_the_labels_its_readme_counts(shared_data, name, counts):
+    rows = read_rows(shared_data / "farstail" / f"{name}-word.csv")
+    labels = [row["label"] for row in rows]
+    assert tuple(map(labels.count, "ecn")) == counts and len(rows) == sum(counts)
+    assert all(row["premise"] and row["hypothesis"] for row in rows)
+    extra = ["hard(hypothesis)", "hard(overlap)"] if name == "Test" else []
+    assert list(rows[0]) == ["premise", "hypothesis", "label", *extra]
+
+
+def test_glues_file_with_lone_quotes(shared_data):
+    path = shared_data / "mnli" / "mnli_train_genre_480.tsv"
+    rows = read_rows(path)
+    lines = path.read_text("utf-8").removesuffix("\n").split("\n")
+    assert ["\t".join(row.values()) for row in rows] == lines[1:] and "\t".join(rows[0]) == lines[0]
+    assert len(rows) == 480 and sum('"' in line for line in lines) == 18
 
 
 def test_json_keeps_types_with_rows_alone_or_under_data(tmp_path):
@@ -338,3 +419,7 @@ def test_overlaps_are_those_of_a_brute_force():
                         }
                     )
         assert overlap({name: iter(keys) for name, keys in splits.items()}, "letter") == expected
+
+
+def test_half_a_surrogate_pair_is_no_unicode():
+    assert is_unicode("🙂 کتاب") and is_unicode("") and not is_unicode("a\ud83d")

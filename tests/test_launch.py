@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.demo import question_answering_demo, tiny_model
+from common.demo_qa import question_answering_demo
+from common.tiny_models import tiny_model
 from tests.helpers import hub_rows
 from tests.hub import Hub, add_parquet_dataset
 

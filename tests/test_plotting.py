@@ -44,6 +44,7 @@ def no_warnings():
         (None, {"one": [1.0, 2.5], "_none_": [], "شادی": [NAN]}, 2),
         (None, {}, None),
         (None, {name: [1, 2, 3] for name in NAMES}, 2),
+        (None, {"a": [0.0, 0.5, 1.0], "خنثی": [0.25, NAN], "none": []}, None),
     ],
 )
 def test_histogram(tmp_path, values, groups, cutoff):
@@ -51,6 +52,21 @@ def test_histogram(tmp_path, values, groups, cutoff):
     options = {"cutoff": cutoff, "cutoff_label": "max length" if cutoff == 384 else None, "groups": groups}
     assert plotting.histogram(values, path, title="Lengths", xlabel="tokens", **options) == path
     picture(path)
+
+
+def test_shares_by_group_are_shown_in_tenths(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    edges = []
+    plain = Axes.hist
+    monkeypatch.setattr(Axes, "hist", lambda axes, x, bins, **rest: edges.append(bins) or plain(axes, x, bins, **rest))
+    options = {"title": "Overlap", "xlabel": "share of words"}
+    groups = {"a": [0.3] * 2000, "b": [1.0], "c": [0.5]}  # the one at 1 is beyond the 99.9th percentile
+    picture(plotting.histogram(None, tmp_path / "plot.png", groups=groups, **options))
+    assert [bins.tolist() for bins in edges] == [[i / 10 for i in range(11)]] * 3
+    edges.clear()
+    picture(plotting.histogram(None, tmp_path / "plot.png", groups=groups | {"d": [1.5]}, **options))
+    assert all(len(bins) > 11 for bins in edges)  # no shares
 
 
 @pytest.mark.parametrize(

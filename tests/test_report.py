@@ -14,7 +14,7 @@ import yaml
 from common import plotting
 from common.formats import format_difference, format_value
 from common.model_card import write_model_card
-from common.report import card, marked_text, write_report
+from common.report import card, marked_text, text_block, write_report
 
 SCHEMA = Path(__file__).parents[1] / "common" / "results.schema.json"
 HOSTILE = "<script>alert(1)</script>"
@@ -139,6 +139,39 @@ def results():
     }
 
 
+@pytest.fixture
+def classes(results):
+    """A run that predicts classes, with groups, intervals by class, and facts of its task."""
+    results["task"] = "persian-nli"
+    results["metrics"] = {
+        "test": {"f1": {**metric(76.46, 74.29, 78.4, 1564), "average": "macro"}, "mcc": metric(0.6472)}
+    }
+    results["metrics"]["test"]["mcc"]["unit"] = "score"
+    results["headline"] |= {"split": "test", "value": 76.46, "low": 74.29, "high": 78.4}
+    results["baseline"] = {"test": {"name": "majority class", "metrics": {"f1": metric(16.99)}}}
+    rows = {"استلزام": (0.7472, 0.7803, 0.7634, 0.734, 0.791, 519), "neutral": (0.0, None, None, None, None, 0)}
+    columns = ("precision", "recall", "f1", "f1_low", "f1_high", "support")
+    results["per_class"] = {"test": {label: dict(zip(columns, row)) for label, row in rows.items()}}
+    results["confusion"] = {"test": {"labels": [*rows], "matrix": [[405, 135], [0, 0]]}}
+    groups = {"easy": {"accuracy": metric(78.15, 75.61, 80.92, 865)}, "hard": {"accuracy": metric(74.39, examples=699)}}
+    results["groups"] = {"test": {"hard(overlap)": groups}}
+    results["published"] = [{"source": "the report", "setting": "full", "metrics": {"f1": metric(78.75)}}]
+    latency = metric(0.0871, unit="seconds")
+    results["extra"] = {
+        "reason": "frozen layers learn nothing",
+        "share": metric(1.1676, 1.1, 1.2),
+        "strategy": {
+            "name": "prune_heads",
+            "rates": [2e-5, 1e-4],
+            "cached": True,
+            "best": {"at_epoch": 3, "loss": 0.5},
+        },
+        "pruning": {"before": {"parameters": 162843651, "latency": latency}, "after": {"parameters": 148664067}},
+        "heads": {str(layer): [layer, 9] if layer else [] for layer in range(12)},
+    }
+    return results
+
+
 def hostile(results):
     """The same run with text from data that wants out of its cell."""
     results = copy.deepcopy(results)
@@ -151,9 +184,10 @@ def hostile(results):
     results["data"]["splits"]["train"]["source"] = f"file {HOSTILE}"
     results["per_class"]["validation"][HOSTILE] = {"f1": 0.5}
     results["confusion"]["validation"] = {"labels": [HOSTILE, QUOTED], "matrix": [[0, 0], [1, 2]]}
-    results["published"][0]["setting"] = HOSTILE
+    results["published"][0] |= {"setting": HOSTILE, "source": HOSTILE}
     results["files"][QUOTED] = "plots/'\" onerror=.png"
-    results["extra"] = {HOSTILE: QUOTED}
+    results["extra"] = {HOSTILE: QUOTED, QUOTED: {HOSTILE: [HOSTILE]}, "x": {HOSTILE: {QUOTED: HOSTILE}}}
+    results["groups"] = {"validation": {HOSTILE: {QUOTED: {"accuracy": metric(1.0)}}}}
     results["headline"]["baseline_name"] = HOSTILE
     return results
 
@@ -189,6 +223,10 @@ def page(results, folder, **options):
 def test_the_sample_follows_the_schema(results):
     jsonschema.validate(results, json.loads(SCHEMA.read_text()))
     jsonschema.validate(hostile(results), json.loads(SCHEMA.read_text()))
+
+
+def test_the_sample_of_classes_follows_the_schema(classes):
+    jsonschema.validate(classes, json.loads(SCHEMA.read_text()))
 
 
 def test_page_is_whole_and_self_contained(results, tmp_path):
@@ -257,6 +295,43 @@ def test_badges_only_when_they_should(results, tmp_path, demo, name, leaks):
     assert ("base_model" in front) == ("datasets" in front) == (not demo)
 
 
+def test_classes_on_the_page(classes, tmp_path):
+    text = page(classes, tmp_path).text
+    assert "f1 (macro) 76.46 % 74.29 to 78.40 1,564 16.99 %" in text
+    assert "hard(overlap) examples accuracy easy 865 78.15 % 75.61 to 80.92 hard 699 74.39 %" in text
+    assert "class precision recall f1 support استلزام 0.7472 0.7803 0.7634 0.7340 to 0.7910 519" in text
+    assert "neutral 0.000 n/a n/a 0 " in text  # no interval where there is no value
+    assert "true \\ predicted استلزام neutral استلزام 405 75.0 % 135 25.0 % neutral 0 0.0 % 0 0.0 %" in text
+    assert "this run 76.46 % full the report 78.75 % -2.29 points" in text
+
+
+def test_classes_on_the_card(classes, tmp_path):
+    readme = write_model_card(classes, tmp_path, usage="pass").read_text()
+    assert yaml.safe_load(readme.split("---\n")[1])["metrics"] == ["f1", "matthews_correlation"]
+    for line in (
+        "| f1 (macro) | 76.46 % | 74.29 to 78.40 | 1,564 | 16.99 % |",
+        "| easy | 865 | 78.15 % (75.61 to 80.92) |",
+        "| استلزام | 0.7472 | 0.7803 | 0.7634 (0.7340 to 0.7910) | 519 |",
+        "| true \\\\ predicted | استلزام | neutral |",
+        "| استلزام | 405 (75.0 %) | 135 (25.0 %) |",
+        "| full (the report) | 78.75 % (-2.29 points) |",
+        "| before | 162,843,651 | 87.10 ms |",
+        "| reason | frozen layers learn nothing |",
+    ):
+        assert line in readme.splitlines()
+
+
+def test_facts_of_one_task_are_tables(classes, tmp_path):
+    found = page(classes, tmp_path)
+    assert "reason frozen layers learn nothing share 1.17 % (1.10 to 1.20)" in found.text
+    strategy = "strategy name prune_heads rates 2e-05, 0.0001 cached yes best at epoch 3, loss 0.5"
+    assert strategy in found.text
+    assert "pruning parameters latency before 162,843,651 87.10 ms after 148,664,067" in found.text
+    assert "heads (12 rows) 0 none 1 1, 9 2 2, 9" in found.text
+    assert found.tags.count("details") == 2  # the arguments, and the one table that is long
+    assert "Only in this task" not in page(classes | {"extra": {}}, tmp_path).text
+
+
 def test_text_from_data_stays_text(results, tmp_path):
     cards = [card(HOSTILE, [(HOSTILE, QUOTED)], marked_text(HOSTILE, [(1, 7, "predicted")]))]
     found = page(hostile(results), tmp_path, error_cards=cards, error_title=HOSTILE)
@@ -269,7 +344,7 @@ def test_text_from_data_stays_text(results, tmp_path):
     for line in readme.splitlines():
         if line.startswith("|"):
             cells = len(re.findall(r"(?<!\\)\|", line)) - 1
-            assert cells in (2, 3, 5, 7)
+            assert cells in (2, 3, 5, 7), line
 
 
 def test_broken_characters_do_not_stop_the_page(results, tmp_path):
@@ -337,6 +412,7 @@ def test_marks():
     assert shown == ('<p dir="auto">in <mark class="both">Paris</mark><mark class="predicted"> &amp; Rome</mark></p>')
     assert marked_text("", []) == '<p dir="auto"></p>'
     assert marked_text("abc", [(2, 99, "gold")]) == '<p dir="auto">ab<mark class="gold">c</mark></p>'
+    assert text_block("<i>", "متن <b>") == ('<p class="soft">&lt;i&gt;</p><p dir="auto">متن &lt;b&gt;</p>')
     persian = marked_text("پایتخت ایران تهران است", [(13, 18, "gold")])
     assert '<mark class="gold">تهران</mark>' in persian and 'dir="auto"' in persian
 
@@ -359,6 +435,7 @@ def test_numbers():
     assert format_value(0.97091, "fraction") == "0.9709" and format_value(1.0, "fraction") == "1.000"
     assert format_value(284807, "count") == "284,807" and format_value(1234.5, "score") == "1,234"
     assert format_value(None) == format_value(float("nan")) == "n/a"
+    assert format_value(0.01234, "seconds") == "12.34 ms" and format_value(0.1, "seconds") == "0.1 s"
     assert format_value(59.96, "seconds") == "60.0 s" and format_value(3723, "seconds") == "1 h 02 min"
     assert format_difference(-0.021, "fraction") == "-0.02100" and format_difference(3, "percent") == "+3.00 points"
     assert html.unescape(card("a & b", [])) == '<article class="card"><h3 dir="auto">a & b</h3></article>'

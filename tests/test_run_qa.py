@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 import run_qa
-from common.demo import question_answering_demo
+from common.demo_qa import question_answering_demo
 from common.errors import exit_status
 from tests.helpers import hub_rows
 from tests.official_squad import score_file
@@ -486,7 +486,7 @@ def test_resuming_another_run_is_refused(demo, tmp_path, capsys):
 def test_other_models_and_checkpoints(demo, tmp_path, capsys):
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, T5Config
 
-    from common.demo import tiny_model
+    from common.tiny_models import tiny_model
 
     other = tiny_model("bert-base-uncased", ["a few words to cut"], tmp_path / "classifier", "none")
     BertForSequenceClassification(BertConfig.from_pretrained(other)).save_pretrained(other)

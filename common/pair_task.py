@@ -1,0 +1,315 @@
+"""What the two scripts on pairs of sentences do alike: flags, splits, inputs, the loss, and what is written.
+
+Not the tasks themselves: which data, which classes, and what is done to the model, stand in the scripts.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common import plotting, report
+from common import results as facts
+from common.arguments import flag
+from common.cache import cache_root
+from common.classification import PAIR_USAGE, Predictions, draw_plots, error_cards, judge, score, write_predictions
+from common.data import choose
+from common.errors import UserError
+from common.hub import load_rows
+from common.model_card import write_model_card
+from common.pair_inputs import PairInputs, collate_pairs
+from common.pairs import Pairs, classes_of_checkpoint, pairs_from_rows, read_pairs, word_overlap
+from common.text import tokenize_once
+
+PREFIX = {"train": "train", "validation": "eval", "test": "predict"}  # as in official examples
+LOSSES = {"train": "loss", "train set": "eval_train_loss", "validation": "eval_validation_loss"}
+ACCURACIES = {"train set": "eval_train_accuracy", "validation": "eval_validation_accuracy"}
+
+
+@dataclass
+class PairArguments:
+    """What every task on pairs of sentences has."""
+
+    _argument_group_name = "sentence pairs"
+
+    max_length: int = flag(256, "tokens of a pair; of a longer one the longer sentence is cut", "--max_seq_length")
+    pad_to_max_length: bool = flag(False, "pad every batch to max_length: slower, for compilers that want one shape")
+    premise_column: str | None = flag(None, "column of the first sentence; unset = premise, sentence1, ...")
+    hypothesis_column: str | None = flag(None, "column of the second sentence; unset = hypothesis, sentence2, ...")
+    label_column: str | None = flag(None, "column of the class; unset = label, gold_label, ...")
+    label_order: str | None = flag(
+        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
+    )
+    eval_train_samples: int = flag(
+        1000, "training examples that are evaluated, too, whenever validation is, for the curves; 0 = none, -1 = all"
+    )
+    frozen_cache: Literal["float32", "float16", "none"] = flag(
+        "float32", "what is frozen is computed once and kept on disk so (float16: half the space); none: in every epoch"
+    )
+
+    def __post_init__(self):
+        if self.label_order is not None and not all(name.strip() for name in self.label_order.split(",")):
+            raise UserError(f"--label_order {self.label_order}: must be names with commas between, one for each class")
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns as given."""
+        return {part: getattr(self, f"{part}_column") for part in ("premise", "hypothesis", "label")}
+
+    @property
+    def order(self) -> tuple[str, ...] | None:
+        """`label_order` as names."""
+        return self.label_order and tuple(name.strip() for name in self.label_order.split(","))
+
+
+def load_splits(
+    task: PairArguments,
+    data,
+    training,
+    model_args,
+    *,
+    classes: Mapping[str, tuple[str, ...]],
+    hub: Mapping[str, Mapping[str, str]],
+    explicit: set[str],
+) -> tuple[dict[str, Pairs], dict[str, tuple[int, str]]]:
+    """The splits that the run needs, and of each how many pairs there were and how its own were chosen.
+
+    Args:
+        classes: see `pairs_from_rows`.
+        hub: split -> what `load_rows` needs to know to find it in `--dataset`.
+        explicit: names of the arguments that were given; files without a test file are enough if nobody asked for one.
+    """
+    files = {"train": data.train_file, "validation": data.validation_file, "test": data.test_file}
+    needed = {"train": training.do_train, "validation": training.do_eval, "test": training.do_predict}
+    limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_predict_samples}
+    reading = {"classes": classes, "label_order": task.order, "columns": task.columns}
+    reading["skip_bad"] = data.on_bad_example == "skip"
+    splits, selection = {}, {}
+    for name in (n for n in needed if needed[n]):
+        truth = None if name == "test" else True  # test pairs may come without classes
+        if not any(files.values()):
+            rows, source = load_rows(data, model_args, **hub[name])
+            pairs = pairs_from_rows(rows, source, truth=truth, **reading)
+        elif files[name] is None and name == "test" and "do_predict" not in explicit:
+            continue
+        elif files[name] is None:
+            raise UserError(
+                f"there is no {name} data: give --{name}_file, or choose among --do_train --do_eval --do_predict"
+            )
+        else:
+            pairs = read_pairs(files[name], truth=truth, **reading)
+        if name == "train":
+            reading["names"] = pairs.names  # the other splits may have no others
+        chosen, words = choose(len(pairs), limits[name], data.sample_seed)
+        selection[name] = len(pairs), words
+        splits[name] = pairs.take(chosen)
+    return splits, selection
+
+
+def in_order_of(
+    trained_for: Mapping[int, str] | None,
+    splits: dict[str, Pairs],
+    model_args,
+    task: PairArguments,
+    classes: Mapping[str, tuple[str, ...]],
+    *,
+    training: bool,
+) -> dict[str, Pairs]:
+    """The splits with labels counted in the order of the classes that the model was trained for, if it was.
+
+    Raises:
+        UserError: it was trained for other classes and will not be trained, or calls its own LABEL_0, ...
+    """
+    names = splits["train"].names if "train" in splits else max((p.names for p in splits.values()), key=len)
+    other_head = training and trained_for is not None and len(trained_for) != len(names)  # it will be replaced
+    if trained_for is not None and not other_head:
+        reading = {"classes": classes, "label_order": task.order}
+        names = classes_of_checkpoint(trained_for, model_args.model, names, **reading)
+    return {name: pairs.relabelled(names) for name, pairs in splits.items()}
+
+
+def encode(pairs: Pairs, tokenizer, task: PairArguments, data, model_args, training) -> PairInputs:
+    """Tokenises (once; then from the cache) and truncates."""
+    if data.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(data.preprocessing_num_workers)  # the tokenizer's own threads
+    root, max_length = cache_root(model_args.cache_dir), min(task.max_length, tokenizer.model_max_length)
+    return PairInputs(
+        tokenizer,
+        *(
+            tokenize_once(tokenizer, t, root, overwrite=data.overwrite_cache)
+            for t in (pairs.premises, pairs.hypotheses)
+        ),
+        max_length=max_length,
+        examples=pairs,
+        targets=pairs.labels,
+        pad_to=max_length if task.pad_to_max_length else None,
+        pad_to_multiple_of=8 if training.fp16 or training.bf16 else None,
+    )
+
+
+def states_or_inputs(
+    model, layers: int | None, inputs: dict[str, PairInputs], task: PairArguments, data, model_args, training
+) -> tuple[dict, object, str]:
+    """What the trainer gets for each split: the inputs, or the cached states that the first frozen layers make of them.
+
+    Args:
+        layers: how many layers are frozen together with the embeddings; None: these are trained.
+
+    Returns:
+        (data sets, the `FrozenPrefix` or None, why nothing is cached or "").
+    """
+    import torch
+
+    from common.frozen import FrozenPrefix, states_of
+
+    if layers is None or task.frozen_cache == "none":
+        return inputs, None, ""
+    prefix, states = FrozenPrefix(model, layers), {}
+    lower = [kind for kind, asked in ((torch.bfloat16, training.bf16), (torch.float16, training.fp16)) if asked]
+    for name, split in inputs.items():
+        states[name] = states_of(
+            split,
+            prefix,
+            cache_root(model_args.cache_dir),
+            batch_size=training.per_device_eval_batch_size,
+            autocast=lower[0] if lower else None,
+            progress=None if training.disable_tqdm or training.process_index else f"frozen part, {name}",
+            storage=task.frozen_cache,
+            overwrite=data.overwrite_cache and training.process_index == 0,  # the others take what the first has made
+        )
+        if isinstance(states[name], str):
+            return inputs, None, states[name]
+    return states, prefix, ""
+
+
+class Sample:
+    """Some examples of a data set, as a data set of its own; the rows ascending."""
+
+    def __init__(self, dataset, rows: np.ndarray):
+        self.dataset, self.rows = dataset, rows
+        self.lengths, self.targets = dataset.lengths[rows], dataset.targets[rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int):
+        return self.dataset[int(self.rows[i])]
+
+
+def logits_of(model, dataset, trainer) -> np.ndarray:
+    """The logits [N, C] of a model that is not the trainer's, in the order of the data set; on this process alone."""
+    import torch
+
+    model, found = model.to(trainer.args.device).eval(), []
+    order, step = np.argsort(-dataset.lengths, kind="stable"), trainer.args.per_device_eval_batch_size
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        for at in range(0, len(order), step):
+            batch = collate_pairs([dataset[row] for row in order[at : at + step]])
+            inputs = {k: v.to(model.device) for k, v in batch.items() if k not in ("row", "targets")}
+            found.append(model(**inputs).logits.float().cpu().numpy())
+    return np.concatenate(found)[np.argsort(order)]
+
+
+def evaluated_sets(inputs: Mapping[str, object], task: PairArguments, seed: int) -> dict[str, object]:
+    """What is evaluated while training: validation, and a sample of the training set for its curve."""
+    if "validation" not in inputs:
+        return {}
+    sets = {"validation": inputs["validation"]}
+    if "train" in inputs and task.eval_train_samples:
+        rows, _ = choose(len(inputs["train"]), task.eval_train_samples, seed)
+        sets["train"] = Sample(inputs["train"], rows)
+    return sets
+
+
+def classification_head(smoothing: float):
+    """Cross entropy over logits [B, C], and the logits kept for scoring; a `common.trainer.Head`."""
+    import torch
+
+    from common.trainer import Head
+
+    def losses(output: dict, batch: dict) -> torch.Tensor:
+        logits = output["logits"].float()
+        return torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=smoothing)
+
+    return Head(
+        targets=("targets",),
+        losses=losses,
+        keep=lambda output, batch: (output["logits"].float(),),
+        score=score,
+        has_truth=lambda batch: "targets" in batch,
+    )
+
+
+def judged(
+    splits: dict[str, Pairs], logits: dict[str, np.ndarray], measured: dict, *, headline_metric: str
+) -> tuple[dict, dict[str, Predictions]]:
+    """The parts of results.json about scores, and the predictions of each evaluated split."""
+    predictions = {
+        name: Predictions(
+            labels=list(splits[name].names),
+            logits=found,
+            targets=splits[name].labels,
+            ids=splits[name].ids,
+            columns={"premise": splits[name].premises, "hypothesis": splits[name].hypotheses},
+            groups=splits[name].groups,
+        )
+        for name, found in logits.items()
+    }
+    train = splits["train"].labels if "train" in splits else None
+    return judge(predictions, measured, headline_metric=headline_metric, train_targets=train), predictions
+
+
+def draw_pair_plots(splits: dict[str, Pairs], inputs: Mapping[str, PairInputs], output_dir: Path) -> dict[str, str]:
+    """Token lengths with the cut-off, and word overlap of the two sentences by class; file names for results.json."""
+    folder, name = output_dir / "plots", "train" if "train" in inputs else next(iter(inputs))
+    pairs, tokens = splits[name], inputs[name]
+    drawn = [
+        plotting.histogram(
+            tokens.pair_lengths,
+            folder / "token_lengths.png",
+            title=f"Both sentences together ({name})",
+            xlabel="tokens",
+            cutoff=tokens.max_length,
+            cutoff_label="cut here",
+        )
+    ]
+    if pairs.labels is not None:
+        overlap = word_overlap(pairs)
+        drawn.append(
+            plotting.histogram(
+                None,
+                folder / "word_overlap.png",
+                groups={label: overlap[pairs.labels == i] for i, label in enumerate(pairs.names)},
+                title=f"Words of the hypothesis that the premise has, too ({name})",
+                xlabel="share of words",
+            )
+        )
+    return {path.stem: str(path.relative_to(output_dir)) for path in drawn}
+
+
+def publish(
+    results: dict,
+    predictions: dict[str, Predictions],
+    splits: dict[str, Pairs],
+    inputs: Mapping[str, PairInputs],
+    output_dir: Path,
+    usage: str = PAIR_USAGE,
+) -> dict:
+    """Writes predictions, plots, results.json, report and model card; returns what results.json holds."""
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        if name in predictions:
+            results["files"] |= write_predictions(output_dir, prefix, predictions[name])
+    results["files"] |= draw_pair_plots(splits, inputs, output_dir)
+    results["files"] |= draw_plots(results, output_dir, losses=LOSSES, accuracies=ACCURACIES)
+    results = facts.completed(results)
+    name = results["headline"]["split"] if results["headline"] else None
+    cards = error_cards(predictions[name]) if name else []
+    report.write_report(results, output_dir, error_cards=cards)
+    pairs = next(iter(splits.values()))
+    example = {"first": pairs.premises[0], "second": pairs.hypotheses[0]}
+    write_model_card(results, output_dir, usage=usage.format(model=output_dir, **example))
+    facts.write_results(output_dir, results)
+    return results

@@ -1,0 +1,352 @@
+"""Labelled pairs of texts (premise, hypothesis) from any table, with classes known by name, never by position.
+
+What 0, 1 and 2 stand for differs between data sets and between checkpoints; taking one order for another's costs no
+error, only the accuracy. So numbers are refused until somebody says what they mean. Not for how pairs become inputs
+(`common.pair_inputs`), nor for other tasks' rows.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from common.data import fingerprint, is_unicode, overlap, read_rows, require_columns
+from common.errors import UserError
+
+# Where the parts of a pair are found by themselves, the first name that is there; compared without case.
+COLUMNS = {
+    "premise": ("premise", "sentence1", "sentence_a", "text_a", "text1", "sent1"),
+    "hypothesis": ("hypothesis", "sentence2", "sentence_b", "text_b", "text2", "sent2"),
+    "label": ("gold_label", "label_text", "label", "labels", "entailment_label", "class"),
+}
+ID_COLUMNS = ("id", "pairid", "pair_id", "uid", "guid", "idx", "index")
+GROUP_COLUMNS = ("genre", "hard(hypothesis)", "hard(overlap)")
+NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
+NUMBER = re.compile(r"-?\d+(\.0+)?")
+GENERIC_NAME = re.compile(r"LABEL_\d+")
+WORD = re.compile(r"[\w\u200c\u0300-\u036f\u064b-\u0652]+")  # with the zero-width non-joiner and marks inside words
+Classes = Mapping[str, tuple[str, ...]]
+
+
+@dataclass
+class Pairs:
+    """N pairs of texts.
+
+    Attributes:
+        ids, premises, hypotheses: N strings.
+        labels: int64 [N], index into `names`; None: truth unknown.
+        names: the classes, in label order.
+        groups: column -> value of each pair, for reporting by subset (`GROUP_COLUMNS`, where they are there).
+        source: where they come from, for messages and results.
+        skipped: reason -> how many pairs were left out.
+    """
+
+    ids: list[str]
+    premises: list[str]
+    hypotheses: list[str]
+    labels: np.ndarray | None
+    names: tuple[str, ...]
+    groups: dict[str, list[str]]
+    source: str
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: np.ndarray) -> "Pairs":
+        """The pairs at `indices`."""
+        return replace(
+            self,
+            ids=[self.ids[i] for i in indices],
+            premises=[self.premises[i] for i in indices],
+            hypotheses=[self.hypotheses[i] for i in indices],
+            labels=None if self.labels is None else self.labels[indices],
+            groups={name: [values[i] for i in indices] for name, values in self.groups.items()},
+        )
+
+    def relabelled(self, names: tuple[str, ...]) -> "Pairs":
+        """The same pairs with labels counted in the order of `names`; `UserError` for a class that is not there."""
+        if self.labels is None:
+            return replace(self, names=tuple(names))
+        missing = [name for name, count in self.label_counts().items() if count and name not in names]
+        if missing:
+            raise UserError(
+                f"{self.source}: the classes {_listed(missing)} are not among {_listed(names)}; use a model that was "
+                "trained for them, or leave these pairs out"
+            )
+        order = np.array([names.index(name) if name in names else -1 for name in self.names], dtype=np.int64)
+        return replace(self, labels=order[self.labels], names=tuple(names))
+
+    def rows(self) -> Iterator[tuple]:
+        """(id, premise, hypothesis, name of the class or None) for fingerprints."""
+        labels = [None] * len(self) if self.labels is None else [self.names[i] for i in self.labels]
+        return zip(self.ids, self.premises, self.hypotheses, labels)
+
+    def label_counts(self) -> dict[str, int]:
+        """How many pairs each class has, in label order."""
+        return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist()))
+
+    def describe(self, available: int, selection: str, **statistics: int) -> dict:
+        """What results.json says of a split; `available` and `selection`: of how many, and how, they were chosen."""
+        described = {
+            "source": self.source,
+            "examples": len(self),
+            "available": available,
+            "selection": selection,
+            "fingerprint": fingerprint(self.rows()),
+            "skipped": self.skipped,
+            "statistics": {"premises": len(set(self.premises)), **statistics},
+        }
+        return described if self.labels is None else {**described, "label_counts": self.label_counts()}
+
+
+def describe_splits(splits: dict[str, Pairs], selection: dict[str, tuple[int, str]], statistics: dict) -> dict:
+    """results.json's `data`: every split, and the premises and examples that splits share.
+
+    `selection` and `statistics` have, by split, what `Pairs.describe` takes.
+    """
+    premises = {name: pairs.premises for name, pairs in splits.items()}
+    examples = {name: zip(pairs.premises, pairs.hypotheses) for name, pairs in splits.items()}
+    return {
+        "splits": {name: pairs.describe(*selection[name], **statistics[name]) for name, pairs in splits.items()},
+        "overlaps": overlap(premises, "premise") + overlap(examples, "example"),
+    }
+
+
+# Reading
+
+
+def read_pairs(path: str | Path, **settings) -> Pairs:
+    """The pairs of a csv, tsv, json, jsonl or parquet file; `settings` as for `pairs_from_rows`."""
+    return pairs_from_rows(read_rows(path), str(path), **settings)
+
+
+def pairs_from_rows(
+    rows: list[dict],
+    source: str,
+    *,
+    classes: Classes,
+    truth: bool | None,
+    skip_bad: bool,
+    columns: Mapping[str, str | None] | None = None,
+    label_order: tuple[str, ...] | None = None,
+    names: tuple[str, ...] | None = None,
+) -> Pairs:
+    """Pairs of rows with a premise, a hypothesis and, maybe, a label.
+
+    Rows whose gold label is `-` or -1 are left out and counted, always. The ids are those of the rows, where they are
+    all different, else the number of the row, from 1.
+
+    Args:
+        classes: name -> its other spellings, of the classes that are known; their order is that of the labels. Labels
+            without any of these names are classes of the user's own, in alphabetical order.
+        truth: True: labels are needed; None: taken where there are any.
+        skip_bad: bad pairs are counted and left out; otherwise the first one is an error.
+        columns: "premise", "hypothesis" and "label" -> the column's name, where it is not to be found by itself.
+        label_order: the names that the labels 0, 1, 2, ... stand for.
+        names: the classes, in order, that there may be: those of the training data. None: those that are found.
+
+    Raises:
+        UserError: a missing column, a bad pair, an unknown label or numbers that nobody has explained.
+    """
+    found = _columns(rows, source, columns or {}, label_needed=bool(truth))
+    cells = {part: [row.get(column) for row in rows] for part, column in found.items()}
+    labels = _label_texts(cells.get("label", []), source)
+    told = any(label not in (None, "", *NO_GOLD_LABEL) for label in labels)
+    if truth and not told:
+        raise UserError(f"{source}: no row has a label in the column {found['label']!r}; it may be a hidden test set")
+    labels = labels if told else None
+    names, index_of = _classes_of(labels, source, classes, label_order, names) if told else (names or (), {})
+    kept, skipped = _checked(cells["premise"], cells["hypothesis"], labels, index_of, names, source, skip_bad)
+    if not kept:
+        raise UserError(f"{source}: no usable pair" + (f" ({skipped})" if skipped else ""))
+    groups = {c: _texts([row.get(c) for row in rows]) for c in GROUP_COLUMNS if any(c in row for row in rows)}
+    everything = Pairs(
+        ids=_ids(rows),
+        premises=cells["premise"],
+        hypotheses=cells["hypothesis"],
+        labels=np.array([index_of.get(label, -1) for label in labels], dtype=np.int64) if told else None,
+        names=tuple(names),
+        groups=groups,
+        source=source,
+        skipped=skipped,
+    )
+    return everything.take(np.array(kept)) if skipped else everything
+
+
+def _columns(rows: list[dict], source: str, given: Mapping[str, str | None], *, label_needed: bool) -> dict[str, str]:
+    """ "premise", "hypothesis" and, where there is one, "label" -> the column's name in these rows."""
+    there = list(dict.fromkeys(name for row in rows for name in row))  # rows of json need not all have the same ones
+    require_columns(there, [name for name in given.values() if name], source)
+    folded = {name.casefold(): name for name in reversed(there)}
+    found = {}
+    for part, known in COLUMNS.items():
+        found[part] = given.get(part) or next((folded[name] for name in known if name in folded), None)
+        if found[part] is None and (part != "label" or label_needed):
+            raise UserError(
+                f"{source}: no column for the {part}; it has {_listed(there)} and is searched for {_listed(known)}; "
+                f"name yours with --{part}_column"
+            )
+    return {part: column for part, column in found.items() if column is not None}
+
+
+def _ids(rows: list[dict]) -> list[str]:
+    folded = {name.casefold(): name for name in reversed(rows[0])}
+    for name in (folded[known] for known in ID_COLUMNS if known in folded):
+        ids = _texts([row.get(name) for row in rows])
+        if all(ids) and len(set(ids)) == len(ids):
+            return ids
+    return [str(number) for number in range(1, len(rows) + 1)]
+
+
+def _texts(values: list) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
+
+
+def _label_texts(values: list, source: str) -> list[str | None]:
+    """Labels as text, None for null cells; numbers with nothing behind their point are written without it."""
+    for number, value in enumerate(values, start=1):
+        if isinstance(value, list | dict):
+            raise UserError(f"{source}: row {number}: the label must be a name or a number, not {value!r:.60}")
+    text_of = {value: str(value).strip() for value in set(values)}
+    text_of = {value: str(int(float(t))) if NUMBER.fullmatch(t) else t for value, t in text_of.items()}
+    return [None if value is None or value != value else text_of[value] for value in values]
+
+
+def _checked(premises, hypotheses, labels, index_of, names, source: str, skip_bad: bool) -> tuple[list[int], dict]:
+    """The rows to keep, and reason -> how many were left out; the first bad one stops the run without `skip_bad`."""
+    kept, skipped = [], {}
+    for i, texts in enumerate(zip(premises, hypotheses)):
+        if labels is not None and labels[i] in NO_GOLD_LABEL:
+            skipped["no gold label"] = skipped.get("no gold label", 0) + 1
+            continue
+        problem = _text_problem(*texts)
+        if not problem and labels is not None and labels[i] not in index_of:
+            problem = _label_problem(labels[i], names)
+        if not problem:
+            kept.append(i)
+            continue
+        reason, sentence = problem
+        if not skip_bad:
+            raise UserError(f"{source}: row {i + 1}: {sentence}; mend it or pass --on_bad_example skip")
+        skipped[reason] = skipped.get(reason, 0) + 1
+    return kept, skipped
+
+
+def _text_problem(premise: object, hypothesis: object) -> tuple[str, str] | None:
+    """The reason (to count) and the sentence (to say) of what is wrong with the texts of a pair, or None."""
+    for part, text in (("premise", premise), ("hypothesis", hypothesis)):
+        if text is None or (isinstance(text, str) and not text.strip()):
+            return f"empty {part}", f"the {part} is empty"
+        if not isinstance(text, str):
+            return f"{part} of a wrong type", f"the {part} must be text, not {text!r:.60}"
+        if not is_unicode(text):
+            return f"{part} is not Unicode", f"the {part} has half a surrogate pair, which is no character"
+    return None
+
+
+def _label_problem(label: str | None, names: Iterable[str]) -> tuple[str, str]:
+    if not label:
+        return "no label", "the label is empty"
+    return "unknown label", f"the label {label[:60]!r} is not among the classes {_listed(names)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+# Classes
+
+
+def _canonical(label: str, classes: Classes) -> str:
+    """The known name of a label, in whatever spelling; a label of an unknown class as it is."""
+    folded = label.strip().casefold()
+    known = (n for n, spellings in classes.items() if folded in (n.casefold(), *(s.casefold() for s in spellings)))
+    return next(known, label.strip())
+
+
+def _classes_of(labels: list[str | None], source: str, classes: Classes, label_order, names) -> tuple[tuple, dict]:
+    """The classes in order, and label -> its class's index for the labels that are right."""
+    distinct = dict.fromkeys(label for label in labels if label and label not in NO_GOLD_LABEL)
+    numbers = [label for label in distinct if NUMBER.fullmatch(label)]
+    if numbers and label_order is None:
+        raise UserError(
+            f"{source}: row {labels.index(numbers[0]) + 1}: the label is the number {numbers[0]}, which says nothing "
+            "about its class; give --label_order with the names that 0, 1, ... stand for, such as "
+            f"--label_order {','.join(classes)}"
+        )
+    order = [_canonical(name, classes) for name in label_order or ()]
+    meant = {label: _canonical(label, classes) for label in distinct if label not in numbers}
+    meant |= {number: order[int(number)] for number in numbers if 0 <= int(number) < len(order)}
+    if names is None:
+        there = set(meant.values())
+        # Where all known classes are there, a name beside them is a mistake; otherwise the classes are others.
+        known = there <= classes.keys() or there >= classes.keys()
+        names = [name for name in dict.fromkeys(classes if known else [*order, *sorted(there)]) if name in there]
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(names), {label: index[name] for label, name in meant.items() if name in index}
+
+
+def classes_of_checkpoint(
+    id2label: Mapping[int, str],
+    checkpoint: str,
+    names: tuple[str, ...],
+    *,
+    classes: Classes,
+    label_order: tuple[str, ...] | None,
+) -> tuple[str, ...]:
+    """The classes of a model that has a classification head, in its own order, named as in the data.
+
+    Args:
+        id2label: from the model's configuration.
+        checkpoint: what it is called, for messages.
+        names: the data's classes; each must be one of the model's. The model may have more than a small file shows.
+        classes, label_order: as for `pairs_from_rows`; the order is used for a model that calls its own LABEL_0, ...
+
+    Raises:
+        UserError: nameless classes without `label_order`, a `label_order` of another length, or other classes.
+    """
+    labels = [label for _, label in sorted((int(i), str(label)) for i, label in id2label.items())]
+    if all(GENERIC_NAME.fullmatch(label) for label in labels):
+        if label_order is None:
+            raise UserError(
+                f"{checkpoint}: calls its classes {', '.join(labels)}, which does not say what they mean; give "
+                f"--label_order with their names in this order, such as --label_order {','.join(names or classes)}"
+            )
+        if len(label_order) != len(labels):
+            raise UserError(
+                f"{checkpoint}: has {len(labels)} classes, but --label_order names {len(label_order)}: "
+                f"{_listed(label_order)}"
+            )
+        labels = list(label_order)
+    found = [_canonical(label, classes) for label in labels]
+    same = {name.casefold(): name for name in names}
+    found = [name if name in names else same.get(name.casefold(), name) for name in found]
+    others = [name for name in names if name not in found]
+    if others:
+        raise UserError(
+            f"{checkpoint}: was trained for {len(labels)} classes, {_listed(labels)}, but the data have {len(names)}, "
+            f"{_listed(names)}; choose a model for these classes, or a pre-trained one without a classification head"
+        )
+    return tuple(found)
+
+
+# Statistics
+
+
+@lru_cache(maxsize=1024)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(WORD.findall(unicodedata.normalize("NFC", text).casefold()))
+
+
+def word_overlap(pairs: Pairs) -> np.ndarray:
+    """float64 [N]: the share of the hypothesis's words, each counted once, that the premise has; 0 without words."""
+    shares = np.zeros(len(pairs))
+    for i, (premise, hypothesis) in enumerate(zip(pairs.premises, pairs.hypotheses)):
+        words = _words(hypothesis)
+        shares[i] = len(words & _words(premise)) / max(len(words), 1)
+    return shares
