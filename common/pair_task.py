@@ -15,13 +15,14 @@ from common import plotting, report
 from common import results as facts
 from common.arguments import flag
 from common.cache import cache_root
+from common.class_names import classes_of_checkpoint
 from common.classification import PAIR_USAGE, Predictions, draw_plots, error_cards, judge, score, write_predictions
 from common.data import choose
 from common.errors import UserError
 from common.hub import load_rows
 from common.model_card import write_model_card
 from common.pair_inputs import PairInputs, collate_pairs
-from common.pairs import Pairs, classes_of_checkpoint, pairs_from_rows, read_pairs, word_overlap
+from common.pairs import Pairs, pairs_from_rows, read_pairs, word_overlap
 from common.text import tokenize_once
 
 PREFIX = {"train": "train", "validation": "eval", "test": "predict"}  # as in official examples

@@ -1,8 +1,7 @@
 """Labelled pairs of texts (premise, hypothesis) from any table, with classes known by name, never by position.
 
-What 0, 1 and 2 stand for differs between data sets and between checkpoints; taking one order for another's costs no
-error, only the accuracy. So numbers are refused until somebody says what they mean. Not for how pairs become inputs
-(`common.pair_inputs`), nor for other tasks' rows.
+Not for what classes are called (`common.class_names`), how pairs become inputs (`common.pair_inputs`), nor for other
+tasks' rows.
 """
 
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.class_names import NO_GOLD_LABEL, NUMBER, Classes, classes_of_labels, listed
 from common.data import fingerprint, is_unicode, overlap, read_rows, require_columns
 from common.errors import UserError
 
@@ -24,12 +24,13 @@ COLUMNS = {
     "label": ("gold_label", "label_text", "label", "labels", "entailment_label", "class"),
 }
 ID_COLUMNS = ("id", "pairid", "pair_id", "uid", "guid", "idx", "index")
-GROUP_COLUMNS = ("genre", "hard(hypothesis)", "hard(overlap)")
-NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
-NUMBER = re.compile(r"-?\d+(\.0+)?")
-GENERIC_NAME = re.compile(r"LABEL_\d+")
+# FarsTail's last two say with 1 where a model that sees the hypothesis alone, or the overlap alone, is wrong.
+GROUP_COLUMNS = {
+    "genre": {},
+    "hard(hypothesis)": {"0": "easy", "1": "hard"},
+    "hard(overlap)": {"0": "easy", "1": "hard"},
+}
 WORD = re.compile(r"[\w\u200c\u0300-\u036f\u064b-\u0652]+")  # with the zero-width non-joiner and marks inside words
-Classes = Mapping[str, tuple[str, ...]]
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Pairs:
         missing = [name for name, count in self.label_counts().items() if count and name not in names]
         if missing:
             raise UserError(
-                f"{self.source}: the classes {_listed(missing)} are not among {_listed(names)}; use a model that was "
+                f"{self.source}: the classes {listed(missing)} are not among {listed(names)}; use a model that was "
                 "trained for them, or leave these pairs out"
             )
         order = np.array([names.index(name) if name in names else -1 for name in self.names], dtype=np.int64)
@@ -160,11 +161,15 @@ def pairs_from_rows(
     if truth and not told:
         raise UserError(f"{source}: no row has a label in the column {found['label']!r}; it may be a hidden test set")
     labels = labels if told else None
-    names, index_of = _classes_of(labels, source, classes, label_order, names) if told else (names or (), {})
+    names, index_of = classes_of_labels(labels, source, classes, label_order, names) if told else (names or (), {})
     kept, skipped = _checked(cells["premise"], cells["hypothesis"], labels, index_of, names, source, skip_bad)
     if not kept:
         raise UserError(f"{source}: no usable pair" + (f" ({skipped})" if skipped else ""))
-    groups = {c: _texts([row.get(c) for row in rows]) for c in GROUP_COLUMNS if any(c in row for row in rows)}
+    groups = {
+        column: [words.get(value, value) for value in _texts([row.get(column) for row in rows])]
+        for column, words in GROUP_COLUMNS.items()
+        if any(column in row for row in rows)
+    }
     everything = Pairs(
         ids=_ids(rows),
         premises=cells["premise"],
@@ -188,7 +193,7 @@ def _columns(rows: list[dict], source: str, given: Mapping[str, str | None], *, 
         found[part] = given.get(part) or next((folded[name] for name in known if name in folded), None)
         if found[part] is None and (part != "label" or label_needed):
             raise UserError(
-                f"{source}: no column for the {part}; it has {_listed(there)} and is searched for {_listed(known)}; "
+                f"{source}: no column for the {part}; it has {listed(there)} and is searched for {listed(known)}; "
                 f"name yours with --{part}_column"
             )
     return {part: column for part, column in found.items() if column is not None}
@@ -252,87 +257,7 @@ def _text_problem(premise: object, hypothesis: object) -> tuple[str, str] | None
 def _label_problem(label: str | None, names: Iterable[str]) -> tuple[str, str]:
     if not label:
         return "no label", "the label is empty"
-    return "unknown label", f"the label {label[:60]!r} is not among the classes {_listed(names)}"
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))
-
-
-# Classes
-
-
-def _canonical(label: str, classes: Classes) -> str:
-    """The known name of a label, in whatever spelling; a label of an unknown class as it is."""
-    folded = label.strip().casefold()
-    known = (n for n, spellings in classes.items() if folded in (n.casefold(), *(s.casefold() for s in spellings)))
-    return next(known, label.strip())
-
-
-def _classes_of(labels: list[str | None], source: str, classes: Classes, label_order, names) -> tuple[tuple, dict]:
-    """The classes in order, and label -> its class's index for the labels that are right."""
-    distinct = dict.fromkeys(label for label in labels if label and label not in NO_GOLD_LABEL)
-    numbers = [label for label in distinct if NUMBER.fullmatch(label)]
-    if numbers and label_order is None:
-        raise UserError(
-            f"{source}: row {labels.index(numbers[0]) + 1}: the label is the number {numbers[0]}, which says nothing "
-            "about its class; give --label_order with the names that 0, 1, ... stand for, such as "
-            f"--label_order {','.join(classes)}"
-        )
-    order = [_canonical(name, classes) for name in label_order or ()]
-    meant = {label: _canonical(label, classes) for label in distinct if label not in numbers}
-    meant |= {number: order[int(number)] for number in numbers if 0 <= int(number) < len(order)}
-    if names is None:
-        there = set(meant.values())
-        # Where all known classes are there, a name beside them is a mistake; otherwise the classes are others.
-        known = there <= classes.keys() or there >= classes.keys()
-        names = [name for name in dict.fromkeys(classes if known else [*order, *sorted(there)]) if name in there]
-    index = {name: i for i, name in enumerate(names)}
-    return tuple(names), {label: index[name] for label, name in meant.items() if name in index}
-
-
-def classes_of_checkpoint(
-    id2label: Mapping[int, str],
-    checkpoint: str,
-    names: tuple[str, ...],
-    *,
-    classes: Classes,
-    label_order: tuple[str, ...] | None,
-) -> tuple[str, ...]:
-    """The classes of a model that has a classification head, in its own order, named as in the data.
-
-    Args:
-        id2label: from the model's configuration.
-        checkpoint: what it is called, for messages.
-        names: the data's classes; each must be one of the model's. The model may have more than a small file shows.
-        classes, label_order: as for `pairs_from_rows`; the order is used for a model that calls its own LABEL_0, ...
-
-    Raises:
-        UserError: nameless classes without `label_order`, a `label_order` of another length, or other classes.
-    """
-    labels = [label for _, label in sorted((int(i), str(label)) for i, label in id2label.items())]
-    if all(GENERIC_NAME.fullmatch(label) for label in labels):
-        if label_order is None:
-            raise UserError(
-                f"{checkpoint}: calls its classes {', '.join(labels)}, which does not say what they mean; give "
-                f"--label_order with their names in this order, such as --label_order {','.join(names or classes)}"
-            )
-        if len(label_order) != len(labels):
-            raise UserError(
-                f"{checkpoint}: has {len(labels)} classes, but --label_order names {len(label_order)}: "
-                f"{_listed(label_order)}"
-            )
-        labels = list(label_order)
-    found = [_canonical(label, classes) for label in labels]
-    same = {name.casefold(): name for name in names}
-    found = [name if name in names else same.get(name.casefold(), name) for name in found]
-    others = [name for name in names if name not in found]
-    if others:
-        raise UserError(
-            f"{checkpoint}: was trained for {len(labels)} classes, {_listed(labels)}, but the data have {len(names)}, "
-            f"{_listed(names)}; choose a model for these classes, or a pre-trained one without a classification head"
-        )
-    return tuple(found)
+    return "unknown label", f"the label {label[:60]!r} is not among the classes {listed(names)}"
 
 
 # Statistics

@@ -9,8 +9,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from common.class_names import classes_of_checkpoint
 from common.data import read_rows
-from common.pairs import classes_of_checkpoint, describe_splits, pairs_from_rows, read_pairs, word_overlap
+from common.pairs import describe_splits, pairs_from_rows, read_pairs, word_overlap
 from tests.helpers import message
 
 PERSIAN = {"neutral": ("n",), "entailment": ("e",), "contradiction": ("c",)}

@@ -87,9 +87,9 @@ def test_figures_equal_scikit_learns(trained):
         shares = np.array([[float(row[f"probability_{label}"]) for label in labels] for row in rows])
         assert [labels[i] for i in shares.argmax(axis=1)] == said
         assert shares.sum(axis=1) == pytest.approx(1, abs=2e-4)
-    hard = [row for row in rows if row["hard(hypothesis)"] == "1"]
+    hard = [row for row in rows if row["hard(hypothesis)"] == "hard"]
     right = np.mean([row["truth"] == row["prediction"] for row in hard])
-    group = results["groups"]["test"]["hard(hypothesis)"]["1"]["accuracy"]
+    group = results["groups"]["test"]["hard(hypothesis)"]["hard"]["accuracy"]
     assert group["value"] == pytest.approx(100 * right) and group["examples"] == len(hard)
 
 
