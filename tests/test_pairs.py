@@ -50,7 +50,9 @@ def test_farstail_is_what_its_readme_counts(shared_data, split, counts):
     letter = {"n": "neutral", "e": "entailment", "c": "contradiction"}
     assert [(r["premise"], r["hypothesis"], letter[r["label"]]) for r in rows] == [row[1:] for row in pairs.rows()]
     if split == "Test":
-        assert pairs.groups == {name: [row[name] for row in rows] for name in ("hard(hypothesis)", "hard(overlap)")}
+        words, names = {"0": "easy", "1": "hard"}, ("hard(hypothesis)", "hard(overlap)")
+        assert pairs.groups == {name: [words[row[name]] for row in rows] for name in names}
+        assert pairs.groups["hard(hypothesis)"].count("hard") == 699
     else:
         assert pairs.groups == {}
 
