@@ -202,15 +202,10 @@ def main(argv: list[str] | None = None) -> dict:
                 answers[name] = answers_of_questions(windows[name], kept, task.n_best_size)
             if training.do_train:
                 measured["train"] = trained.metrics | {"train_samples": len(splits["train"])}
+        notes = warnings + notes + scorer.warnings
+        shared = {"task": "question-answering", "warnings": notes, "commit": model_commit(model_args)}
         results = {
-            **facts.of_run(
-                parsed,
-                trainer,
-                clock,
-                task="question-answering",
-                warnings=warnings + notes + scorer.warnings,
-                commit=model_commit(model_args),
-            ),
+            **facts.of_run(parsed, trainer, clock, **shared),
             "data": describe_splits(splits, selection, {name: {"windows": len(windows[name])} for name in windows}),
             **judge(scorer, splits, answers, measured),
         }

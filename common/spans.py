@@ -28,24 +28,24 @@ def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max
     """
     import torch
 
-    start, end = start.float(), end.float()
-    rows = torch.arange(len(start), device=start.device)
-    null = start[rows, null_at] + end[rows, null_at]
+    start, end, at = start.float(), end.float(), null_at[:, None]
+    null = (start.gather(1, at) + end.gather(1, at))[:, 0]
     width = min(max_answer_length, start.shape[1])
-    outside = ~context_mask
-    start = start.masked_fill(outside, NO_SPAN)
-    end = torch.nn.functional.pad(end.masked_fill(outside, NO_SPAN), (0, width - 1), value=NO_SPAN)
-    reach, covered = end, 1  # the best end within reach of every start: a sliding maximum, by doubling
+    start = torch.where(context_mask, start, NO_SPAN)
+    padded = end.new_full((len(end), end.shape[1] + width - 1), NO_SPAN)
+    padded[:, : end.shape[1]] = torch.where(context_mask, end, NO_SPAN)
+    reach, covered = padded, 1  # the best end within reach of every start: a sliding maximum, by doubling
     while covered < width:
         shift = min(covered, width - covered)
-        reach = torch.maximum(reach[:, : reach.shape[1] - shift], reach[:, shift:])
+        reach = torch.maximum(reach[:, :-shift], reach[:, shift:])
         covered += shift
     first = (start + reach).topk(min(n_best, start.shape[1]), sorted=False).indices
-    ends = end.unfold(1, width, 1).gather(1, first[:, :, None].expand(-1, -1, width))
+    ends = padded.unfold(1, width, 1).gather(1, first[:, :, None].expand(-1, -1, width))
     scores = start.gather(1, first)[:, :, None] + ends
     scores, index = scores.flatten(1).topk(min(n_best, scores[0].numel()))
-    first = first.gather(1, index.div(width, rounding_mode="floor"))
-    last = first + index % width
+    place = index.div(width, rounding_mode="floor")
+    first = first.gather(1, place)
+    last = first + index - place * width
     missing = n_best - scores.shape[1]
     if missing:
         scores = torch.nn.functional.pad(scores, (0, missing), value=NO_SPAN)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import fingerprint, overlap, read_json, read_rows, require_columns
+from common.data import fingerprint, is_unicode, overlap, read_json, read_rows, require_columns
 from common.errors import UserError
 
 FLAT_COLUMNS = ("id", "question", "context", "answers")
@@ -251,7 +251,7 @@ def _problem(identity, question, context, answers, impossible, seen, truth) -> t
             return f"empty {name}", f"the {name} is empty"
         if not isinstance(text, str):
             return f"{name} of a wrong type", f"the {name} must be text, not {text!r:.60}"
-        if not _is_unicode(text):
+        if not is_unicode(text):
             return f"{name} is not Unicode", f"the {name} has half a surrogate pair, which is no character"
     if not truth:
         return None
@@ -273,15 +273,6 @@ def _problem(identity, question, context, answers, impossible, seen, truth) -> t
                 f"the answer {text!r} does not stand at answer_start {start} of its context",
             )
     return None
-
-
-def _is_unicode(text: str) -> bool:
-    """False for a lone surrogate: json can write one, but no tokenizer and no UTF-8 file takes it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def describe_splits(splits: dict[str, Questions], selection: dict[str, tuple[int, str]], statistics: dict) -> dict:
