@@ -54,7 +54,7 @@ from common.pruning import choose_heads, importance, measure, prune, pruned_head
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
-# report does not give them, and no pair of FarsTail is as long as this.
+# report does not give them.
 RECIPE = {
     "model": "HooshvareLab/bert-base-parsbert-uncased",
     "dataset": "azarijafari/FarsTail",

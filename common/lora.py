@@ -8,6 +8,7 @@ weights are loaded (`common.adapter_folder`). Not for other tasks, nor for the o
 
 import importlib.util
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,7 +149,9 @@ def _wrapped(model, config, *, trainable: bool):
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config.inference_mode = not trainable
     config.base_model_name_or_path = model.name_or_path or None
-    adapted = adapted_class()(model, config)
+    with warnings.catch_warnings():  # peft asks by a name that transformers has given up
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = adapted_class()(model, config)
     config.modules_to_save = list(dict.fromkeys(config.modules_to_save))  # peft adds its names to them at each loading
     return adapted if trainable else adapted.eval()
 
