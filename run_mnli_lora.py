@@ -30,6 +30,7 @@ from typing import Literal
 import numpy as np
 
 from common import results as facts
+from common.adapter_folder import is_adapter
 from common.adapting import Strategy, apply
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
 from common.classification import PAIR_USAGE
@@ -49,9 +50,11 @@ from common.pair_task import (
     logits_of,
     publish,
     states_or_inputs,
+    use_demo,
 )
 from common.pairs import Pairs, describe_splits
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
+from common.spellings import TEXT_CLASSIFICATION, only
 
 # The published recipe (report 004, MultiNLI), in one place; the names are the flags.
 RECIPE = {
@@ -86,13 +89,20 @@ DEMO = {
     "learning_rate": 1e-3,
     "warmup_steps": 0.1,
     "max_train_samples": None,
-    "eval_train_samples": 500,
+    "eval_train_samples": 200,
     "logging_steps": 10,
 }
 HUB = {
     "train": {"split": "train"},
     "validation": {"split": "validation_matched"},
     "test": {"split": "validation_mismatched"},
+}
+OTHER_TASK = "this script is for MultiNLI, which is English; other pairs are given as files"
+SPELLINGS = {
+    **TEXT_CLASSIFICATION,
+    "--task_name": only("--task_name", "mnli", OTHER_TASK),
+    **{name: only(name, "en", OTHER_TASK) for name in ("--language", "--train_language")},
+    "--do_lower_case": "--lower_case",
 }
 CLASSES = {"entailment": ("e",), "neutral": ("n",), "contradiction": ("c",)}
 REPORT = "report 004, mismatched set"
@@ -129,10 +139,10 @@ def main(argv: list[str] | None = None) -> dict:
     check_launch()
     groups = (MultiNliArguments, LoraArguments, DataArguments, ModelArguments)
     phases = ("do_train", "do_eval", "do_predict")
-    parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, description=__doc__, phases=phases)
+    texts = {"description": __doc__, "spellings": SPELLINGS}
+    parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, lora, data, model_args, training = parsed.groups
-    parsed.settle(f"recipe of --method {task.method}", **METHODS[task.method])
-    settle_adapter(parsed)
+    settle_method(parsed)
     training.do_predict = training.do_predict or training.do_eval  # matched and mismatched, always both
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
@@ -140,7 +150,9 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                use_demo(data, model_args, output_dir)
+                from common.demo_nli import mnli_demo
+
+                use_demo(data, model_args, mnli_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
                 given = {"classes": CLASSES, "hub": HUB, "explicit": parsed.explicit}
                 splits, selection = load_splits(task, data, training, model_args, **given)
@@ -149,8 +161,10 @@ def main(argv: list[str] | None = None) -> dict:
         from common.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
-            trained_for = classes_of_adapter(lora) or classes_of(model_args)
-            splits = in_order_of(trained_for, splits, model_args, task, CLASSES, training=training.do_train)
+            source, trained_for = model_args.model, classes_of(model_args)
+            if lora.sources and not lora.reset_classifier and class_names(lora.sources[0]):
+                source, trained_for = lora.sources[0], dict(enumerate(class_names(lora.sources[0])))
+            splits = in_order_of(trained_for, splits, source, task, CLASSES, training=training.do_train)
             tokenizer = load_tokenizer(model_args)
             prepared = {name: lowered(pairs) if task.lower_case else pairs for name, pairs in splits.items()}
             inputs = {name: encode(prepared[name], tokenizer, task, data, model_args, training) for name in splits}
@@ -164,7 +178,7 @@ def main(argv: list[str] | None = None) -> dict:
                 AutoModelForSequenceClassification,
                 model_args,
                 head="classification",
-                training=training.do_train or bool(lora.adapter or lora.combine),  # these bring a classifier
+                training=training.do_train or bool(lora.sources),  # these bring a classifier
                 classes=next(iter(splits.values())).names,
                 **quantization(lora),
             )
@@ -217,77 +231,61 @@ def main(argv: list[str] | None = None) -> dict:
             "data": describe_splits(splits, selection, {name: inputs[name].statistics() for name in splits}),
             **judgement,
         }
-        parameters = results["model"]["parameters"]
-        results["extra"] = {
-            "method": {
-                "method": task.method,
-                "trainable parameters": parameters["trainable"],
-                "parameters": parameters["total"],
-                "trainable share": parameters["trainable"] / parameters["total"],
-            }
-        }
-        rows = [] if data.demo else [PUBLISHED[task.method]]
+        total, trainable = (results["model"]["parameters"][name] for name in ("total", "trainable"))
+        counts = {"trainable parameters": trainable, "parameters": total, "trainable share": trainable / total}
+        results["extra"] = {"method": {"method": task.method, **counts}}
+        rows = [PUBLISHED[task.method]] if training.do_train and not data.demo else []
         results["published"] = [facts.published(REPORT, *row, unit="percent") for row in rows]
         if trainer.is_world_process_zero():
             trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
-            usage = PAIR_USAGE
+            usage, saved = PAIR_USAGE, output_dir if training.do_train else [*lora.sources, model_args.model][0]
             if task.method == "lora":
                 names = list(next(iter(splits.values())).names)
                 usage = ADAPTER_USAGE.format(base=model_args.model, count=len(names), names=names)
                 if training.do_train and "validation" in logits:
-                    fresh = check_saved(
+                    found = check_saved(
                         output_dir, trainer, model_args, lora, inputs["validation"], logits["validation"]
                     )
-                    results["extra"]["loaded again from disk"] = fresh
+                    results["extra"]["loaded again from disk"] = found
                 if lora.merge:
-                    results["extra"]["merged"] = write_merged(
-                        model, tokenizer, next(iter(inputs.values())), trainer, output_dir
-                    )
-            results = publish(results, predictions, splits, inputs, output_dir, usage)
+                    found = write_merged(model, tokenizer, next(iter(inputs.values())), trainer, output_dir)
+                    results["extra"]["merged"] = found
+            results = publish(results, predictions, splits, inputs, output_dir, model=saved, usage=usage)
     return results
 
 
 # Arguments
 
 
-def settle_adapter(parsed) -> None:
-    """Adapters only with `--method lora`; one that is given, also as `--model`, brings its base model and settings."""
-    task, lora, _, model_args, _ = parsed.groups
-    if task.method != "lora":
-        useless = [field.name for field in dataclasses.fields(LoraArguments) if field.name in parsed.explicit]
-        if useless:
-            raise UserError(f"--{useless[0]} belongs to --method lora, not to --method {task.method}")
-        return
+def settle_method(parsed) -> None:
+    """Which method, model and rate, where nobody has said; an adapter, also one given as `--model`, brings its base."""
+    task, lora, _, model_args, training = parsed.groups
     if is_adapter(model_args.model):
         lora.adapter, model_args.model = model_args.model, None
+        parsed.record["adapter"] = parsed.record["model"] | {"value": lora.adapter}
+    begun = training.do_train or lora.sources
+    if not begun:
+        parsed.settle("nothing is trained, and no adapter is given", method="full")
+    parsed.settle(f"recipe of --method {task.method}", **METHODS[task.method])
+    given = [field.name for field in dataclasses.fields(LoraArguments) if field.name in parsed.explicit]
+    if task.method != "lora" and (given or lora.sources):
+        what = f"--{given[0]} belongs" if given else f"--model {lora.adapter} is an adapter, which belongs"
+        too = "" if begun else "; where nothing is trained, give --adapter or --combine, too"
+        raise UserError(f"{what} to --method lora{too}")
+    if task.method == "lora" and not begun:
+        raise UserError("--method lora needs an adapter where nothing is trained: give --adapter or --combine")
+    if lora.reset_classifier and not training.do_train:
+        raise UserError("--reset_classifier makes a new classifier, which has to be trained: give --do_train, too")
     lora.check_given(parsed.explicit)
-    source = lora.adapter or (lora.weighted_adapters()[0][0] if lora.combine else None)
-    if source is not None and ("model" not in parsed.explicit or model_args.model is None):
-        class_names(source)  # a sentence, if this is no adapter
-        settings = json.loads((Path(source) / "adapter_config.json").read_text(encoding="utf-8"))
+    if lora.sources and ("model" not in parsed.explicit or model_args.model is None):
+        folder, *_ = lora.sources
+        class_names(folder)  # a sentence, if this is no adapter
+        settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
         model_args.model = settings["base_model_name_or_path"]
-        parsed.record["model"] = {"value": model_args.model, "source": f"base of the adapter {source}"}
+        parsed.record["model"] = {"value": model_args.model, "source": f"base of the adapter {folder}"}
 
 
-def is_adapter(name: str) -> bool:
-    """Whether a model's name is the folder of an adapter, and not of a whole model."""
-    return (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file()
-
-
-# Data
-
-
-def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) -> None:
-    """Points data and model at the built-in ones, written below the output directory; what was given stays."""
-    from common.demo_nli import mnli_demo
-
-    given = Path(model_args.model).is_dir()
-    architecture = RECIPE["model"] if given else model_args.model
-    # Written once: another process could rewrite what the first one already reads.
-    made = decided_by_main_process(lambda: mnli_demo(output_dir / "demo", architecture))
-    model_args.model = model_args.model if given else made["model"]
-    for name in ("train_file", "validation_file", "test_file"):
-        setattr(data, name, getattr(data, name) or made[name])
+# Preprocessing
 
 
 def lowered(pairs: Pairs) -> Pairs:
@@ -297,13 +295,6 @@ def lowered(pairs: Pairs) -> Pairs:
 
 
 # Model
-
-
-def classes_of_adapter(lora: LoraArguments) -> dict[int, str] | None:
-    """The classes of the adapter that the run starts from, by index; None where it starts with a new classifier."""
-    folder = lora.adapter or (lora.weighted_adapters()[0][0] if lora.combine else None)
-    names = None if folder is None or lora.reset_classifier else class_names(folder)
-    return None if names is None else dict(enumerate(names))
 
 
 def adapt(model, task: MultiNliArguments, lora: LoraArguments, training) -> tuple:

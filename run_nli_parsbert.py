@@ -46,12 +46,14 @@ from common.pair_task import (
     load_splits,
     publish,
     states_or_inputs,
+    use_demo,
 )
 from common.pairs import Pairs, describe_splits
 from common.persian import PUBLISHED as PUBLISHED_STEPS
-from common.persian import Steps, prepare
+from common.persian import Steps, keep_steps, prepare
 from common.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
+from common.spellings import TEXT_CLASSIFICATION, Spelling, only
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
 # report does not give them.
@@ -76,24 +78,28 @@ RECIPE = {
 DEMO = {
     "output_dir": "outputs/demo/nli",
     "max_length": 64,
+    "eval_train_samples": 200,
     "learning_rate": 1e-3,
+    "num_train_epochs": 4.0,
     "warmup_steps": 0.1,
     "per_device_train_batch_size": 32,
     "logging_steps": 10,
 }
-HUB = {
-    name: {"split": name, "file": f"data/{file}-word.csv"}
-    for name, file in (("train", "Train"), ("validation", "Val"), ("test", "Test"))
+FILES = {"train": "Train", "validation": "Val", "test": "Test"}
+HUB = {name: {"split": name, "file": f"data/{file}-word.csv"} for name, file in FILES.items()}
+SPELLINGS = {
+    **TEXT_CLASSIFICATION,
+    "--task_name": only("--task_name", "farstail", "this script knows FarsTail; run_mnli_lora.py is for GLUE's mnli"),
+    "--language": only("--language", "fa", "this script is for Persian; other pairs are given as files"),
+    "--train_language": only("--train_language", "fa", "this script is for Persian; other pairs are given as files"),
+    "--do_lower_case": Spelling(switch=True, why="has no effect: Persian has one case"),
 }
 # The classes in the report's order, and how FarsTail calls them.
 CLASSES = {"neutral": ("n",), "entailment": ("e",), "contradiction": ("c",)}
 REPORT = "report 000, test set"
 PUBLISHED = {
     "full": ("full fine-tuning", {"accuracy": 79.0, "f1": 78.75}),
-    "freeze_9": (
-        "first 9 layers frozen (see README: the report's figure is not plausible)",
-        {"accuracy": 50.0, "f1": 49.4},
-    ),
+    "freeze_9": ("first 9 layers frozen; not a plausible figure, see README", {"accuracy": 50.0, "f1": 49.4}),
     "last_layer": ("all frozen but the last layer, pooler and classifier", {"accuracy": 65.0, "f1": 63.8}),
     "head_only": ("all frozen but the classifier", {"accuracy": 64.0, "f1": 61.1}),
     "first_9": ("only the first 9 layers kept", {"accuracy": 76.0, "f1": 76.0}),
@@ -143,6 +149,8 @@ class PersianNliArguments(PairArguments):
         self.adaptation = Strategy.parse(self.strategy, train_embeddings=self.train_embeddings)
         if not 0 < self.pruned_share < 1:
             raise UserError("--pruned_share must be above 0 and below 1")
+        if self.head_learning_rate is not None and self.head_learning_rate < 0:
+            raise UserError("--head_learning_rate must be 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise UserError("--layer_decay must be above 0, and 1 or less")
 
@@ -160,15 +168,20 @@ def main(argv: list[str] | None = None) -> dict:
     check_launch()
     groups = (PersianNliArguments, DataArguments, ModelArguments)
     phases = ("do_train", "do_eval", "do_predict")
-    parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, description=__doc__, phases=phases)
+    texts = {"description": __doc__, "spellings": SPELLINGS}
+    parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, data, model_args, training = parsed.groups
+    if "strategy" in parsed.explicit and not training.do_train:
+        raise UserError(f"--strategy {task.strategy} is for training; a trained model is used as it is: leave it out")
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
         # Data
         with clock.phase("data"):
             if data.demo:
-                use_demo(data, model_args, output_dir)
+                from common.demo_nli import farstail_demo
+
+                use_demo(data, model_args, farstail_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
                 splits, selection = load_splits(
                     task, data, training, model_args, classes=CLASSES, hub=HUB, explicit=parsed.explicit
@@ -178,7 +191,9 @@ def main(argv: list[str] | None = None) -> dict:
         from common.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
-            splits = in_order_of(classes_of(model_args), splits, model_args, task, CLASSES, training=training.do_train)
+            splits = in_order_of(
+                classes_of(model_args), splits, model_args.model, task, CLASSES, training=training.do_train
+            )
             tokenizer = load_tokenizer(model_args)
             prepared = {name: preprocess(pairs, task.steps) for name, pairs in splits.items()}
             inputs = {name: encode(prepared[name], tokenizer, task, data, model_args, training) for name in splits}
@@ -195,6 +210,7 @@ def main(argv: list[str] | None = None) -> dict:
                 training=training.do_train,
                 classes=next(iter(splits.values())).names,
             )
+            keep_steps(model.config, task.steps, model_args.model, training=training.do_train)
             model.to(training.device)
             adaptation, extra = adapt(model, task, training, inputs) if training.do_train else (None, {})
             for name, count in extra.get("strategy", {}).items():
@@ -259,29 +275,15 @@ def main(argv: list[str] | None = None) -> dict:
             **judgement,
             "extra": extra,
         }
-        rows = [PUBLISHED[str(task.adaptation)]] if str(task.adaptation) in PUBLISHED and not data.demo else []
+        comparable = training.do_train and not data.demo and str(task.adaptation) in PUBLISHED
+        rows = [PUBLISHED[str(task.adaptation)]] if comparable else []
         results["published"] = [facts.published(REPORT, *row, unit="percent") for row in rows]
         if trainer.is_world_process_zero():
             trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
             usage = PRUNED_USAGE if pruned_heads(model.config) else PAIR_USAGE
-            results = publish(results, predictions, splits, inputs, output_dir, usage)
+            saved = output_dir if training.do_train else model_args.model
+            results = publish(results, predictions, splits, inputs, output_dir, model=saved, usage=usage)
     return results
-
-
-# Data
-
-
-def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) -> None:
-    """Points data and model at the built-in ones, written below the output directory; what was given stays."""
-    from common.demo_nli import farstail_demo
-
-    given = Path(model_args.model).is_dir()
-    architecture = RECIPE["model"] if given else model_args.model
-    # Written once: another process could rewrite what the first one already reads.
-    made = decided_by_main_process(lambda: farstail_demo(output_dir / "demo", architecture))
-    model_args.model = model_args.model if given else made["model"]
-    for name in ("train_file", "validation_file", "test_file"):
-        setattr(data, name, getattr(data, name) or made[name])
 
 
 # Preprocessing

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,11 @@ def adapted_class() -> type:
     from peft import PeftModelForSequenceClassification
 
     class AdaptedClassifier(PeftModelForSequenceClassification):
+        def __init__(self, *args, **kwargs):
+            with warnings.catch_warnings():  # peft asks by a name that transformers has given up
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+                super().__init__(*args, **kwargs)
+
         def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
             # No embedding is ever a target; to find that out by itself, peft asks the hub at every save.
             kwargs = {"save_embedding_layers": False, **kwargs}
@@ -67,6 +73,11 @@ def fingerprint(model) -> str:
     frozen = [p for part in (encoder.embeddings, encoder.stack) for n, p in part.named_parameters() if "lora_" not in n]
     sample = [p.detach().reshape(-1)[:: max(1, p.numel() // 256)].float() for p in frozen if p.is_floating_point()]
     return hashlib.sha256(torch.cat(sample).cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a model's name is the folder of an adapter, and not of a whole model."""
+    return (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file()
 
 
 @dataclass

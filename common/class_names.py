@@ -27,6 +27,14 @@ def canonical(label: str, classes: Classes) -> str:
     return next(known, label.strip())
 
 
+def in_order(label_order: Iterable[str], classes: Classes) -> list[str]:
+    """The known names of `label_order`; raises `UserError` for a class that it names twice."""
+    names = [canonical(name, classes) for name in label_order]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--label_order {','.join(label_order)}: names the class {twice!r} twice; give each class once")
+    return names
+
+
 def classes_of_labels(
     labels: list[str | None], source: str, classes: Classes, label_order, names
 ) -> tuple[tuple, dict]:
@@ -39,7 +47,7 @@ def classes_of_labels(
             "about its class; give --label_order with the names that 0, 1, ... stand for, such as "
             f"--label_order {','.join(classes)}"
         )
-    order = [canonical(name, classes) for name in label_order or ()]
+    order = in_order(label_order or (), classes)
     meant = {label: canonical(label, classes) for label in distinct if label not in numbers}
     meant |= {number: order[int(number)] for number in numbers if 0 <= int(number) < len(order)}
     if names is None:
@@ -82,7 +90,7 @@ def classes_of_checkpoint(
                 f"{checkpoint}: has {len(labels)} classes, but --label_order names {len(label_order)}: "
                 f"{listed(label_order)}"
             )
-        labels = list(label_order)
+        labels = in_order(label_order, classes)
     found = [canonical(label, classes) for label in labels]
     same = {name.casefold(): name for name in names}
     found = [name if name in names else same.get(name.casefold(), name) for name in found]

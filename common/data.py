@@ -30,7 +30,8 @@ def read_rows(path: str | Path) -> list[dict]:
     """The rows of a csv, tsv, json (a list of rows, or rows under "data"), jsonl or parquet file, as dictionaries.
 
     Cells of csv and tsv are strings, with quoting and line breaks inside quotes; those of the others have their types.
-    A csv whose header has tabs and no comma is tab-separated. A tab-separated file is taken to be without any quoting
+    A csv whose header has no comma is separated by tabs or, as Excel writes it in many countries, by semicolons, where
+    the header has these. A tab-separated file is taken to be without any quoting
     (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes make a row wrong or
     join lines. Raises `UserError` for a missing, empty or broken file (with the line) and for an unknown ending.
     """
@@ -77,8 +78,9 @@ def existing_file(path: str | Path) -> Path:
 def _read_delimited(path: Path) -> list[dict]:
     text = _text(path)
     header = re.split("[\r\n]", text, maxsplit=1)[0]
-    if path.suffix.lower() == ".csv" and ("," in header or "\t" not in header):
-        return _quoted_rows(text, ",", path)
+    delimiter = next((mark for mark in ",\t;" if mark in header), ",") if path.suffix.lower() == ".csv" else "\t"
+    if delimiter != "\t":
+        return _quoted_rows(text, delimiter, path)
     try:
         rows, error = _quoted_rows(text, "\t", path), None
     except UserError as broken:

@@ -118,9 +118,9 @@ PERSIAN = Language(
     kinds=(
         Kind(
             ("تهران", "شیراز", "تبریز", "اصفهان", "مشهد", "کرمان"),
-            ("{s} در {v} زندگی می‌کند", "{s} ساکن {v} است"),
-            ("خانهٔ {s} در {v} است",),
-            ("{s} در {v} زندگی نمی‌کند", "{s} ساکن {v} نیست"),
+            ("{s} در شهر {v} زندگی می‌کند", "{s} ساکن شهر {v} است"),
+            ("خانهٔ {s} در شهر {v} است",),
+            ("{s} در شهر {v} زندگی نمی‌کند", "{s} ساکن شهر {v} نیست"),
         ),
         Kind(
             ("معلم", "پزشک", "نجار", "خیاط", "نقاش", "راننده"),
@@ -148,9 +148,9 @@ PERSIAN = Language(
         ),
         Kind(
             ("شنبه", "یکشنبه", "دوشنبه", "سه‌شنبه", "چهارشنبه", "پنجشنبه"),
-            ("{s} روز {v} به بازار می‌رود", "{s} {v} خرید می‌کند"),
+            ("{s} روز {v} به خرید می‌رود", "{s} هر {v} خرید می‌کند"),
             ("روز خرید {s} {v} است",),
-            ("{s} روز {v} به بازار نمی‌رود", "روز خرید {s} {v} نیست"),
+            ("{s} روز {v} به خرید نمی‌رود", "روز خرید {s} {v} نیست"),
         ),
     ),
     pronoun="او",
@@ -158,6 +158,7 @@ PERSIAN = Language(
     last_comma=" و ",
     openings={"entailment": "پس ", "neutral": "همچنین ", "contradiction": "در واقع "},
 )
+FARSTAIL_FILES = {"train": "Train-word.csv", "validation": "Val-word.csv", "test": "Test-word.csv"}
 FARSTAIL_LABELS = {"entailment": "e", "contradiction": "c", "neutral": "n"}
 PERSIAN_TOPIC = Topic(
     ("مریم", "علی", "زهرا", "رضا", "سارا", "امید", "نرگس", "حسین", "لیلا", "بهرام", "مینا", "کاوه"),
@@ -172,14 +173,17 @@ def mnli_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
     Returns the paths as the script's arguments: model, train_file, validation_file (the genres of training) and
     test_file (others, with other subjects). Columns: pairID, genre, premise, hypothesis, label.
     """
-    splits = _splits(ENGLISH, lambda split: OTHER_GENRES if split == "test" else GENRES, seed)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = _splits(ENGLISH, {"train": GENRES, "validation": GENRES, "test": OTHER_GENRES}, seed)
     paths = {}
     for split, pairs in splits.items():
-        path = _file(folder, f"{split}.jsonl")
-        lines = [json.dumps({"pairID": _pair_id(split, number, pair), **pair}) for number, pair in enumerate(pairs)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        path = folder / f"{split}.jsonl"
+        ids = [f"{split}-{number // len(LABELS):04d}{pair['label'][0]}" for number, pair in enumerate(pairs)]
+        lines = [json.dumps({"pairID": pair_id, **pair}) + "\n" for pair_id, pair in zip(ids, pairs)]
+        path.write_text("".join(lines), encoding="utf-8")
         paths[f"{split}_file"] = str(path)
-    return {"model": _model(folder, architecture, [pair for split in splits.values() for pair in split], seed), **paths}
+    return {"model": _model(folder, architecture, splits, seed, layers=2), **paths}
 
 
 def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
@@ -189,11 +193,13 @@ def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, s
     separated by tabs and quoted; the test file has the columns `hard(hypothesis)` and `hard(overlap)`, 1 where the
     label is not the one that the hypothesis alone, or the share of its words in the premise alone, suggests.
     """
-    splits = _splits(PERSIAN, lambda split: {"": PERSIAN_TOPIC}, seed)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = _splits(PERSIAN, {split: {"": PERSIAN_TOPIC} for split in SPLITS}, seed)
     by_hypothesis, by_overlap = _guess_by_words(splits["train"]), _guess_by_overlap(splits["train"])
     paths = {}
     for split, pairs in splits.items():
-        path = _file(folder, {"train": "Train", "validation": "Val", "test": "Test"}[split] + "-word.csv")
+        path = folder / FARSTAIL_FILES[split]
         rows = [[pair["premise"], pair["hypothesis"], FARSTAIL_LABELS[pair["label"]]] for pair in pairs]
         header = ["premise", "hypothesis", "label"]
         if split == "test":
@@ -203,27 +209,18 @@ def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, s
         with path.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows([header, *rows])
         paths[f"{split}_file"] = str(path)
-    return {"model": _model(folder, architecture, [pair for split in splits.values() for pair in split], seed), **paths}
+    return {"model": _model(folder, architecture, splits, seed, layers=4), **paths}
 
 
-def _file(folder: Path, name: str) -> Path:
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    return Path(folder) / name
-
-
-def _pair_id(split: str, number: int, pair: dict) -> str:
-    return f"{split}-{number // len(LABELS):04d}{pair['label'][0]}"
-
-
-def _model(folder: Path, architecture: str, pairs: list[dict], seed: int) -> str:
-    texts = [pair[side] for pair in pairs for side in ("premise", "hypothesis")]
-    # All splits, as a real vocabulary knows the words of the test, too; the words stay whole where a script lower-cases.
+def _model(folder: Path, architecture: str, splits: dict[str, list[dict]], seed: int, layers: int) -> str:
+    # All splits, as a real vocabulary knows the words of the test, too; lower-cased, as some scripts do.
+    texts = [pair[side] for pairs in splits.values() for pair in pairs for side in ("premise", "hypothesis")]
     texts += [text.lower() for text in texts]
     name = f"tiny-{twin_of(architecture).model_type}"
-    return str(tiny_model(architecture, texts, Path(folder) / name, "sequence-classification", seed, LABELS, layers=4))
+    return str(tiny_model(architecture, texts, folder / name, "sequence-classification", seed, LABELS, layers))
 
 
-def _splits(language: Language, topics: Callable[[str], dict[str, Topic]], seed: int) -> dict[str, list[dict]]:
+def _splits(language: Language, topics: dict[str, dict[str, Topic]], seed: int) -> dict[str, list[dict]]:
     """The pairs of each split (genre where there is one, premise, hypothesis, label); no premise is in two of them."""
     generator = random.Random(seed)
     seen: set[str] = set()
@@ -231,7 +228,7 @@ def _splits(language: Language, topics: Callable[[str], dict[str, Topic]], seed:
     for split, premises in SPLITS.items():
         splits[split] = []
         while len(splits[split]) < premises * len(LABELS):
-            genre, topic = generator.choice(sorted(topics(split).items()))
+            genre, topic = generator.choice(sorted(topics[split].items()))
             pairs = _pairs(language, topic, generator)
             if pairs[0]["premise"] not in seen:
                 seen.add(pairs[0]["premise"])

@@ -8,7 +8,6 @@ weights are loaded (`common.adapter_folder`). Not for other tasks, nor for the o
 
 import importlib.util
 import math
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from common.adapter_folder import FACTS, SavedAdapter, adapted_class, head_prefi
 from common.arguments import flag
 from common.encoders import Encoder
 from common.errors import UserError
+from common.pruning import pruned_heads
 
 QUERY_AND_VALUE = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"))  # as encoders call them
 OF_A_NEW_ADAPTER = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")
@@ -80,6 +80,11 @@ class LoraArguments:
                 raise UserError(f"--combine {item}: is not a folder, a colon and a number, as in outputs/first:0.5")
         return found
 
+    @property
+    def sources(self) -> list[str]:
+        """The folders of the adapters to start from; [] for a new one."""
+        return [self.adapter] if self.adapter else [folder for folder, _ in self.weighted_adapters()]
+
     def check_given(self, explicit: set[str]) -> None:
         """Refuses flags of a new adapter, if the user has given them, where the settings come with an adapter."""
         source = "--adapter" if self.adapter else "--combine"
@@ -99,10 +104,15 @@ def add_lora(model, arguments: LoraArguments):
     the 354,310,144 of the encoder, and the classifier's frozen original, which peft keeps beside the trained copy.
 
     Raises:
-        UserError: a target module that the encoder does not have, or an encoder of another structure.
+        UserError: a target module that the encoder does not have, an encoder of another structure, or a pruned one.
     """
     from peft import LoraConfig
 
+    if pruned_heads(model.config):
+        raise UserError(
+            f"{model.name_or_path}: has lost attention heads, and peft cannot load an adapter for such a model again; "
+            "choose a whole one, or train it without an adapter"
+        )
     encoder = Encoder.of(model)
     whole = [name for name, module in encoder.head.items() if any(True for _ in module.parameters())]
     config = LoraConfig(
@@ -149,9 +159,7 @@ def _wrapped(model, config, *, trainable: bool):
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config.inference_mode = not trainable
     config.base_model_name_or_path = model.name_or_path or None
-    with warnings.catch_warnings():  # peft asks by a name that transformers has given up
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        adapted = adapted_class()(model, config)
+    adapted = adapted_class()(model, config)
     config.modules_to_save = list(dict.fromkeys(config.modules_to_save))  # peft adds its names to them at each loading
     return adapted if trainable else adapted.eval()
 

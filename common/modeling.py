@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from common.adapter_folder import is_adapter
 from common.arguments import ModelArguments
 from common.errors import UserError
 from common.hub import commit_of, fetching
@@ -88,6 +89,8 @@ def classes_of(arguments: ModelArguments) -> dict[int, str] | None:
     from transformers import AutoConfig
 
     name = arguments.model
+    if is_adapter(name):
+        raise UserError(f"{name}: is an adapter, not a whole model; make one of it by run_mnli_lora.py --merge")
     config_name = arguments.config_name or name
     with fetching("model", name):
         configuration = AutoConfig.from_pretrained(config_name, **source_of(arguments, config_name))

@@ -4,7 +4,7 @@ Not the tasks themselves: which data, which classes, and what is done to the mod
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from common.hub import load_rows
 from common.model_card import write_model_card
 from common.pair_inputs import PairInputs, collate_pairs
 from common.pairs import Pairs, pairs_from_rows, read_pairs, word_overlap
+from common.run import decided_by_main_process
 from common.text import tokenize_once
 
 PREFIX = {"train": "train", "validation": "eval", "test": "predict"}  # as in official examples
@@ -66,6 +67,20 @@ class PairArguments:
         return self.label_order and tuple(name.strip() for name in self.label_order.split(","))
 
 
+def use_demo(data, model_args, make: Callable[[Path, str], dict[str, str]], folder: Path, architecture: str) -> None:
+    """Points data and model at the built-in ones that `make` writes to `folder`; what was given stays.
+
+    Args:
+        architecture: what the built-in model is like, where `--model` is a folder.
+    """
+    given = Path(model_args.model).is_dir()
+    # Written once: another process could rewrite what the first one already reads.
+    made = decided_by_main_process(lambda: make(folder, architecture if given else model_args.model))
+    model_args.model = model_args.model if given else made["model"]
+    for name in ("train_file", "validation_file", "test_file"):
+        setattr(data, name, getattr(data, name) or made[name])
+
+
 def load_splits(
     task: PairArguments,
     data,
@@ -103,6 +118,10 @@ def load_splits(
         else:
             pairs = read_pairs(files[name], truth=truth, **reading)
         if name == "train":
+            if len(pairs.names) < 2:
+                raise UserError(
+                    f"{pairs.source}: all pairs are of the class {pairs.names[0]!r}; there must be two or more"
+                )
             reading["names"] = pairs.names  # the other splits may have no others
         chosen, words = choose(len(pairs), limits[name], data.sample_seed)
         selection[name] = len(pairs), words
@@ -113,7 +132,7 @@ def load_splits(
 def in_order_of(
     trained_for: Mapping[int, str] | None,
     splits: dict[str, Pairs],
-    model_args,
+    checkpoint: str,
     task: PairArguments,
     classes: Mapping[str, tuple[str, ...]],
     *,
@@ -128,7 +147,7 @@ def in_order_of(
     other_head = training and trained_for is not None and len(trained_for) != len(names)  # it will be replaced
     if trained_for is not None and not other_head:
         reading = {"classes": classes, "label_order": task.order}
-        names = classes_of_checkpoint(trained_for, model_args.model, names, **reading)
+        names = classes_of_checkpoint(trained_for, checkpoint, names, **reading)
     return {name: pairs.relabelled(names) for name, pairs in splits.items()}
 
 
@@ -191,7 +210,8 @@ class Sample:
 
     def __init__(self, dataset, rows: np.ndarray):
         self.dataset, self.rows = dataset, rows
-        self.lengths, self.targets = dataset.lengths[rows], dataset.targets[rows]
+        self.lengths = dataset.lengths[rows]
+        self.targets = None if dataset.targets is None else dataset.targets[rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -297,9 +317,16 @@ def publish(
     splits: dict[str, Pairs],
     inputs: Mapping[str, PairInputs],
     output_dir: Path,
+    *,
+    model: str | Path,
     usage: str = PAIR_USAGE,
 ) -> dict:
-    """Writes predictions, plots, results.json, report and model card; returns what results.json holds."""
+    """Writes predictions, plots, results.json, report and model card; returns what results.json holds.
+
+    Args:
+        model: which model made the predictions: where it was saved, or, in a run without training, where it came from.
+        usage: how to load it, a format string with {model} and the two sentences {first} and {second}.
+    """
     for name, prefix in (("validation", ""), ("test", "test_")):
         if name in predictions:
             results["files"] |= write_predictions(output_dir, prefix, predictions[name])
@@ -309,8 +336,10 @@ def publish(
     name = results["headline"]["split"] if results["headline"] else None
     cards = error_cards(predictions[name]) if name else []
     report.write_report(results, output_dir, error_cards=cards)
-    pairs = next(iter(splits.values()))
+    original, pairs = next(iter(splits.values())), next(iter(inputs.values())).examples
     example = {"first": pairs.premises[0], "second": pairs.hypotheses[0]}
-    write_model_card(results, output_dir, usage=usage.format(model=output_dir, **example))
+    if (pairs.premises, pairs.hypotheses) != (original.premises, original.hypotheses):
+        usage += "# texts must be prepared as in training, by the arguments above; these are\n"
+    write_model_card(results, output_dir, usage=usage.format(model=model, **example))
     facts.write_results(output_dir, results)
     return results

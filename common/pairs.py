@@ -6,7 +6,7 @@ tasks' rows.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -161,8 +161,11 @@ def pairs_from_rows(
     if truth and not told:
         raise UserError(f"{source}: no row has a label in the column {found['label']!r}; it may be a hidden test set")
     labels = labels if told else None
+    whose = "" if names is None else " of the training data,"
     names, index_of = classes_of_labels(labels, source, classes, label_order, names) if told else (names or (), {})
-    kept, skipped = _checked(cells["premise"], cells["hypothesis"], labels, index_of, names, source, skip_bad)
+    kept, skipped = _checked(
+        cells["premise"], cells["hypothesis"], labels, index_of, f"the classes{whose} {listed(names)}", source, skip_bad
+    )
     if not kept:
         raise UserError(f"{source}: no usable pair" + (f" ({skipped})" if skipped else ""))
     groups = {
@@ -222,7 +225,7 @@ def _label_texts(values: list, source: str) -> list[str | None]:
     return [None if value is None or value != value else text_of[value] for value in values]
 
 
-def _checked(premises, hypotheses, labels, index_of, names, source: str, skip_bad: bool) -> tuple[list[int], dict]:
+def _checked(premises, hypotheses, labels, index_of, known: str, source: str, skip_bad: bool) -> tuple[list[int], dict]:
     """The rows to keep, and reason -> how many were left out; the first bad one stops the run without `skip_bad`."""
     kept, skipped = [], {}
     for i, texts in enumerate(zip(premises, hypotheses)):
@@ -231,7 +234,7 @@ def _checked(premises, hypotheses, labels, index_of, names, source: str, skip_ba
             continue
         problem = _text_problem(*texts)
         if not problem and labels is not None and labels[i] not in index_of:
-            problem = _label_problem(labels[i], names)
+            problem = _label_problem(labels[i], known)
         if not problem:
             kept.append(i)
             continue
@@ -254,10 +257,12 @@ def _text_problem(premise: object, hypothesis: object) -> tuple[str, str] | None
     return None
 
 
-def _label_problem(label: str | None, names: Iterable[str]) -> tuple[str, str]:
+def _label_problem(label: str | None, known: str) -> tuple[str, str]:
     if not label:
         return "no label", "the label is empty"
-    return "unknown label", f"the label {label[:60]!r} is not among the classes {listed(names)}"
+    if NUMBER.fullmatch(label):
+        return "unknown label", f"the label is the number {label}, for which --label_order has no name"
+    return "unknown label", f"the label {label[:60]!r} is not among {known}"
 
 
 # Statistics

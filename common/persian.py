@@ -10,8 +10,10 @@ used Porter's stemmer, an English one, which leaves Persian words untouched. `PU
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
+
+from common.errors import UserError
 
 ZWNJ = "\u200c"
 # Letters and marks of the Arabic script, and the zero-width non-joiner; neither digits nor punctuation.
@@ -57,6 +59,21 @@ def prepare(texts: list[str], steps: Steps) -> list[str]:
     functions = [function for function, wanted in chosen.items() if wanted]
     prepared = {text: _through(functions, text) for text in dict.fromkeys(texts)}
     return [prepared[text] for text in texts]
+
+
+def keep_steps(config, steps: Steps, model: str, *, training: bool) -> None:
+    """Notes in the configuration of a model that is trained how its texts are prepared, as `persian_steps`.
+
+    Raises:
+        UserError: the model will not be trained, and it was trained on texts prepared in another way.
+    """
+    if training:
+        config.persian_steps = asdict(steps)
+        return
+    noted = getattr(config, "persian_steps", asdict(steps))
+    if noted != asdict(steps):
+        flags = " ".join(f"--{name} {str(noted[name]).lower()}" for name in asdict(steps))
+        raise UserError(f"{model}: was trained on texts prepared in another way than asked for; give {flags}")
 
 
 def _through(functions: list[Callable[[str], str]], text: str) -> str:

@@ -94,6 +94,28 @@ DROPPED: dict[str, str | Spelling] = {
 }
 
 
+def only(name: str, value: str, otherwise: str) -> Spelling:
+    """A flag that may say what a script does anyway; every other value is refused, with the sentence `otherwise`."""
+
+    def today(given: str) -> list[str]:
+        if given.lower() != value:
+            raise UserError(f"{name} {given}: {otherwise}")
+        return []
+
+    return Spelling(today, why=f"has no effect: it is {value} anyway")
+
+
+# What official examples on texts (run_glue.py, run_xnli.py, run_classification.py) take beside the flags here.
+TEXT_CLASSIFICATION = {
+    "--label_column_name": "--label_column",
+    "--use_fast_tokenizer": Spelling(switch=True, why="has no effect: tokenizers are fast ones, always"),
+    "--no_use_fast_tokenizer": Spelling(switch=True, why="has no effect: tokenizers are fast ones, always"),
+    "--ignore_mismatched_sizes": Spelling(
+        switch=True, why="has no effect: a head for other classes is replaced in training, and an error otherwise"
+    ),
+}
+
+
 def translate(tokens: Iterable[str], rows: Mapping[str, str | Spelling], known: set[str], where: str = "") -> list[str]:
     """Today's arguments for those given: dashes become underscores, older spellings become today's, with a note."""
     waiting, translated = list(tokens), []

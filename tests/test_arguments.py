@@ -13,7 +13,7 @@ import pytest
 
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
 from common.errors import UserError
-from common.spellings import DROPPED, Spelling
+from common.spellings import DROPPED, Spelling, only
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -325,6 +325,13 @@ def test_a_script_adds_spellings_of_its_own(capsys):
     notes = capsys.readouterr().err
     assert "--null_threshold" in notes and "found out from the data" in notes and "--method=max" in notes
     assert "--version_2_with_negative" in refusal("--version_2_with_negativ", spellings=rows)
+
+
+def test_a_flag_that_may_only_say_what_holds_anyway(capsys):
+    rows = {"--language": only("--language", "fa", "this script is for Persian")}
+    parse("--language", "FA", spellings=rows)
+    assert "--language has no effect: it is fa anyway" in capsys.readouterr().err
+    assert refusal("--language=de", spellings=rows) == "--language de: this script is for Persian"
 
 
 def test_only_the_first_process_prints_notes(monkeypatch, capsys):

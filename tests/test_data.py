@@ -101,6 +101,15 @@ def test_a_csv_whose_header_has_tabs_only_is_tab_separated(tmp_path, line_end):
     assert read_rows(path) == [{"a": "1\t2"}]
 
 
+def test_a_csv_of_excel_with_semicolons(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_delimited(path, ROWS, ";", "\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_rows(path) == ROWS
+    path.write_text("a;b,c\n1,2\n")
+    assert read_rows(path) == [{"a;b": "1", "c": "2"}]
+
+
 # As GLUE writes: no quoting at all, so quotes are characters wherever they stand.
 UNQUOTED = {
     "a quote that nothing closes": [('"Yes', "b", "c"), ("d", "e", "f")],

@@ -33,6 +33,7 @@ from common.lora import (
     reloaded,
 )
 from common.modeling import count_parameters
+from common.pruning import prune
 from tests.distributed_worker import Stop, history_of, make_model, state_of, train_resumable
 from tests.helpers import message
 
@@ -236,6 +237,12 @@ def test_unknown_target_modules(bases):
         assert f"--target_modules {name}: the layers of roberta have no such module" in sentence
         assert "only dense, key, query, value" in sentence
     assert model.state_dict().keys() == before.keys()
+
+
+def test_a_pruned_base_gets_no_adapter(bases):
+    model = fresh(bases["Bert"])
+    prune(model, {0: [0]})
+    assert "has lost attention heads" in message(add_lora, model, LoraArguments())
 
 
 def test_encoders_of_another_structure():

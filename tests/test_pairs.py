@@ -185,7 +185,9 @@ def test_numbers_need_to_be_explained(labels):
     own = pairs_from_rows(table(labels), "f.csv", **PLAIN, label_order=("yes", "no", "maybe", "never"))
     assert own.names == ("yes", "no", "maybe") and labelled(own) == ["yes", "maybe", "no"]
     sentence = message(pairs_from_rows, table(labels), "f.csv", **PLAIN, label_order=("yes", "no"))
-    assert sentence.startswith("f.csv: row 2: the label '2' is not among the classes 'yes', 'no'")
+    assert sentence.startswith("f.csv: row 2: the label is the number 2, for which --label_order has no name")
+    sentence = message(pairs_from_rows, table(labels), "f.csv", **PLAIN, label_order=("n", "e", "Neutral"))
+    assert sentence.startswith("--label_order n,e,Neutral: names the class 'neutral' twice")
 
 
 def test_own_classes_are_in_alphabetical_order():
@@ -210,10 +212,14 @@ def test_a_class_that_training_lacks():
     fewer = pairs_from_rows(table(["c", "c", "c"]), "dev.csv", **PLAIN, names=train.names)
     assert fewer.names == train.names and fewer.labels.tolist() == [1, 1, 1]
     sentence = message(pairs_from_rows, table(["e", "c", "n"]), "dev.csv", **PLAIN, names=train.names)
-    assert sentence.startswith("dev.csv: row 3: the label 'n' is not among the classes 'entailment', 'contradiction'")
+    assert sentence.startswith(
+        "dev.csv: row 3: the label 'n' is not among the classes of the training data, 'entailment', 'contradiction'"
+    )
     own = pairs_from_rows(table(["yes", "no", "no"]), "train.csv", **PLAIN)
     sentence = message(pairs_from_rows, table(["no", "perhaps", "no"]), "dev.csv", **PLAIN, names=own.names)
-    assert sentence.startswith("dev.csv: row 2: the label 'perhaps' is not among the classes 'no', 'yes'")
+    assert sentence.startswith(
+        "dev.csv: row 2: the label 'perhaps' is not among the classes of the training data, 'no', 'yes'"
+    )
 
 
 def test_no_gold_label_is_left_out_and_counted():
@@ -339,6 +345,8 @@ def test_nameless_classes_of_a_checkpoint():
     order = ("c", "Neutral", "entailment")
     found = classes_of_checkpoint(generic, "m", tuple(ENGLISH), classes=ENGLISH, label_order=order)
     assert found == CHECKPOINT
+    twice = ("neutral", "contradiction", "n")
+    assert "twice" in message(classes_of_checkpoint, generic, "m", (), classes=ENGLISH, label_order=twice)
     sentence = message(classes_of_checkpoint, generic, "m", ("a", "b"), classes=ENGLISH, label_order=("a", "b"))
     assert "3 classes" in sentence and "--label_order names 2" in sentence
 

@@ -153,6 +153,44 @@ def test_adapter_evaluated_as_model_and_as_adapter(adapter, demo, tmp_path):
         assert rows_of(tmp_path / name / "test_predictions.csv") == rows_of(folder / "test_predictions.csv")
 
 
+def test_an_adapter_that_is_only_used(adapter, demo, tmp_path, capsys):
+    folder, _ = adapter
+    rows = rows_of(folder / "test_predictions.csv")
+    pairs = [{"premise": row["premise"], "hypothesis": row["hypothesis"]} for row in rows]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    argv = ["--do_predict", "--model", str(folder), "--test_file", str(tmp_path / "pairs.jsonl"), *QUICK]
+    results = run_mnli_lora.main([*argv, "--merge", "--output_dir", str(tmp_path / "out")])
+    assert results["extra"]["merged"]["largest difference of a logit"] < 1e-5, "pairs without classes can be compared"
+    said = [row["prediction"] for row in rows_of(tmp_path / "out" / "test_predictions.csv")]
+    assert said == [row["prediction"] for row in rows]
+    assert results["arguments"]["adapter"]["value"] == str(folder) and results["published"] == []
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f'PeftModel.from_pretrained(base, "{folder}")' in card and pairs[0]["premise"].lower() in card
+    argv = ["--do_eval", *files(demo, "validation"), *QUICK, "--output_dir", str(tmp_path / "no")]
+    for more, words in (
+        (["--adapter", str(folder), "--reset_classifier"], ("--reset_classifier", "--do_train")),
+        (["--model", str(folder), "--method", "full"], (str(folder), "is an adapter", "--method lora")),
+    ):
+        said = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, *more)
+        assert all(word in said for word in words), said
+
+
+def test_a_whole_model_is_evaluated_without_a_method(adapter, demo, tmp_path):
+    folder, results = adapter
+    again = evaluated(demo, tmp_path / "out", "--model", str(folder / "merged"))
+    assert again["metrics"]["test"]["accuracy"] == results["metrics"]["test"]["accuracy"]
+    assert again["arguments"]["method"]["value"] == "full" and again["published"] == []
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "PeftModel" not in card and f'model="{folder / "merged"}"' in card
+
+
+def test_official_command(demo, tmp_path, capsys):
+    official = ["--task_name", "MNLI", "--do_lower_case", "false", "--use_fast_tokenizer", "--max_seq_length", "32"]
+    arguments = short(demo, tmp_path / "out", "--method", "freeze", *official)["arguments"]
+    assert (arguments["lower_case"]["value"], arguments["max_length"]["value"]) == (False, 32)
+    assert "--task_name has no effect" in capsys.readouterr().err
+
+
 def test_going_on_from_an_adapter(adapter, demo, tmp_path):
     folder, _ = adapter
     more = short(demo, tmp_path / "more", "--adapter", str(folder), "--learning_rate", "0")
@@ -203,6 +241,10 @@ def test_resumed_adapter_training_ends_where_a_straight_one_does(demo, tmp_path)
         (["--method", "adapter"], ("lora",)),
         (["--target_modules", "nothing"], ("nothing", "query")),
         (["--lora_rank", "0"], ("--lora_rank",)),
+        (["--do_eval", "--merge"], ("--merge", "--adapter or --combine")),
+        (["--do_eval", "--method", "lora"], ("--method lora", "--adapter or --combine")),
+        (["--task_name", "qqp"], ("--task_name qqp", "MultiNLI")),
+        (["--language", "de"], ("--language de", "English")),
         (["--adapter", "missing"], ("missing", "no such folder")),
         (["--combine", "missing"], ("--combine missing",)),
         (["--load_in_4bit"], ("--load_in_4bit", "bitsandbytes")),
@@ -231,6 +273,9 @@ def test_adapters_that_do_not_fit(adapter, demo, tmp_path, capsys):
     two += ["--adapter", str(folder), "--output_dir", str(tmp_path / "out")]
     said = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *two)
     assert "--reset_classifier" in said and "no, yes" in said
+    evaluating = ["--do_eval", "--adapter", str(folder), "--validation_file", str(tmp_path / "two.jsonl"), *QUICK]
+    said = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *evaluating, "--output_dir", str(tmp_path / "out"))
+    assert said.startswith(f"{folder}: was trained for 3 classes"), "the adapter was, not its base"
     bare = tmp_path / "bare"
     bare.mkdir()
     saved = load_file(folder / "adapter_model.safetensors")

@@ -234,6 +234,11 @@ def test_another_order_of_classes_is_evaluated_right(demo, trained, tmp_path):
         (["--strategy", "prune_heads", "--pruned_share", "0.9"], ("90%", "smaller share")),
         (["--strategy", "prune_heads", "--pruned_share", "1"], ("--pruned_share",)),
         (["--premise_column", "nonsense"], ("'nonsense'", "'premise'")),
+        (["--head_learning_rate", "-1"], ("--head_learning_rate",)),
+        (["--label_order", "n,e,n"], ("--label_order", "twice")),
+        (["--do_eval", "--strategy", "first_2"], ("--strategy first_2", "training")),
+        (["--task_name", "mnli"], ("--task_name mnli", "run_mnli_lora.py")),
+        (["--language", "de"], ("--language de", "Persian")),
         (["--max_length", "4"], ("--max_length 4",)),
         (["--metric_for_best_model", "accuracy"], ("validation_accuracy",)),
         (["--validation_file", "missing.csv"], ("missing.csv", "no such file")),
@@ -266,6 +271,42 @@ def test_bad_data_are_one_sentence(demo, tmp_path, capsys):
     assert "row 2" in said and "hypothesis is empty" in said
     said = with_rows({**good, "label": 1})
     assert "--label_order" in said
+
+
+def test_training_needs_two_classes(demo, tmp_path, capsys):
+    rows = [{"premise": "a b", "hypothesis": "a", "label": "e"}] * 3
+    (tmp_path / "one.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    argv = ["--model", demo["model"], "--train_file", str(tmp_path / "one.jsonl"), *files(demo, "validation"), *QUICK]
+    argv += ["--output_dir", str(tmp_path / "out")]
+    said = refused(capsys, run_nli_parsbert.main, "run_nli_parsbert.py", *argv)
+    assert "one.jsonl" in said and "'entailment'" in said and "two or more" in said
+
+
+def test_a_trained_model_gets_texts_prepared_as_in_training(demo, tmp_path, capsys):
+    short(demo, tmp_path / "trained", "--preprocessing", "published", "--remove_stop_words", "false")
+    card = (tmp_path / "trained" / "README.md").read_text("utf-8")
+    assert "prepared as in training" in card and 'model="' + str(tmp_path / "trained") in card
+    argv = ["--do_predict", "--model", str(tmp_path / "trained"), *files(demo, "test"), *QUICK]
+    argv += ["--max_predict_samples", "30", "--output_dir", str(tmp_path / "out")]
+    said = refused(capsys, run_nli_parsbert.main, "run_nli_parsbert.py", *argv)
+    flags = said.partition("give ")[2]
+    assert flags == "--normalize true --remove_stop_words false --stem false --remove_zwnj true"
+    again = run_nli_parsbert.main([*argv, *flags.split()])
+    assert rows_of(tmp_path / "out" / "test_predictions.csv") == rows_of(tmp_path / "trained" / "test_predictions.csv")
+    assert again["published"] == [], "what was trained is not known here"
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert str(tmp_path / "trained") in card and 'model="' + str(tmp_path / "out") not in card, (
+        "no model is saved there"
+    )
+
+
+def test_flags_of_official_examples(demo, tmp_path, capsys):
+    official = ["--language", "fa", "--train_language", "fa", "--do_lower_case", "--use_fast_tokenizer", "true"]
+    official += ["--ignore_mismatched_sizes", "--label_column_name", "label", "--max_seq_length", "32"]
+    arguments = short(demo, tmp_path / "out", *official, "--evaluation_strategy", "no")["arguments"]
+    assert (arguments["max_length"]["value"], arguments["label_column"]["value"]) == (32, "label")
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 7, notes
 
 
 def test_generic_class_names_need_an_order(demo, trained, tmp_path, capsys):
