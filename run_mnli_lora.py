@@ -130,7 +130,7 @@ class MultiNliArguments(PairArguments):
     _argument_group_name = "MultiNLI"
 
     method: Literal["full", "freeze", "lora"] = flag("lora", "train everything, the classifier alone, or an adapter")
-    lower_case: bool = flag(True, "lower-case all texts, as published")
+    lower_case: bool = flag(True, "lower-case all texts, as published; a model that saw capitals wants false")
 
 
 def main(argv: list[str] | None = None) -> dict:

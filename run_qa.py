@@ -340,7 +340,8 @@ def publish(results: dict, scorer, splits, windows, answers, output_dir: Path) -
     results = facts.completed(results)
     cards = error_cards(scorer, splits[name], answers[name]) if name else []
     report.write_report(results, output_dir, error_cards=cards)
-    write_model_card(results, output_dir, usage=USAGE.format(model=output_dir))
+    model = output_dir if results["arguments"]["do_train"]["value"] else results["model"]["name"]
+    write_model_card(results, output_dir, usage=USAGE.format(model=model))
     facts.write_results(output_dir, results)
     return results
 

@@ -235,6 +235,7 @@ def test_evaluate_again_gives_the_same(trained, tmp_path):
         ["--do_eval", "--model", str(folder), "--validation_file", validation, "--output_dir", str(out), *QUICK]
     )
     assert read(out / "predictions.json") == read(folder / "predictions.json")
+    assert f'from_pretrained("{folder}")' in (out / "README.md").read_text("utf-8"), "where the model is"
     for name, entry in before["metrics"]["validation"].items():
         assert after["metrics"]["validation"][name]["value"] == pytest.approx(entry["value"], rel=1e-5), name
     assert after["data"]["splits"]["validation"]["fingerprint"] == before["data"]["splits"]["validation"]["fingerprint"]
