@@ -1,7 +1,6 @@
 """run_qa.py as users start it: real processes, a stand-in for the hub, launchers, and signals in the middle."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,11 +13,10 @@ from common.demo_qa import question_answering_demo
 from common.tiny_models import tiny_model
 from tests.helpers import hub_rows
 from tests.hub import Hub, add_parquet_dataset
+from tests.scripts import ROOT, TORCHRUN, finish, plain, start
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = str(ROOT / "run_qa.py")
 BIN = Path(sys.executable).parent
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
 ACCELERATE += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
 TRAIN, VALIDATION = 180, 60
@@ -42,25 +40,6 @@ def root(tmp_path_factory) -> Path:
     for name in ("distilbert-base-uncased", "xlm-roberta-base"):
         tiny_model(name, texts, root / "models" / name, "question-answering")
     return root
-
-
-def start(command: list[str], cwd: Path, environment: dict[str, str]) -> subprocess.Popen:
-    cwd.mkdir(parents=True, exist_ok=True)
-    environment = {**environment, "XDG_CACHE_HOME": str(cwd / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process: subprocess.Popen, status: int = 0) -> str:
-    output = process.communicate(timeout=240)[0]
-    assert process.returncode == status, output[-4000:]
-    return output
-
-
-def plain(home: Path) -> dict[str, str]:
-    """An environment without a hub."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
 
 
 def results_of(folder: Path) -> dict:

@@ -1,6 +1,5 @@
 """run_qa.py through `main`, on the built-in data: what it leaves behind, and that the figures are right."""
 
-import csv
 import json
 import os
 from pathlib import Path
@@ -12,9 +11,10 @@ from safetensors.torch import load_file
 
 import run_qa
 from common.demo_qa import question_answering_demo
-from common.errors import exit_status
 from tests.helpers import hub_rows
 from tests.official_squad import score_file
+from tests.scripts import read, rows_of
+from tests.scripts import refused as sentence_of
 
 ROOT = Path(run_qa.__file__).parent
 QUICK = [
@@ -43,15 +43,6 @@ def trained(tmp_path_factory) -> tuple[Path, dict]:
     return folder, run_qa.main(["--demo", "--output_dir", str(folder), "--use_cpu", "--disable_tqdm", "true"])
 
 
-def read(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def rows_of(path: Path) -> list[dict]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def files(demo: dict, *names: str) -> list[str]:
     return [argument for name in names for argument in (f"--{name}_file", demo[f"{name}_file"])]
 
@@ -67,11 +58,7 @@ def short(demo: dict, tmp_path: Path, *more: str) -> tuple[Path, dict]:
 
 def refused(capsys, *argv: str) -> str:
     """The one sentence with which the script refuses these arguments, with status 2."""
-    capsys.readouterr()
-    status = exit_status(lambda: run_qa.main(list(argv)), "run_qa.py")
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run_qa.py: ")]
-    assert status == 2 and len(lines) == 1, (status, lines)
-    return lines[0].removeprefix("run_qa.py: error: ")
+    return sentence_of(capsys, run_qa.main, "run_qa.py", *argv)
 
 
 # A whole run
