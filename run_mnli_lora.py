@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> dict:
                 "training data": fingerprint(prepared["train"].rows()),
                 **{name: getattr(training, name) for name in ("seed", "per_device_train_batch_size")},
                 **{name: getattr(task, name) for name in ("max_length", "method")},
-                **{name: getattr(lora, name) for name in ("lora_rank", "target_modules", "adapter", "combine")},
+                **{name: value for name, value in dataclasses.asdict(lora).items() if name != "merge"},
             }
             decided_by_main_process(lambda: start_training(output_dir, checkpoint, identity))
             with clock.phase("training"):

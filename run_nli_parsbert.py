@@ -130,7 +130,7 @@ class PersianNliArguments(PairArguments):
     layer_decay: float = flag(1.0, "each layer's learning rate is this times that of the layer above it")
     pruned_share: float = flag(0.5, "share of the attention heads that --strategy prune_heads removes")
     pruning: Literal["random", "importance"] = flag(
-        "random", "which heads: at random (published), or those that the training loss depends on least"
+        "random", "which heads: at random (published), or those that the loss of 1,024 training pairs needs least"
     )
     pruning_scope: Literal["layer", "global"] = flag("layer", "the same share in every layer, or of all heads together")
     pruning_seed: int = flag(0, "seed of --pruning random")
@@ -249,6 +249,7 @@ def main(argv: list[str] | None = None) -> dict:
                 "strategy": str(task.adaptation),
                 **{name: getattr(training, name) for name in ("seed", "per_device_train_batch_size")},
                 **{name: getattr(task, name) for name in ("max_length", "pruned_share", "pruning", "pruning_scope")},
+                "pruning_seed": task.pruning_seed,
             }
             decided_by_main_process(lambda: start_training(output_dir, checkpoint, identity))
             with clock.phase("training"):
@@ -332,8 +333,7 @@ def prune_heads(model, task: PersianNliArguments, training, inputs) -> dict:
     if task.pruning == "random":
         scores = random_scores(model, task.pruning_seed)
     else:
-        losses = classification_head(0.0).losses
-        scores = importance(model, islice(batches, 32), lambda output, batch: losses(output, batch).sum())
+        scores = importance(model, islice(batches, 32), classification_head(0.0).losses)
     prune(model, choose_heads(scores, task.pruned_share, per_layer=task.pruning_scope == "layer"))
     after = measure(model, batch)
     return {"before": before, "after": after, "after / before": {name: after[name] / before[name] for name in after}}

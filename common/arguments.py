@@ -64,7 +64,9 @@ class DataArguments:
     dataset_revision: str | None = flag(None, "branch, tag or commit of the hub data; unset = its main branch")
     train_file: str | None = flag(None, "your own training data, in a form named above")
     validation_file: str | None = flag(None, "your own validation data")
-    test_file: str | None = flag(None, "your own test data; given, it is predicted too")
+    test_file: str | None = flag(
+        None, "your own test data; given, it is predicted too, unless other phases are asked for"
+    )
     max_train_samples: int | None = flag(None, "training examples to use; unset or negative = all")
     max_eval_samples: int | None = flag(
         None, "validation examples to use; unset or negative = all", "--max_validation_samples"

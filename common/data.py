@@ -31,9 +31,9 @@ def read_rows(path: str | Path) -> list[dict]:
 
     Cells of csv and tsv are strings, with quoting and line breaks inside quotes; those of the others have their types.
     A csv whose header has no comma is separated by tabs or, as Excel writes it in many countries, by semicolons, where
-    the header has these. A tab-separated file is taken to be without any quoting
-    (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes make a row wrong or
-    join lines. Raises `UserError` for a missing, empty or broken file (with the line) and for an unknown ending.
+    the header has these. A tab-separated file is taken to be without any quoting (GLUE's are) when every line has as
+    many cells as the header, split at tabs alone, but quotes make a row wrong or join lines. Raises `UserError` for
+    a missing, empty or broken file (with the line) and for an unknown ending.
     """
     path = Path(path)
     ending = path.suffix.lower()

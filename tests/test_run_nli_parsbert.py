@@ -172,6 +172,24 @@ def test_pruned_model_is_saved_loaded_and_predicts(demo, tmp_path, pruning):
     assert rows_of(tmp_path / "out" / "test_predictions.csv") == rows_of(tmp_path / "again" / "test_predictions.csv")
 
 
+def test_other_heads_are_another_run(demo, tmp_path, capsys):
+    """A checkpoint's weights belong to the heads that were left; other heads have the same shapes."""
+    out = tmp_path / "out"
+    short(demo, out, "--strategy", "prune_heads")
+    argv = [
+        "--model",
+        demo["model"],
+        *files(demo, "train", "validation", "test"),
+        "--output_dir",
+        str(out),
+        *QUICK,
+        *FEW,
+    ]
+    argv += ["--strategy", "prune_heads", "--pruning_seed", "1", "--resume_from_checkpoint", "auto"]
+    said = refused(capsys, run_nli_parsbert.main, "run_nli_parsbert.py", *argv)
+    assert "pruning_seed was 0, is 1" in said and "another run" in said
+
+
 def test_learning_rates_by_depth(demo, tmp_path):
     more = ("--learning_rate", "1e-3", "--head_learning_rate", "0", "--layer_decay", "1e-9", "--weight_decay", "0")
     short(demo, tmp_path / "out", *more)
