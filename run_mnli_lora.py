@@ -33,18 +33,14 @@ from common import results as facts
 from common.adapter_folder import is_adapter
 from common.adapting import Strategy, apply
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.class_names import in_order_of
 from common.classification import PAIR_USAGE
 from common.data import fingerprint
 from common.errors import UserError, exit_status
 from common.lora import LoraArguments, add_lora, class_names, combine, load_adapter, merge, quantization, reloaded
 from common.pair_task import (
-    PREFIX,
     PairArguments,
-    Sample,
-    classification_head,
     encode,
-    evaluated_sets,
-    in_order_of,
     judged,
     load_splits,
     logits_of,
@@ -55,6 +51,7 @@ from common.pair_task import (
 from common.pairs import Pairs, describe_splits
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.spellings import TEXT_CLASSIFICATION, only
+from common.task import PREFIX, Sample, classification_head, evaluated_sets
 
 # The published recipe (report 004, MultiNLI), in one place; the names are the flags.
 RECIPE = {
@@ -164,7 +161,8 @@ def main(argv: list[str] | None = None) -> dict:
             source, trained_for = model_args.model, classes_of(model_args)
             if lora.sources and not lora.reset_classifier and class_names(lora.sources[0]):
                 source, trained_for = lora.sources[0], dict(enumerate(class_names(lora.sources[0])))
-            splits = in_order_of(trained_for, splits, source, task, CLASSES, training=training.do_train)
+            order = {"classes": CLASSES, "label_order": task.order, "training": training.do_train}
+            splits = in_order_of(trained_for, splits, source, **order)
             tokenizer = load_tokenizer(model_args)
             prepared = {name: lowered(pairs) if task.lower_case else pairs for name, pairs in splits.items()}
             inputs = {name: encode(prepared[name], tokenizer, task, data, model_args, training) for name in splits}
@@ -200,7 +198,7 @@ def main(argv: list[str] | None = None) -> dict:
             model=model,
             args=training,
             train_dataset=fed.get("train"),
-            eval_dataset=evaluated_sets(fed, task, data.sample_seed) or None,
+            eval_dataset=evaluated_sets(fed, task.eval_train_samples, data.sample_seed) or None,
             data_collator=collate_states,
             processing_class=tokenizer,
         )

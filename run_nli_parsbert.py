@@ -31,17 +31,14 @@ from typing import Literal
 from common import results as facts
 from common.adapting import STRATEGIES, Strategy, apply, learning_rates, parameter_groups, trainable_formula
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.class_names import in_order_of
 from common.classification import PAIR_USAGE
 from common.data import fingerprint
 from common.errors import UserError, exit_status
 from common.pair_inputs import collate_pairs
 from common.pair_task import (
-    PREFIX,
     PairArguments,
-    classification_head,
     encode,
-    evaluated_sets,
-    in_order_of,
     judged,
     load_splits,
     publish,
@@ -54,6 +51,7 @@ from common.persian import Steps, keep_steps, prepare
 from common.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.spellings import TEXT_CLASSIFICATION, Spelling, only
+from common.task import PREFIX, classification_head, evaluated_sets
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
 # report does not give them.
@@ -191,9 +189,8 @@ def main(argv: list[str] | None = None) -> dict:
         from common.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
-            splits = in_order_of(
-                classes_of(model_args), splits, model_args.model, task, CLASSES, training=training.do_train
-            )
+            order = {"classes": CLASSES, "label_order": task.order, "training": training.do_train}
+            splits = in_order_of(classes_of(model_args), splits, model_args.model, **order)
             tokenizer = load_tokenizer(model_args)
             prepared = {name: preprocess(pairs, task.steps) for name, pairs in splits.items()}
             inputs = {name: encode(prepared[name], tokenizer, task, data, model_args, training) for name in splits}
@@ -237,7 +234,7 @@ def main(argv: list[str] | None = None) -> dict:
             model=model,
             args=training,
             train_dataset=fed.get("train"),
-            eval_dataset=evaluated_sets(fed, task, data.sample_seed) or None,
+            eval_dataset=evaluated_sets(fed, task.eval_train_samples, data.sample_seed) or None,
             data_collator=collate_states,
             processing_class=tokenizer,
         )

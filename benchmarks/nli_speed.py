@@ -35,10 +35,10 @@ from common.arguments import DataArguments, ModelArguments, parse_arguments
 from common.files import write_json
 from common.frozen import FrozenPrefix, collate_states, states_of
 from common.pair_inputs import PairInputs, collate_pairs
-from common.pair_task import classification_head
 from common.pairs import read_pairs
 from common.pruning import choose_heads, prune, random_scores
 from common.run import StopRequest
+from common.task import classification_head
 from common.text import tokenize
 from common.trainer import FinetuneTrainer
 

@@ -6,6 +6,7 @@ error, only the accuracy. So numbers and generic names are refused until somebod
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from common.errors import UserError
 
@@ -13,6 +14,7 @@ NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the s
 NUMBER = re.compile(r"-?\d+(\.0+)?")
 GENERIC_NAME = re.compile(r"LABEL_\d+")
 Classes = Mapping[str, tuple[str, ...]]
+Examples = TypeVar("Examples")  # `Pairs`, `Recordings`: what has names and can be relabelled
 
 
 def listed(names: Iterable[str]) -> str:
@@ -101,3 +103,28 @@ def classes_of_checkpoint(
             f"{listed(names)}; choose a model for these classes, or a pre-trained one without a classification head"
         )
     return tuple(found)
+
+
+def in_order_of(
+    trained_for: Mapping[int, str] | None,
+    splits: dict[str, Examples],
+    checkpoint: str,
+    *,
+    classes: Classes,
+    label_order: tuple[str, ...] | None,
+    training: bool,
+) -> dict[str, Examples]:
+    """The splits with labels counted in the order of the classes that the model was trained for, if it was.
+
+    Args:
+        trained_for: the model's classes by index; None: it is no trained classifier.
+        checkpoint, classes, label_order: as for `classes_of_checkpoint`.
+
+    Raises:
+        UserError: it was trained for other classes and will not be trained, or calls its own LABEL_0, ...
+    """
+    names = splits["train"].names if "train" in splits else max((s.names for s in splits.values()), key=len)
+    other_head = training and trained_for is not None and len(trained_for) != len(names)  # it will be replaced
+    if trained_for is not None and not other_head:
+        names = classes_of_checkpoint(trained_for, checkpoint, names, classes=classes, label_order=label_order)
+    return {name: split.relabelled(names) for name, split in splits.items()}

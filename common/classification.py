@@ -5,7 +5,7 @@ Not for making predictions: the logits come from the Trainer, in the order of th
 imported where it is used, because `evaluate` loads torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -192,8 +192,8 @@ def write_predictions(output_dir: Path, prefix: str, predictions: Predictions) -
     return {name: name}
 
 
-def error_cards(predictions: Predictions, count: int = 20) -> list[str]:
-    """The worst errors as HTML: wrong, and the surest of it first."""
+def error_cards(predictions: Predictions, count: int = 20, *, player: Callable[[int], str] | None = None) -> list[str]:
+    """The worst errors as HTML: wrong, and the surest of it first; `player` gives the HTML that plays an example."""
     wrong = np.flatnonzero(predictions.predicted != predictions.targets)
     shares, labels = predictions.probabilities, predictions.labels
     cards = []
@@ -205,7 +205,8 @@ def error_cards(predictions: Predictions, count: int = 20) -> list[str]:
             *((name, values[i]) for name, values in predictions.groups.items()),
             ("Id", predictions.ids[i]),
         ]
-        body = "".join(report.text_block(name, texts[i]) for name, texts in predictions.columns.items())
+        body = player(int(i)) if player else ""
+        body += "".join(report.text_block(name, texts[i]) for name, texts in predictions.columns.items())
         cards.append(report.card(f"Predicted: {labels[predictions.predicted[i]]}", rows, body))
     return cards
 

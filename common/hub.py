@@ -93,29 +93,50 @@ def load_rows(data, model_arguments, split: str, *, file: str | None = None) -> 
             `datasets` would read wrongly (tab-separated ones called csv, for example).
     """
     name, token = data.dataset, model_arguments.token
+    if name is not None and file is not None:
+        commit = commit_of("dataset", name, data.dataset_revision, token)
+        source = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
+        pinned = f"{name}{'@' + commit[:12] if commit else ''}"
+        return read_rows(_plain_file(name, file, **source) if commit else Path(name) / file), f"{pinned}, {file}"
+    loaded, source = load_split(data, model_arguments, split)
+    rows = loaded.to_list()
+    with fetching("dataset", name):
+        for column, feature in loaded.features.items():
+            if hasattr(feature, "int2str"):
+                _name_classes(rows, column, feature)
+    return rows, source
+
+
+def load_split(data, model_arguments, split: str, *, folder: str | None = None) -> tuple[object, str]:
+    """One split of `--dataset` from the hub as a `datasets.Dataset`, memory-mapped, and where it came from.
+
+    Sound is left as it is stored (bytes of a file), for `common.audio`.
+
+    Args:
+        folder: the folder of parquet files that has a folder for each split, where the repository (a branch made by
+            the hub's converter, for example) does not say which files make a split.
+    """
+    name, token = data.dataset, model_arguments.token
     if name is None:
         raise UserError(f"no data: give --{split}_file or --dataset")
     commit = commit_of("dataset", name, data.dataset_revision, token)
-    source = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
-    pinned = f"{name}{'@' + commit[:12] if commit else ''}"
-    if file is not None:
-        return read_rows(_plain_file(name, file, **source) if commit else Path(name) / file), f"{pinned}, {file}"
+    settings = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
+    settings |= {"name": data.dataset_config} if folder is None else {"data_dir": folder}
     os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # otherwise loading is reported to a third party
     import datasets
 
     with fetching("dataset", name):
-        builder = datasets.load_dataset_builder(name, data.dataset_config, **source)
+        builder = datasets.load_dataset_builder(name, **settings)
         splits = list(builder.info.splits or [])
         if splits and split not in splits:
             raise UserError(f"{name}: has no split {split!r}, only {', '.join(splits)}; give --{split}_file")
-        loaded = datasets.load_dataset(name, data.dataset_config, split=split, **source)
-        rows = loaded.to_list()
-        for column, feature in loaded.features.items():
-            if isinstance(feature, datasets.ClassLabel):
-                _name_classes(rows, column, feature)
-    if not rows:
+        loaded = datasets.load_dataset(name, split=split, **settings)
+    for column, feature in loaded.features.items():
+        if isinstance(feature, datasets.Audio):
+            loaded = loaded.cast_column(column, datasets.Audio(decode=False))
+    if not len(loaded):
         raise UserError(f"{name}: the split {split!r} is empty")
-    return rows, f"{pinned}, {split}"
+    return loaded, f"{name}{'@' + commit[:12] if commit else ''}, {split}"
 
 
 def _plain_file(name: str, file: str, **source) -> str:

@@ -1,12 +1,16 @@
-"""Pre-trained models and their tokenizers: loading with sentences for what can be wrong, and counting parameters."""
+"""Pre-trained models with their tokenizers or feature extractors: loading, with sentences for what can be wrong."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from common.adapter_folder import is_adapter
 from common.arguments import ModelArguments
 from common.errors import UserError
 from common.hub import commit_of, fetching
+
+# How architectures that are trained for a task are called; the last of each is of `common.speech_heads`.
+CLASSIFIERS = ("ForSequenceClassification", "PooledClassifier")
+RECOGNIZERS = ("ForCTC", "RecurrentCtc")
 
 
 def load_tokenizer(arguments: ModelArguments):
@@ -21,6 +25,20 @@ def load_tokenizer(arguments: ModelArguments):
     return tokenizer
 
 
+def load_feature_extractor(arguments: ModelArguments):
+    """The feature extractor of `--tokenizer_name` or `--model`, which says whether waveforms are normalised."""
+    from transformers import AutoFeatureExtractor
+
+    from common.audio import RATE
+
+    name = arguments.tokenizer_name or arguments.model
+    with fetching("model", name):
+        extractor = AutoFeatureExtractor.from_pretrained(name, **source_of(arguments, name))
+    if not hasattr(extractor, "do_normalize") or extractor.sampling_rate != RATE:
+        raise UserError(f"{name}: is not made for waveforms at {RATE:,} Hz; choose a HuBERT or wav2vec 2.0 --model")
+    return extractor
+
+
 def load_model(
     auto_class,
     arguments: ModelArguments,
@@ -28,6 +46,7 @@ def load_model(
     head: str,
     training: bool,
     classes: Sequence[str] | None = None,
+    configured: Mapping[str, object] | None = None,
     **settings,
 ):
     """A model with a task head, from a hub id or a folder; only safetensors. Pruned models (`common.pruning`), too.
@@ -38,6 +57,7 @@ def load_model(
         auto_class: such as `AutoModelForQuestionAnswering`.
         head: what the head is called in messages.
         classes: names of the classes, in the order of the logits; None: the head is not a classifier.
+        configured: what to change in the model's configuration before it is built.
         settings: further ones of `from_pretrained`.
 
     Returns:
@@ -54,6 +74,7 @@ def load_model(
         if type(configuration) not in auto_class._model_mapping:
             raise UserError(f"{name}: a {configuration.model_type} model has no {head} head; choose another --model")
         made_for = ", ".join(configuration.architectures or ["an unknown task"])
+        configuration.update(dict(configured or {}))
         if classes is not None:
             configuration.id2label = dict(enumerate(classes))
             configuration.label2id = {label: index for index, label in enumerate(classes)}
@@ -94,8 +115,21 @@ def classes_of(arguments: ModelArguments) -> dict[int, str] | None:
     config_name = arguments.config_name or name
     with fetching("model", name):
         configuration = AutoConfig.from_pretrained(config_name, **source_of(arguments, config_name))
-    trained = any("ForSequenceClassification" in a for a in configuration.architectures or [])
+    trained = any(a.endswith(CLASSIFIERS) for a in configuration.architectures or [])
     return configuration.id2label if trained else None
+
+
+def trained_processor(arguments: ModelArguments):
+    """The processor (characters and feature extractor) of a `--model` that was trained to transcribe, else None."""
+    from transformers import AutoConfig, AutoProcessor
+
+    name = arguments.model
+    with fetching("model", name), quietly():
+        configuration = AutoConfig.from_pretrained(name, **source_of(arguments, name))
+        if not any(a.endswith(RECOGNIZERS) for a in configuration.architectures or []):
+            return None
+        processor_name = arguments.tokenizer_name or name
+        return AutoProcessor.from_pretrained(processor_name, **source_of(arguments, processor_name))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the two scripts on pairs of sentences do alike: flags, splits, inputs, the loss, and what is written.
+"""What the two scripts on pairs of sentences do alike: flags, splits, inputs, and what is written.
 
 Not the tasks themselves: which data, which classes, and what is done to the model, stand in the scripts.
 """
@@ -15,8 +15,7 @@ from common import plotting, report
 from common import results as facts
 from common.arguments import flag
 from common.cache import cache_root
-from common.class_names import classes_of_checkpoint
-from common.classification import PAIR_USAGE, Predictions, draw_plots, error_cards, judge, score, write_predictions
+from common.classification import PAIR_USAGE, Predictions, draw_plots, error_cards, judge, write_predictions
 from common.data import choose
 from common.errors import UserError
 from common.hub import load_rows
@@ -24,11 +23,8 @@ from common.model_card import write_model_card
 from common.pair_inputs import PairInputs, collate_pairs
 from common.pairs import Pairs, pairs_from_rows, read_pairs, word_overlap
 from common.run import decided_by_main_process
+from common.task import ACCURACIES, LOSSES
 from common.text import tokenize_once
-
-PREFIX = {"train": "train", "validation": "eval", "test": "predict"}  # as in official examples
-LOSSES = {"train": "loss", "train set": "eval_train_loss", "validation": "eval_validation_loss"}
-ACCURACIES = {"train set": "eval_train_accuracy", "validation": "eval_validation_accuracy"}
 
 
 @dataclass
@@ -129,28 +125,6 @@ def load_splits(
     return splits, selection
 
 
-def in_order_of(
-    trained_for: Mapping[int, str] | None,
-    splits: dict[str, Pairs],
-    checkpoint: str,
-    task: PairArguments,
-    classes: Mapping[str, tuple[str, ...]],
-    *,
-    training: bool,
-) -> dict[str, Pairs]:
-    """The splits with labels counted in the order of the classes that the model was trained for, if it was.
-
-    Raises:
-        UserError: it was trained for other classes and will not be trained, or calls its own LABEL_0, ...
-    """
-    names = splits["train"].names if "train" in splits else max((p.names for p in splits.values()), key=len)
-    other_head = training and trained_for is not None and len(trained_for) != len(names)  # it will be replaced
-    if trained_for is not None and not other_head:
-        reading = {"classes": classes, "label_order": task.order}
-        names = classes_of_checkpoint(trained_for, checkpoint, names, **reading)
-    return {name: pairs.relabelled(names) for name, pairs in splits.items()}
-
-
 def encode(pairs: Pairs, tokenizer, task: PairArguments, data, model_args, training) -> PairInputs:
     """Tokenises (once; then from the cache) and truncates."""
     if data.preprocessing_num_workers:
@@ -205,21 +179,6 @@ def states_or_inputs(
     return states, prefix, ""
 
 
-class Sample:
-    """Some examples of a data set, as a data set of its own; the rows ascending."""
-
-    def __init__(self, dataset, rows: np.ndarray):
-        self.dataset, self.rows = dataset, rows
-        self.lengths = dataset.lengths[rows]
-        self.targets = None if dataset.targets is None else dataset.targets[rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int):
-        return self.dataset[int(self.rows[i])]
-
-
 def logits_of(model, dataset, trainer) -> np.ndarray:
     """The logits [N, C] of a model that is not the trainer's, in the order of the data set; on this process alone."""
     import torch
@@ -232,36 +191,6 @@ def logits_of(model, dataset, trainer) -> np.ndarray:
             inputs = {k: v.to(model.device) for k, v in batch.items() if k not in ("row", "targets")}
             found.append(model(**inputs).logits.float().cpu().numpy())
     return np.concatenate(found)[np.argsort(order)]
-
-
-def evaluated_sets(inputs: Mapping[str, object], task: PairArguments, seed: int) -> dict[str, object]:
-    """What is evaluated while training: validation, and a sample of the training set for its curve."""
-    if "validation" not in inputs:
-        return {}
-    sets = {"validation": inputs["validation"]}
-    if "train" in inputs and task.eval_train_samples:
-        rows, _ = choose(len(inputs["train"]), task.eval_train_samples, seed)
-        sets["train"] = Sample(inputs["train"], rows)
-    return sets
-
-
-def classification_head(smoothing: float):
-    """Cross entropy over logits [B, C], and the logits kept for scoring; a `common.trainer.Head`."""
-    import torch
-
-    from common.trainer import Head
-
-    def losses(output: dict, batch: dict) -> torch.Tensor:
-        logits = output["logits"].float()
-        return torch.nn.functional.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=smoothing)
-
-    return Head(
-        targets=("targets",),
-        losses=losses,
-        keep=lambda output, batch: (output["logits"].float(),),
-        score=score,
-        has_truth=lambda batch: "targets" in batch,
-    )
 
 
 def judged(

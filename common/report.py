@@ -161,6 +161,11 @@ def text_block(name: str, text: str) -> Html:
     return Html(f'<p class="soft">{_html(name)}</p>{marked_text(text, [])}')
 
 
+def player(sound: bytes, kind: str = "audio/mpeg") -> Html:
+    """An element that plays a sound file, whose bytes are in the page, in the body of a card."""
+    return Html(f'<audio controls preload="none" src="data:{kind};base64,{base64.b64encode(sound).decode()}"></audio>')
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], align: str = "", highlighted: int = 0) -> Html:
     """A table in its own scrolling box, its first rows highlighted.
 

@@ -4,6 +4,7 @@ The first half runs where the model runs and keeps of a window only its n best s
 that evaluation never holds scores by token. The second half is numpy over all windows at once.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,9 @@ NO_SPAN = -1e9  # score of what is not there; finite, since infinities are not j
 def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max_answer_length: int) -> tuple:
     """The n best spans of each window, exactly: no better span inside the context is overlooked.
 
-    A span's score is the sum of its start and its end score. Any of the n best spans starts at one of the n tokens
-    whose own best span is best, so only the spans of these are compared.
+    A span's score is the sum of its start and its end score. However spans are grouped, any of the n best is in one of
+    the n groups whose own best span is best. So the n best starts are kept, then of their ends the n best blocks of
+    neighbours (of equal size, about the root of the longest answer's), then the n best spans of these.
 
     Args:
         start, end: tensors [B, L] of scores.
@@ -27,29 +29,27 @@ def best_spans_of_windows(start, end, context_mask, null_at, *, n_best: int, max
         has fewer spans the score is `NO_SPAN`.
     """
     import torch
+    from torch.nn.functional import max_pool1d, pad
 
     start, end, at = start.float(), end.float(), null_at[:, None]
     null = (start.gather(1, at) + end.gather(1, at))[:, 0]
     width = min(max_answer_length, start.shape[1])
+    size = max(d for d in range(1, math.isqrt(width) + 1) if width % d == 0)
     start = torch.where(context_mask, start, NO_SPAN)
-    padded = end.new_full((len(end), end.shape[1] + width - 1), NO_SPAN)
-    padded[:, : end.shape[1]] = torch.where(context_mask, end, NO_SPAN)
-    reach, covered = padded, 1  # the best end within reach of every start: a sliding maximum, by doubling
-    while covered < width:
-        shift = min(covered, width - covered)
-        reach = torch.maximum(reach[:, :-shift], reach[:, shift:])
-        covered += shift
-    first = (start + reach).topk(min(n_best, start.shape[1]), sorted=False).indices
-    ends = padded.unfold(1, width, 1).gather(1, first[:, :, None].expand(-1, -1, width))
-    scores = start.gather(1, first)[:, :, None] + ends
-    scores, index = scores.flatten(1).topk(min(n_best, scores[0].numel()))
-    place = index.div(width, rounding_mode="floor")
-    first = first.gather(1, place)
-    last = first + index - place * width
+    end = pad(torch.where(context_mask, end, NO_SPAN), (0, width - 1), value=NO_SPAN)
+    block = max_pool1d(end, size, stride=1)  # the best end of a block, by the block's first token
+    reach = max_pool1d(block, width // size, stride=1, dilation=size)  # the best end within reach of every start
+    first = last = (start + reach).topk(min(n_best, start.shape[1]), sorted=False).indices
+    for best_end, steps in (block, range(0, width, size)), (end, range(size)):
+        last = torch.cat([last + step for step in steps], 1)
+        first = first.repeat(1, len(steps))
+        scores = start.gather(1, first) + best_end.gather(1, last)
+        scores, index = scores.topk(min(n_best, scores.shape[1]), sorted=best_end is end)
+        first, last = first.gather(1, index), last.gather(1, index)
     missing = n_best - scores.shape[1]
     if missing:
-        scores = torch.nn.functional.pad(scores, (0, missing), value=NO_SPAN)
-        first, last = (torch.nn.functional.pad(t, (0, missing)) for t in (first, last))
+        scores = pad(scores, (0, missing), value=NO_SPAN)
+        first, last = (pad(tokens, (0, missing)) for tokens in (first, last))
     return scores.clamp_min(NO_SPAN), first.to(torch.int32), last.to(torch.int32), null
 
 
@@ -97,20 +97,19 @@ class Answers:
 
         With `with_null`, "no answer" is one of them: the empty text, at no place.
         """
-        shares, scores = self.probabilities(with_null).tolist(), self.scores.tolist()
-        first, last = self.first.tolist(), self.last.tolist()
         counts = (self.scores > NO_SPAN / 2).sum(axis=1).tolist()
         better_than_null = (self.scores > self.null[:, None]).sum(axis=1).tolist()
+        arrays = zip(self.first, self.last, self.probabilities(with_null), self.scores, self.null.tolist())
         found = []
-        for i, count in enumerate(counts):
-            context = questions.context(i)
+        for i, (first, last, shares, scores, null) in enumerate(arrays):
+            context, shares = questions.context(i), shares.tolist()
             entries = [
                 {"text": context[begin:end], "probability": share, "score": score, "start": begin}
-                for begin, end, share, score in zip(first[i][:count], last[i], shares[i], scores[i])
+                for begin, end, share, score in zip(first[: counts[i]].tolist(), last.tolist(), shares, scores.tolist())
             ]
             if with_null:
-                null = {"text": "", "probability": shares[i][-1], "score": float(self.null[i]), "start": None}
-                entries.insert(better_than_null[i], null)
+                nothing = {"text": "", "probability": shares[-1], "score": null, "start": None}
+                entries.insert(better_than_null[i], nothing)
             found.append(entries)
         return found
 
@@ -128,19 +127,20 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
     np.minimum.at(lowest_null, windows.pair, null.astype(np.float64))
 
     row, rank = np.nonzero(scores > NO_SPAN / 2)
-    question = windows.pair[row]
-    score = scores[row, rank].astype(np.float64)
-    begin, _ = windows.characters(row, first[row, rank].astype(np.int64))
-    _, end = windows.characters(row, last[row, rank].astype(np.int64))
+    score = scores[row, rank]
+    begin, _ = windows.characters(row, first[row, rank])
+    _, end = windows.characters(row, last[row, rank])
 
-    # Best first; of the same characters of a question the first, that is the best, is kept; then by question. Three
-    # sorts by one key each are several times faster than one by four.
-    order = np.argsort(-score)
-    place = (question * (end.max(initial=0) + 1) + begin) * (end.max(initial=0) + 1) + end
-    order = order[np.sort(np.unique(place[order], return_index=True)[1])]
-    order = order[np.argsort(question[order] * len(order) + np.arange(len(order)))]  # as a stable sort, but faster
-    question = question[order]
-    rank = np.arange(len(order)) - np.searchsorted(question, question)
+    # By question, then best first, which they nearly are: a stable sort is fast then. Complex numbers are sorted by
+    # their real part, then by their imaginary one. Of the same characters the first, that is the best, is kept.
+    key = np.empty(len(row), complex)
+    key.real, key.imag = windows.pair[row], -score
+    order = np.argsort(key, kind="stable")
+    question, length = windows.pair[row[order]], end.max(initial=0) + 1
+    place = (question * length + begin[order]) * length + end[order]
+    unique = np.sort(np.unique(place, return_index=True)[1])
+    order, question = order[unique], question[unique]
+    rank = np.arange(len(order)) - np.searchsorted(question, np.arange(count))[question]
     kept = rank < n_best
 
     answers = Answers(
@@ -149,8 +149,6 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
         last=np.zeros((count, n_best), np.int64),
         null=lowest_null,
     )
-    where = question[kept], rank[kept]
-    answers.scores[where] = score[order][kept]
-    answers.first[where] = begin[order][kept]
-    answers.last[where] = end[order][kept]
+    where, order = (question[kept], rank[kept]), order[kept]
+    answers.scores[where], answers.first[where], answers.last[where] = score[order], begin[order], end[order]
     return answers

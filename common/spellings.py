@@ -116,6 +116,18 @@ TEXT_CLASSIFICATION = {
 }
 
 
+# What official examples on speech (run_audio_classification.py, run_speech_recognition_ctc.py) take beside those.
+SPEECH = {
+    "--feature_extractor_name": "--tokenizer_name",
+    **{
+        name: Spelling(lambda on: [f"--freeze={'convolution' if on else 'none'}"], switch=True)
+        for name in ("--freeze_feature_encoder", "--freeze_feature_extractor")
+    },
+    "--attention_mask": Spelling(switch=True, why="has no effect: padding never changes a score"),
+    "--ignore_mismatched_sizes": TEXT_CLASSIFICATION["--ignore_mismatched_sizes"],
+}
+
+
 def translate(tokens: Iterable[str], rows: Mapping[str, str | Spelling], known: set[str], where: str = "") -> list[str]:
     """Today's arguments for those given: dashes become underscores, older spellings become today's, with a note."""
     waiting, translated = list(tokens), []

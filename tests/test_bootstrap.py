@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.metrics import bootstrap_interval, bootstrap_statistic
+from common.metrics import bootstrap_interval, bootstrap_statistic, ratio_interval
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -101,3 +101,42 @@ def test_nothing_heavy_is_imported():
     code = f"import sys, common.metrics; print([module for module in {heavy} if module in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_ratio_of_sums_against_resampled_rows():
+    random = np.random.default_rng(8)
+    words = random.integers(1, 40, size=300)
+    errors = random.binomial(words, 0.2)
+    plain = bootstrap_statistic(lambda a, b: a.sum() / b.sum(), errors, words, resamples=200, seed=3)
+    assert ratio_interval(errors, words, resamples=200, seed=3) == pytest.approx(plain, abs=1e-12)
+    assert ratio_interval(errors, np.ones(300)) == pytest.approx(bootstrap_interval(errors), abs=1e-12)
+
+
+def test_a_ratio_agrees_with_the_delta_method():
+    random = np.random.default_rng(6)
+    words = random.integers(5, 60, size=2000)
+    errors = random.binomial(words, 0.3)
+    rate = errors.sum() / words.sum()
+    half = 1.96 * np.std(errors - rate * words) / words.mean() / np.sqrt(2000)
+    low, high = ratio_interval(errors, words, resamples=4000)
+    assert (low, high) == (pytest.approx(rate - half, abs=0.08 * half), pytest.approx(rate + half, abs=0.08 * half))
+
+
+def test_ratios_by_hand():
+    # Two draws from (1 error in 1 word, 0 in 3): 1/1, 1/4 or 0/3
+    assert ratio_interval([1, 0], [1, 3]) == (0.0, 1.0)
+    # Two draws from (2 errors in 4 words, 1 error where nothing is said): 4/8, 3/4, or nothing to divide by
+    low, high = ratio_interval([2, 1], [4, 0], resamples=400)
+    assert (low, high) == (0.5, 0.75)
+    assert ratio_interval([2, 1], [0, 0]) == ratio_interval([], []) == (None, None)
+
+
+def test_memory_of_ratios_does_not_grow_with_the_resamples():
+    values = np.random.default_rng(0).random(200_000)
+    peaks = []
+    for resamples in (10, 100):
+        tracemalloc.start()
+        ratio_interval(values, values, resamples=resamples)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 16e6 and peaks[1] < 1.1 * peaks[0]

@@ -60,7 +60,7 @@ def test_the_n_best_spans_are_those_of_a_search_through_all(seed, ties):
         mask[i, first:last] = True
     null_at = torch.tensor(random.integers(0, length, batch))
     n_best = int(random.choice([1, 2, 5, 20, 400]))
-    max_answer_length = int(random.choice([1, 2, 3, 4, 7, 8, 30, 1000]))
+    max_answer_length = int(random.choice([1, 2, 3, 4, 7, 8, 12, 20, 30, 1000]))
     assert_best(start, end, mask, null_at, n_best, max_answer_length)
 
 
@@ -180,6 +180,15 @@ def test_equal_scores_stay_in_the_order_of_windows_and_ranks():
         assert list(zip(found.first[0].tolist(), found.last[0].tolist())) == expected
 
 
+def test_an_infinite_score_stays_with_its_question():
+    spans = [[(0, 1), (2, 3)]] * 3
+    scores = np.array([[2, 1], [np.inf, 3], [5, 4]], np.float32)
+    places = np.tile(np.array([0, 1], np.int32), (3, 1))
+    found = answers_of_questions(CharacterWindows([0, 1, 2], 3, spans), (scores, places, places, scores[:, 0]), 2)
+    assert found.scores.tolist() == scores.tolist()
+    assert found.first.tolist() == [[0, 2]] * 3 and found.last.tolist() == [[1, 3]] * 3
+
+
 def test_tokens_through_windows_to_text(tiny_tokenizer):
     """From the best spans of real windows to the words: what a model marks is what is answered."""
     tokenizer = tiny_tokenizer("bert-base-uncased")
@@ -283,3 +292,20 @@ def test_texts_by_rank_are_cut_from_the_context_of_the_question():
     questions = SimpleNamespace(context=lambda i: contexts[i])
     assert answers.texts(questions) == ["old", "Fluß"]
     assert answers.texts(questions, rank=1) == ["the old mill", ""]
+
+
+@pytest.mark.parametrize("with_null", [False, True])
+def test_the_n_best_are_in_the_order_of_their_scores(with_null):
+    answers, context = random_answers(np.random.default_rng(5)), "word"
+    found = answers.n_best(SimpleNamespace(context=lambda i: context), with_null=with_null)
+    shares = answers.probabilities(with_null)
+    for i, entries in enumerate(found):
+        expected = [
+            {"text": "w", "probability": shares[i, rank], "score": score, "start": 0}
+            for rank, score in enumerate(answers.scores[i])
+            if score > NO_SPAN / 2
+        ]
+        if with_null:
+            expected.append({"text": "", "probability": shares[i, -1], "score": answers.null[i], "start": None})
+        assert entries == sorted(expected, key=lambda entry: -entry["score"])
+        assert {type(value) for entry in entries for value in entry.values()} <= {str, float, int, type(None)}

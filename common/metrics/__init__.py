@@ -73,3 +73,29 @@ def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 def _percentiles(estimates: list, confidence: float) -> np.ndarray:
     """The two ends [2, ...] of the central `confidence` share of estimates [resamples, ...]."""
     return np.quantile(np.asarray(estimates), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+
+
+def ratio_interval(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float] | tuple[None, None]:
+    """The percentile bootstrap interval of sum(numerators) / sum(denominators), resampling examples.
+
+    For rates of a whole set, such as the word errors of its utterances over their words: numerators, denominators: [N]
+    of the same examples, denominators >= 0. The draws are those that `bootstrap_interval` makes with this seed.
+    Resamples whose denominators are all 0 have no ratio and are left out. Returns (low, high), a plain ratio, or (None,
+    None) where all denominators are 0 or N = 0.
+    """
+    columns = np.array([numerators, denominators], dtype=np.float64)
+    n = columns.shape[1]
+    if not columns[1].any():
+        return None, None
+    counts = (np.bincount(drawn, minlength=n) for drawn in _draws(n, resamples, seed))
+    above, below = np.array([np.einsum("mn,n->m", columns, count) for count in counts]).T
+    some = below > 0
+    low, high = _percentiles(above[some] / below[some], confidence)
+    return float(low), float(high)
