@@ -85,6 +85,7 @@ DEMO = {
 }
 SPELLINGS = {
     **SPEECH,
+    "--tokenizer_name_or_path": "--tokenizer_name",
     "--ctc_loss_reduction": only("--ctc_loss_reduction", "mean", "the loss is the mean over utterances, always"),
     "--ctc_zero_infinity": only("--ctc_zero_infinity", "true", "an infinite loss is left out, always"),
     "--layerdrop": only("--layerdrop", "0.0", "no layers are dropped at random"),
@@ -94,18 +95,23 @@ PUBLISHED = [
     ("SUPERB, test-clean", "DistilHuBERT frozen, recurrent head, language model", {"wer": 9.21}),
 ]
 LINEAR_USAGE = """\
+import librosa
 from transformers import pipeline
 
 recognizer = pipeline("automatic-speech-recognition", model="{model}")
-print(recognizer("speech.wav")["text"])
+waveform, _ = librosa.load("speech.wav", sr=16000)
+print(recognizer(waveform)["text"])
 """
 OUR_HEAD_USAGE = """\
-from common.speech_heads import load_speech_model  # of the repository with the training scripts
+import librosa
 from transformers import AutoProcessor
 
+from common.speech_heads import load_speech_model  # of the repository with the training scripts
+
 model, processor = load_speech_model("{model}"), AutoProcessor.from_pretrained("{model}")
-inputs = processor(waveform, sampling_rate=16000, return_tensors="pt")  # float [samples], mono
-print(processor.batch_decode(model(inputs.input_values).logits.argmax(-1)))
+waveform, _ = librosa.load("speech.wav", sr=16000)
+inputs = processor(waveform, sampling_rate=16000, return_tensors="pt")
+print(processor.batch_decode(model(inputs.input_values).logits.argmax(-1))[0])
 """
 
 
@@ -139,6 +145,8 @@ class RecognitionArguments(SpeechArguments):
         super().__post_init__()
         if not 0 < self.chunk_overlap < self.chunk_seconds / 2:
             raise UserError("--chunk_overlap must be above 0 and below half of --chunk_seconds")
+        if self.beam_width < 1:
+            raise UserError(f"--beam_width {self.beam_width}: must be 1 or more")
         if self.language_model and self.decoding != "beam":
             raise UserError("--language_model belongs to --decoding beam")
 
@@ -182,12 +190,13 @@ def main(argv: list[str] | None = None) -> dict:
         skip_bad = data.on_bad_example == "skip"
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             processor = trained_processor(model_args)
-            if processor is not None:
+            trained = processor is not None
+            if trained:
                 parsed.settle("the model's vocabulary", case=case_of(processor.tokenizer))
             for name, part in splits.items():
                 if part.texts is not None:
                     splits[name] = prepare(part, task.rules, skip_bad=skip_bad)
-            if processor is None:
+            if not trained:
                 if "train" not in splits:
                     raise UserError(f"{model_args.model}: has no vocabulary of characters; train it with --do_train")
                 with tempfile.TemporaryDirectory() as folder:
@@ -205,12 +214,17 @@ def main(argv: list[str] | None = None) -> dict:
 
         with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
-            model, found = recognizer(task, model_args, tokenizer, training.do_train)
+            model, found = recognizer(task, model_args, tokenizer, training.do_train, trained)
             warnings += found
+            if trained:
+                parsed.settle("the model's head", **head_of(model, tokenizer, task, model_args.model, parsed.explicit))
             if task.kept_layers is not None:
                 keep_layers(model, task.kept_layers)
             ignore_padding(model)
             frozen_part = freeze(model, task.freeze)
+            decoder = None
+            if task.decoding == "beam":  # already here: what it lacks should not end hours of training
+                decoder = beam_decoder(task, tokenizer, model.config.vocab_size, data.preprocessing_num_workers)
             model = model.to(training.device)
         with clock.phase("features"), training.main_process_first(desc="features"):
             if "train" in splits:
@@ -225,7 +239,7 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += found
 
         # Training
-        from common.ctc import ctc_head, searched
+        from common.ctc import ctc_head, every_score, searched
         from common.speech_features import collate_features
         from common.trainer import FinetuneTrainer
 
@@ -246,24 +260,24 @@ def main(argv: list[str] | None = None) -> dict:
             identity = identity_of(parsed, splits["train"], "layer", "freeze", "head")
             decided_by_main_process(lambda: start_training(output_dir, checkpoint, identity))
             with clock.phase("training"):
-                trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
         # Results
         with clock.phase("results"):
-            if task.decoding == "beam":
-                decoder = beam_decoder(task, tokenizer, model.config.vocab_size, data.preprocessing_num_workers)
-                trainer.head = replace(head, keep=searched(model, decoder))
             measured, heard = {}, {}
             for name in (n for n in ("validation", "test") if n in fed):
+                chunks = splits[name].texts is None  # these are put together before anything is searched in them
+                if decoder is not None:
+                    trainer.head = replace(head, keep=every_score(model) if chunks else searched(model, decoder))
                 kept, measured[name] = trainer.assess(fed[name], PREFIX[name], samples=len(whole[name]))
-                if splits[name].texts is None:
-                    paths = joined(splits[name], believed, *kept)
-                    found = [greedy(path[None], np.array([len(path)]), blank)[0] for path in paths]
+                if chunks:
+                    wholes = ((part[None], [len(part)]) for part in joined(splits[name], believed, *kept))
+                    found = [(decoder.labels(*one) if decoder else greedy(*one, blank))[0] for one in wholes]
                 else:
                     found = greedy(*kept, blank)
                 heard[name] = transcribed(whole[name], to_texts(tokenizer, found))
             if training.do_train:
-                measured["train"] = trained.metrics | {"train_samples": len(splits["train"])}
+                measured["train"] = outcome.metrics | {"train_samples": len(splits["train"])}
         shared = {"task": "speech-recognition", "warnings": warnings, "commit": model_commit(model_args)}
         results = {
             **facts.of_run(parsed, trainer, clock, **shared),
@@ -271,19 +285,18 @@ def main(argv: list[str] | None = None) -> dict:
             **judge(heard, measured),
         }
         results["protocol"]["notes"] += notes
-        method = {"frozen": frozen_part, "features computed once": frozen is not None, "characters": len(tokenizer)}
-        results["extra"] = {"method": {**method, "decoding": task.decoding}}
-        on_librispeech = any(
-            split["source"].startswith(RECIPE["dataset"]) for split in results["data"]["splits"].values()
-        )
+        method = {"head": task.head, "layer": task.layer or "the last one", "decoding": task.decoding}
+        method |= {"frozen": frozen_part, "features computed once": frozen is not None, "characters": len(tokenizer)}
+        results["extra"] = {"method": method}
+        sources = [split["source"] for split in results["data"]["splits"].values()]
+        on_librispeech = any(source.startswith(RECIPE["dataset"]) for source in sources)
         rows = PUBLISHED if training.do_train and on_librispeech else []
         results["published"] = [facts.published(*row, unit="percent") for row in rows]
         if trainer.is_world_process_zero():
             trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
             stock = type(model).__name__.endswith("ForCTC")
-            usage = (LINEAR_USAGE if stock else OUR_HEAD_USAGE).format(
-                model=output_dir if training.do_train else model_args.model
-            )
+            usage = LINEAR_USAGE if stock else OUR_HEAD_USAGE
+            usage = usage.format(model=output_dir if training.do_train else model_args.model)
             results = publish_transcripts(results, heard, whole, output_dir, usage=usage)
     return results
 
@@ -291,16 +304,15 @@ def main(argv: list[str] | None = None) -> dict:
 # Model
 
 
-def recognizer(task: RecognitionArguments, model_args, tokenizer, training: bool) -> tuple:
-    """The encoder with the head of transformers, or with the recurrent one or a mixture of layers; warnings."""
+def recognizer(task: RecognitionArguments, model_args, tokenizer, training: bool, trained: bool) -> tuple:
+    """A `trained` model with the head it has; else the encoder with a new head, the one of the flags. And warnings."""
     from transformers import AutoModel, AutoModelForCTC
 
-    from common.modeling import load_model, trained_processor
+    from common.modeling import load_model
     from common.speech_heads import RecurrentCtc  # the auto class knows it, too, once it is imported
 
-    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    ours = task.head == "blstm" or task.weighted
-    if ours and training and trained_processor(model_args) is None:
+    vocabulary = {} if trained else {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    if not trained and (task.head == "blstm" or task.weighted):
         settings = {"head": "speech", "training": training, "configured": {"layerdrop": 0.0}}
         encoder, warnings = load_model(AutoModel, model_args, **settings)
         layers = 2 if task.head == "blstm" else 0
@@ -309,20 +321,26 @@ def recognizer(task: RecognitionArguments, model_args, tokenizer, training: bool
     return load_model(AutoModelForCTC, model_args, head="CTC", training=training, configured=configured)
 
 
-# Results
+def head_of(model, tokenizer, task: RecognitionArguments, name: str, explicit: set[str]) -> dict[str, str]:
+    """What the flags are for the head of the trained model `name`; it keeps it, so that others are refused."""
+    found = {"head": "blstm" if getattr(model, "recurrent", None) else "linear"}
+    if getattr(model, "layer_weights", None) is not None:
+        found["layer"] = "weighted"
+    asked = {"head": task.head} if "head" in explicit else {}
+    asked |= {"layer": task.layer} if task.weighted else {}
+    for flag_name, value in asked.items():
+        if value != found.get(flag_name):
+            raise UserError(f"--{flag_name} {value}: {name} has another head; leave it out, or start from an encoder")
+    if max(n for token, n in tokenizer.get_vocab().items() if len(token) == 1) >= model.config.vocab_size:
+        raise UserError(f"{name}: gives {model.config.vocab_size} scores, but its tokenizer has more characters")
+    return found
 
 
 def beam_decoder(task: RecognitionArguments, tokenizer, outputs: int, threads: int | None) -> BeamDecoder:
     """The search that the flags ask for."""
-    return BeamDecoder(
-        tokenizer,
-        outputs,
-        width=task.beam_width,
-        language_model=task.language_model,
-        alpha=task.language_model_weight,
-        beta=task.word_bonus,
-        threads=threads or os.cpu_count() or 1,
-    )
+    settings = {"width": task.beam_width, "threads": threads or os.cpu_count() or 1}
+    settings |= {"language_model": task.language_model, "alpha": task.language_model_weight, "beta": task.word_bonus}
+    return BeamDecoder(tokenizer, outputs, **settings)
 
 
 if __name__ == "__main__":

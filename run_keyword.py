@@ -20,14 +20,16 @@ Classify clips, and find keywords in long recordings (keywords.csv: keyword, sta
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common import results as facts
 from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.class_names import in_order_of
+from common.audio import MINIMUM_SAMPLES, RATE
+from common.class_names import in_order_of, listed
 from common.errors import UserError, exit_status
 from common.files import write_csv
+from common.modeling import classes_of, load_feature_extractor, load_model, model_commit
 from common.recordings import Reading, Recordings, describe_splits
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.speech_commands import SILENCE, UNKNOWN, with_unknown
@@ -41,7 +43,7 @@ from common.speech_task import (
     weights_of,
     without_labels,
 )
-from common.spellings import SPEECH
+from common.spellings import SPEECH, Spelling
 from common.spotting import sliding_windows, spotted
 from common.task import PREFIX, classification_head, evaluated_sets
 
@@ -68,9 +70,11 @@ RECIPE = {
     "logging_steps": 50,
 }
 # The loading script of SUPERB is of no use any more: the hub's converter has made parquet files of its sets.
+SUPERB_IDS = (RECIPE["dataset"], "superb")  # today's and that of older command lines
 SUPERB = {"dataset_config": "ks", "dataset_revision": "refs/convert/parquet"}
 DEMO = {
     "output_dir": "outputs/demo/keyword",
+    "keywords": ["yes", "no", "stop", "go"],
     "learning_rate": 1e-2,
     "warmup_steps": 0.1,
     "num_train_epochs": 30.0,
@@ -80,6 +84,7 @@ DEMO = {
     "logging_steps": 10,
 }
 WORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]  # SUPERB's keywords
+OFFICIAL = {"--max_length_seconds": Spelling(why="has no effect: clips are taken whole")}
 PUBLISHED = [
     (
         "report 002, test",
@@ -99,8 +104,8 @@ class KeywordArguments(ClassArguments):
     keywords: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "words to tell apart, every other one is _unknown_; all: every word; unset: SUPERB's ten where "
-            "they are among others, else all"
+            "help": "words to tell apart, every other one is _unknown_; all: every word; unset: those of a trained "
+            "model that is not trained on, or SUPERB's ten where they are among others, else all"
         },
     )
     unknown_share: float | None = flag(
@@ -112,8 +117,12 @@ class KeywordArguments(ClassArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.window_seconds <= 0 or self.hop_seconds <= 0:
-            raise UserError("--window_seconds and --hop_seconds must be above 0")
+        words = [word.strip() for given in self.keywords for word in given.split(",")]
+        self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
+        if self.window_seconds < MINIMUM_SAMPLES / RATE or self.hop_seconds <= 0:
+            raise UserError(f"--window_seconds must be {MINIMUM_SAMPLES / RATE} or more, and --hop_seconds above 0")
+        if not 0 < self.spot_threshold <= 1:
+            raise UserError(f"--spot_threshold {self.spot_threshold}: must be a probability above 0")
         if self.unknown_share is not None and self.unknown_share < 0:
             raise UserError(f"--unknown_share {self.unknown_share}: must be 0 or more")
 
@@ -124,11 +133,14 @@ def main(argv: list[str] | None = None) -> dict:
     check_launch()
     groups = (KeywordArguments, DataArguments, ModelArguments)
     phases = ("do_train", "do_eval", "do_predict")
-    texts = {"description": __doc__, "spellings": SPEECH}
+    texts = {"description": __doc__, "spellings": {**SPEECH, **OFFICIAL}}
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, data, model_args, training = parsed.groups
-    if data.dataset == RECIPE["dataset"]:
+    superb = data.dataset in SUPERB_IDS
+    if superb:
         parsed.settle("where this set is on the hub", **SUPERB)
+    if task.layer is not None and not training.do_train:
+        raise UserError(f"--layer {task.layer}: a model that is only used has its layers; leave the flag out")
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
@@ -139,23 +151,26 @@ def main(argv: list[str] | None = None) -> dict:
 
                 use_demo(data, task, model_args, keyword_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
+                trained_for = () if training.do_train else tuple((classes_of(model_args) or {}).values())
                 splits, selection, notes = load_splits(
                     task,
                     data,
                     training,
                     model_args,
                     reading=Reading(label_order=task.order),
-                    folder=data.dataset_config if data.dataset == RECIPE["dataset"] else None,
+                    folder=data.dataset_config if superb else None,
                     explicit=parsed.explicit,
-                    prepare=lambda recordings: without_labels(chosen_words(recordings, task), task.drop_labels),
+                    prepare=lambda recordings: prepared(recordings, task, trained_for),
                     silent_ok=(SILENCE,),
                 )
 
         # Preprocessing
-        from common.modeling import classes_of, load_feature_extractor, load_model, model_commit
         from common.waveforms import Waveforms, collate_waveforms
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
+            if "test" in splits and trained_for:
+                splits["test"], found = unlabelled_if_foreign(splits["test"], {*trained_for, *(task.order or ())})
+                warnings += found
             order = {"classes": {}, "label_order": task.order, "training": training.do_train}
             splits = in_order_of(classes_of(model_args), splits, model_args.model, **order)
             if "test" in splits and splits["test"].labels is None:
@@ -220,8 +235,7 @@ def main(argv: list[str] | None = None) -> dict:
             if training.do_train:
                 measured["train"] = trained.metrics | {"train_samples": len(splits["train"])}
         judgement, predictions = judged_classes(splits, logits, measured, headline_metric="accuracy")
-        for metrics in judgement["metrics"].values():  # one class a clip: the micro averages are the accuracy
-            metrics |= dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), metrics["accuracy"])
+        add_micro_averages(judgement)
         shared = {"task": "keyword-spotting", "warnings": warnings, "commit": model_commit(model_args)}
         results = {
             **facts.of_run(parsed, trainer, clock, **shared),
@@ -230,7 +244,7 @@ def main(argv: list[str] | None = None) -> dict:
         }
         results["protocol"]["notes"] += notes
         results["extra"] = {"method": {"frozen": frozen_part, "features computed once": frozen is not None}, **weighing}
-        on_superb = any(split["source"].startswith(RECIPE["dataset"]) for split in results["data"]["splits"].values())
+        on_superb = all(split["source"].startswith(SUPERB_IDS) for split in results["data"]["splits"].values())
         rows = PUBLISHED if training.do_train and on_superb else []
         results["published"] = [facts.published(*row, unit="percent") for row in rows]
         if trainer.is_world_process_zero():
@@ -245,17 +259,37 @@ def main(argv: list[str] | None = None) -> dict:
 # Data
 
 
-def chosen_words(recordings: Recordings, task: KeywordArguments) -> Recordings:
-    """The classes of the task: the keywords, silence, and `_unknown_` for all other words; or every word there is."""
-    keywords = task.keywords
-    if not keywords and UNKNOWN not in recordings.names and set(WORDS) < set(recordings.names) - {SILENCE}:
-        keywords = WORDS
-    if keywords in ([], ["all"]):
-        return recordings
-    return with_unknown(recordings, keywords, task.unknown_share, task.split_seed)
+def prepared(recordings: Recordings, task: KeywordArguments, trained_for: tuple[str, ...]) -> Recordings:
+    """The recordings with the classes of the task: words, silence, and `_unknown_` for all other words.
+
+    Args:
+        trained_for: the classes of a model that is only used.
+    """
+    keywords, there = task.keywords, set(recordings.names) - {SILENCE}
+    if not keywords and UNKNOWN not in there:
+        of_model = [name for name in trained_for if name in there] if UNKNOWN in trained_for else []
+        keywords = of_model or (WORDS if set(WORDS) < there else [])
+    if keywords not in ([], ["all"]) and there:
+        recordings = with_unknown(recordings, keywords, task.unknown_share, task.split_seed)
+    return without_labels(recordings, task.drop_labels)
+
+
+def unlabelled_if_foreign(recordings: Recordings, known: set[str]) -> tuple[Recordings, list[str]]:
+    """Without classes where none of them is `known`, since clips to be heard lie in folders of any name; warnings."""
+    if recordings.labels is None or {name.casefold() for name in recordings.names} & {n.casefold() for n in known}:
+        return recordings, []
+    warning = f"{recordings.source}: {listed(recordings.names)} are no classes of the model: taken as clips without any"
+    return replace(recordings, labels=None, names=()), [warning]
 
 
 # Results
+
+
+def add_micro_averages(judgement: dict) -> None:
+    """Adds precision, recall and F1 over all clips, in place: as each has one class, they are the accuracy."""
+    baselines = [baseline["metrics"] for baseline in judgement["baseline"].values()]
+    for metrics in (*judgement["metrics"].values(), *baselines):
+        metrics |= dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), metrics["accuracy"])
 
 
 def write_keywords(output_dir: Path, windows: Recordings, predictions, task: KeywordArguments) -> dict[str, str]:

@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> dict:
             model, layers = adapt(model, task, lora, training)
         with clock.phase("frozen part"), training.main_process_first(desc="frozen part"):
             layers = layers if training.do_train else None
-            fed, prefix, reason = states_or_inputs(model, layers, inputs, task, data, model_args, training)
+            fed, forward, reason = states_or_inputs(model, layers, inputs, task, data, model_args, training)
             warnings += [f"the frozen part is computed in every epoch: {reason}"] if reason else []
 
         # Training
@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> dict:
             head=classification_head(training.label_smoothing_factor),
             stop=stop,
             headline="accuracy",
-            forward=prefix.forward if prefix else None,
+            forward=forward,
             model=model,
             args=training,
             train_dataset=fed.get("train"),

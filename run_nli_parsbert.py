@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> dict:
                 print(f"{name}: {count:,}" if isinstance(count, int) else f"{name}: {count}")
         with clock.phase("frozen part"), training.main_process_first(desc="frozen part"):
             layers = adaptation.frozen_layers if adaptation else None
-            fed, prefix, reason = states_or_inputs(model, layers, inputs, task, data, model_args, training)
+            fed, forward, reason = states_or_inputs(model, layers, inputs, task, data, model_args, training)
             warnings += [f"the frozen part is computed in every epoch: {reason}"] if reason else []
 
         # Training
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> dict:
             head=classification_head(training.label_smoothing_factor),
             stop=stop,
             headline="accuracy",
-            forward=prefix.forward if prefix else None,
+            forward=forward,
             groups=groups_of,
             model=model,
             args=training,

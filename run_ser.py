@@ -32,8 +32,7 @@ from common.balancing import oversampled_rows
 from common.cache import cache_root
 from common.class_names import in_order_of
 from common.errors import UserError, exit_status
-from common.files import write_json
-from common.recording_readers import list_files, name_pattern, stem
+from common.recording_readers import is_audio, list_files, name_pattern, stem
 from common.recordings import Reading, Recordings, describe_splits
 from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
 from common.speech_results import (
@@ -44,7 +43,9 @@ from common.speech_results import (
     draw_data,
     judged_classes,
     name_recall,
+    pieces_of,
     publish_classes,
+    publish_data,
     utterance_figures,
     utterance_score,
 )
@@ -85,6 +86,8 @@ RECIPE = {
 PROTOCOL = {"split": "stratified", "test_share": 0.2}  # the report's; 80/10/10 it says, but 600 of 3000 are tested
 DEMO = {
     "output_dir": "outputs/demo/ser",
+    "validation_share": 0.2,
+    "test_share": 0.2,
     "freeze": "encoder",
     "learning_rate": 1e-2,
     "num_train_epochs": 20.0,
@@ -108,12 +111,7 @@ PUBLISHED = {
     (True, True): (REPORT, "5 s segments, oversampled", {"accuracy": 69.0, "f1": 66.0, "f1_weighted": 68.0}),
 }
 AUTHORS = ("ShEMO's authors", "support vector machine", {UAR: 58.2})
-OUR_HEAD_USAGE = """\
-from common.speech_heads import load_speech_model  # of the repository with the training scripts
-
-model = load_speech_model("{model}")
-# logits = model(input_values, attention_mask)["logits"]; waveforms as AutoFeatureExtractor.from_pretrained gives them
-"""
+OUR_HEAD = "import common.speech_heads  # of the repository with the training scripts; pipeline knows this head by it\n"
 
 
 @dataclass
@@ -142,6 +140,8 @@ class EmotionArguments(ClassArguments):
             raise UserError(f"--segment_seconds {self.segment_seconds}: must be 1 or more")
         if self.oversample is not None and not 0 < self.oversample <= 1:
             raise UserError(f"--oversample {self.oversample}: must be a share of the largest class, up to 1")
+        if self.max_seconds < 1:
+            raise UserError(f"--max_seconds {self.max_seconds}: must be 1 or more")
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -154,8 +154,6 @@ def main(argv: list[str] | None = None) -> dict:
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, data, model_args, training = parsed.groups
     leaks = leaks_of(parsed)
-    if data.dataset == RECIPE["dataset"] and task.split == "auto":
-        parsed.settle("this set has one split only", split="speaker")
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:
@@ -166,6 +164,9 @@ def main(argv: list[str] | None = None) -> dict:
 
                 use_demo(data, task, model_args, emotion_demo, output_dir / "demo", RECIPE["model"])
             source = task.data_dir or data.train_file or data.validation_file or data.test_file
+            on_hub = source is None and data.dataset == RECIPE["dataset"]
+            if on_hub and task.split == "auto":
+                parsed.settle("this set has one split only", split="speaker")
             pattern = SHEMO if source and named_like_shemo(Path(source), cache_root(model_args.cache_dir)) else None
             with training.main_process_first(desc="data"):
                 whole, selection, notes = load_splits(
@@ -178,9 +179,16 @@ def main(argv: list[str] | None = None) -> dict:
                     prepare=lambda recordings: prepared(recordings, task, published=bool(leaks)),
                     audio_needed=not task.data_only,
                 )
-            splits = whole if leaks else {name: cut_and_copied(part, name, task) for name, part in whole.items()}
+            if leaks:  # each piece is scored for itself
+                splits = {name: replace(part, utterances=part.ids) for name, part in whole.items()}
+            else:
+                splits = {name: cut_and_copied(part, name, task) for name, part in whole.items()}
+            notes, statistics = [*notes, *pieces_of(whole, splits)], {name: {} for name in whole}
+            if len(whole) > 1 and any(part.speakers is None for part in whole.values()):
+                warnings.append("speakers are not known: the same one may be heard in several splits")
         if task.data_only:
-            return look_at(whole, splits, selection, notes, output_dir)
+            described = describe_splits(whole, selection, statistics) | {"leaks": leaks, "notes": notes + warnings}
+            return publish_data(described, whole, splits, output_dir)
 
         # Preprocessing
         from common.modeling import classes_of, load_feature_extractor, model_commit
@@ -201,7 +209,8 @@ def main(argv: list[str] | None = None) -> dict:
 
         with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
-            model, found = emotion_model(task, model_args, next(iter(splits.values())).names, training.do_train)
+            names = next(iter(splits.values())).names
+            model, found = emotion_model(task, model_args, names, training.do_train, parsed.explicit)
             warnings += found
             if task.kept_layers is not None:
                 keep_layers(model, task.kept_layers)
@@ -249,26 +258,21 @@ def main(argv: list[str] | None = None) -> dict:
         name_recall(judgement)
         by_gender(judgement["groups"], predictions)
         shared = {"task": "speech-emotion", "warnings": warnings, "commit": model_commit(model_args), "leaks": leaks}
-        results = {
-            **facts.of_run(parsed, trainer, clock, **shared),
-            "data": describe_splits(
-                splits, selection, {name: {"recordings": len(part)} for name, part in whole.items()}
-            ),
-            **judgement,
-        }
-        results["protocol"]["notes"] = [*leaks, *notes]
+        data_facts = describe_splits(whole, selection, statistics)
+        results = {**facts.of_run(parsed, trainer, clock, **shared), "data": data_facts, **judgement}
+        results["protocol"]["notes"] += notes
         results["extra"] = {"method": {"frozen": frozen_part, "features computed once": frozen is not None}, **weighing}
         if task.segment_seconds and segments:
             results["extra"]["scored by segment"] = segments
-        on_shemo = training.do_train and not data.demo and (pattern is not None or source is None)
+        on_shemo = training.do_train and not data.demo and (pattern is not None or on_hub)
         like = PUBLISHED.get((task.segment_seconds is not None, task.oversample is not None))
         rows = [row for row in (like, AUTHORS) if row and on_shemo]
         results["published"] = [facts.published(*row, unit="percent") for row in rows]
         if trainer.is_world_process_zero():
             trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
             results["files"] |= draw_data(whole, splits, output_dir)
-            usage = AUDIO_USAGE if task.head == "standard" else OUR_HEAD_USAGE
-            usage = usage.format(model=output_dir if training.do_train else model_args.model, clip="clip.wav")
+            usage = AUDIO_USAGE.format(model=output_dir if training.do_train else model_args.model, clip="clip.wav")
+            usage = OUR_HEAD + usage if model.config.model_type == "pooled-speech-classifier" else usage
             results = publish_classes(results, predictions, splits, output_dir, usage=usage)
     return results
 
@@ -278,10 +282,12 @@ def main(argv: list[str] | None = None) -> dict:
 
 def leaks_of(parsed) -> list[str]:
     """What of the published protocol leaks, in words; [] for the honest one. Settles how the published one splits."""
-    task = parsed.groups[0]
+    task, data = parsed.groups[:2]
     if task.protocol == "honest":
         return []
     parsed.settle("protocol of the report", **PROTOCOL)
+    if task.split != "stratified" or data.train_file or data.validation_file or data.test_file:
+        raise UserError("--protocol published splits --data_dir or --dataset by itself; leave out --split and files")
     leaks = ["the split is by utterance: speakers of the test data are in the training data"]
     if task.segment_seconds:
         leaks.append("recordings were cut before the split: segments of one recording are in training and test data")
@@ -295,17 +301,14 @@ def named_like_shemo(path: Path, root: Path) -> bool:
     if not (path.is_dir() or (path.is_file() and is_archive(path))):
         return False
     files = list_files(path if path.is_dir() else extracted(path, root), root)
-    pattern = name_pattern(SHEMO)
-    return bool(files) and all(pattern.fullmatch(stem(name).partition(".")[0]) for name in files)
+    pattern, names = name_pattern(SHEMO), [name for name in files if is_audio(name)] or list(files)
+    return bool(names) and all(pattern.fullmatch(stem(name).partition(".")[0]) for name in names)
 
 
 def prepared(recordings: Recordings, task: EmotionArguments, *, published: bool) -> Recordings:
-    """Without the dropped classes; in the published protocol cut and copied already, each piece scored for itself."""
+    """Without the dropped classes; in the published protocol cut and copied already."""
     recordings = without_labels(recordings, task.drop_labels)
-    if not published:
-        return recordings
-    recordings = cut_and_copied(recordings, "train", task)
-    return replace(recordings, utterances=recordings.ids)
+    return cut_and_copied(recordings, "train", task) if published else recordings
 
 
 def cut_and_copied(recordings: Recordings, name: str, task: EmotionArguments) -> Recordings:
@@ -320,22 +323,10 @@ def cut_and_copied(recordings: Recordings, name: str, task: EmotionArguments) ->
     return recordings
 
 
-def look_at(whole: dict, splits: dict, selection: dict, notes: list[str], output_dir: Path) -> dict:
-    """Writes and prints what the data are: data.json and the plots."""
-    described = describe_splits(whole, selection, {name: {} for name in whole})
-    described |= {"notes": notes, "files": draw_data(whole, splits, output_dir)}
-    write_json(output_dir / "data.json", described)
-    for name, part in whole.items():
-        counts = ", ".join(f"{label} {count:,}" for label, count in part.label_counts().items())
-        print(f"{name}: {len(part):,} recordings ({counts})")
-    print(*notes, f"data: {output_dir / 'data.json'}", sep="\n")
-    return described
-
-
 # Model
 
 
-def emotion_model(task: EmotionArguments, model_args, names: tuple[str, ...], training: bool) -> tuple:
+def emotion_model(task: EmotionArguments, model_args, names: tuple[str, ...], training: bool, explicit: set) -> tuple:
     """HuBERT with the published head or with that of transformers; warnings."""
     from transformers import AutoModel, AutoModelForAudioClassification
 
@@ -343,7 +334,10 @@ def emotion_model(task: EmotionArguments, model_args, names: tuple[str, ...], tr
     from common.speech_heads import PooledClassifier  # the auto class knows it, too, once it is imported
 
     settings = {"training": training, "configured": {"layerdrop": 0.0}}
-    if task.head == "published" and training and classes_of(model_args) is None:
+    trained = classes_of(model_args) is not None
+    if trained and training and (asked := sorted({"head", "pooling"} & explicit)):
+        raise UserError(f"--{asked[0]}: {model_args.model} has a head, which is trained on; give an encoder alone")
+    if task.head == "published" and training and not trained:
         encoder, warnings = load_model(AutoModel, model_args, head="speech", **settings)
         return PooledClassifier.around(encoder, names, pooling=task.pooling, weighted=task.weighted), warnings
     if task.weighted:

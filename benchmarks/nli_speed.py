@@ -33,6 +33,7 @@ from benchmarks.side_by_side import alternate, row, table
 from common.adapting import Strategy, apply
 from common.arguments import DataArguments, ModelArguments, parse_arguments
 from common.files import write_json
+from common.first_token import FirstToken
 from common.frozen import FrozenPrefix, collate_states, states_of
 from common.pair_inputs import PairInputs, collate_pairs
 from common.pairs import read_pairs
@@ -42,7 +43,7 @@ from common.task import classification_head
 from common.text import tokenize
 from common.trainer import FinetuneTrainer
 
-PARTS = ("cache", "padding", "inference")
+PARTS = ("cache", "first_token", "padding", "inference")
 STRATEGIES = {"head_only": 20.0, "last_layer": 3.5, "freeze_9": 1.7}  # and the goals for their cache
 MNLI_LENGTH = 128
 
@@ -91,13 +92,14 @@ def cache(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[l
                 model = random_encoder(tokenizer, options.width)
                 layers = apply(model, Strategy.parse(strategy)).frozen_layers
                 with tempfile.TemporaryDirectory() as folder:
-                    data, forward = inputs, None
+                    data, prefix = inputs, None
                     if side == "cached":
                         prefix = FrozenPrefix(model, layers)
                         start = clock()
-                        data, forward = states_of(inputs, prefix, Path(folder), batch_size=64), prefix.forward
+                        data = states_of(inputs, prefix, Path(folder), batch_size=64)
                         facts[f"{strategy}: seconds to fill the cache"] = round(clock() - start, 2)
                         facts[f"{strategy}: bytes of the cache"] = data.states.nbytes
+                    forward = FirstToken(model, prefix).forward
                     trainer = make_trainer(options, model, data, folder, forward, num_train_epochs=options.epochs)
                     epochs = EpochSeconds(clock)
                     trainer.add_callback(epochs)
@@ -112,6 +114,20 @@ def cache(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[l
         sides = seconds["cached"], seconds["computed"]
         rows.append(row(f"{strategy}, an epoch after the first", *sides, len(inputs), goal, unit="pairs/s"))
     return rows, facts
+
+
+def first_token(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
+    """An epoch of full fine-tuning with the last layer for the first token only, and with all of it."""
+    model = random_encoder(tokenizer, options.width)
+    forwards = {"first token": FirstToken(model).forward, "all tokens": None}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def prepare(name: str) -> list:
+            return [make_trainer(options, model, inputs, folder, forwards[name], num_train_epochs=1)]
+
+        seconds = alternate(dict.fromkeys(forwards, FinetuneTrainer.train), options.repeats, options.cpu_time, prepare)
+    part = "last layer for the first token, full fine-tuning"
+    return [row(part, seconds["first token"], seconds["all tokens"], len(inputs), None, unit="pairs/s")], {}
 
 
 def padding(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
@@ -177,7 +193,7 @@ def main(argv: list[str] | None = None) -> dict:
     pairs = pairs.take(np.sort(np.random.default_rng(0).permutation(len(pairs))[: options.pairs]))
     texts = (tokenize(tokenizer, part) for part in (pairs.premises, pairs.hypotheses))
     inputs = PairInputs(tokenizer, *texts, max_length=256, targets=pairs.labels)
-    measure = {"cache": cache, "padding": padding, "inference": inference}
+    measure = {"cache": cache, "first_token": first_token, "padding": padding, "inference": inference}
     setting = {"pairs": len(inputs), "tokens a pair": float(inputs.lengths.mean()), "width": options.width}
     setting |= {"repeats": options.repeats, "cores": os.cpu_count(), "cpu_time": options.cpu_time}
     results = {"rows": [], "checks": {}, "setting": setting}

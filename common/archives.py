@@ -87,8 +87,6 @@ def _extract(path: Path, folder: Path) -> None:
             parts = PurePosixPath(member.name).parts
             if "__MACOSX" in parts or parts[-1:] == (".DS_Store",) or (parts and parts[-1].startswith("._")):
                 continue
-            if member.name.startswith("/") or ".." in parts or "\0" in member.name:
-                raise _refused(path, member.name, "has a name that leads out of the archive")
             left -= member.size + CLUSTER
             if left < 0:
                 raise _refused(path, member.name, "has no place on the disk of the cache, with what comes before it")
@@ -107,10 +105,11 @@ def _write(member: _Member, target: Path) -> None:
 
 
 def _zip_members(file: BinaryIO, path: Path) -> Iterator[_Member]:
-    with _reading(str(path)):
+    with _reading(f"{path}: the archive"):
         archive = zipfile.ZipFile(file)
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")  # as some writers on Windows have it
+        _check_name(name, path)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if info.flag_bits & 1:
             raise _refused(path, name, "is encrypted")
@@ -120,17 +119,18 @@ def _zip_members(file: BinaryIO, path: Path) -> Iterator[_Member]:
 
 
 def _tar_members(file: BinaryIO, path: Path) -> Iterator[_Member]:
-    with _reading(str(path)):
+    with _reading(f"{path}: the archive"):
         archive = tarfile.open(fileobj=file, mode="r:*", tarinfo=_Header)  # noqa: SIM115 the caller closes the file
-    where = str(path)
+    members, where = iter(archive), f"{path}: the archive"
     while True:
         with _reading(where):
-            info = archive.next()
+            info = next(members, None)
             while info is None and archive.fileobj.read(2**20):  # the checksum of what is compressed is at its end
                 pass
         if info is None:
             return
         where = f"{path}: what comes after {info.name!r}"
+        _check_name(info.name, path)
         try:
             tarfile.data_filter(info, "/nowhere")  # of which only links and kinds of file are wanted here
         except tarfile.FilterError:
@@ -143,6 +143,11 @@ def _tar_members(file: BinaryIO, path: Path) -> Iterator[_Member]:
                 raise _refused(path, info.name, "is a link to a folder")
             size = content.seek(0, os.SEEK_END)
         yield _Member(info.name, size, None if info.isdir() else lambda info=info: archive.extractfile(info))
+
+
+def _check_name(name: str, path: Path) -> None:
+    if name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise _refused(path, name, "has a name that leads out of the archive")
 
 
 class _Header(tarfile.TarInfo):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -75,8 +76,7 @@ class Examined:
     problem: BadAudio | None
 
 
-@dataclass(frozen=True)
-class _Clip:
+class _Clip(NamedTuple):
     """An opened clip; `read(first, last)` gives its frames in blocks, float32 [samples], the mean of all channels."""
 
     rate: int
@@ -167,7 +167,13 @@ def _opened(audio: Audio, name: str) -> Iterator[_Clip]:
     if isinstance(audio, Mapping) and audio.get("array") is not None:
         samples, rate = _array(audio, name)
         _check_header(len(samples), rate, name)
-        yield _Clip(rate, len(samples), lambda first, last: iter([_mono(samples[first:last], name)]))
+
+        def read(first: int, last: int) -> Iterator[np.ndarray]:
+            block = _mono(samples[first:last])
+            _check_finite(block, name)
+            yield block
+
+        yield _Clip(rate, len(samples), read)
         return
     import soundfile
 
@@ -194,7 +200,7 @@ def _opened(audio: Audio, name: str) -> Iterator[_Clip]:
                 missing = (declared - there) / max(there, 1) * frames / rate
                 if declared < UNKNOWN_BYTES and missing > TOLERANCE:
                     raise _truncated(name, f"its header promises {missing:.2f} s more than the file has")
-            yield _Clip(rate, frames, functools.partial(_decoded, file, kind in ("MP3", "OGG"), name))
+            yield _Clip(rate, frames, functools.partial(_decoded, file, name))
 
 
 def _stream(audio: Audio, name: str) -> io.RawIOBase | io.BytesIO:
@@ -206,7 +212,7 @@ def _stream(audio: Audio, name: str) -> io.RawIOBase | io.BytesIO:
         raise BadAudio(f"{name}: has no audio: neither a file, nor its bytes, nor an array of samples", "no audio")
     try:
         return open(path, "rb", buffering=0)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a path with a NUL in it is the latter
         raise BadAudio(f"{name}: no such file", "no such file") from None
     except IsADirectoryError:
         raise BadAudio(f"{name}: is a folder, not a file", "cannot be opened") from None
@@ -275,12 +281,12 @@ def _truncated(name: str, what: str) -> BadAudio:
     return BadAudio(f"{name}: is truncated or damaged: {what}", "truncated")
 
 
-def _decoded(file, inexact: bool, name: str, first: int, last: int) -> Iterator[np.ndarray]:
-    """Frames of a `soundfile.SoundFile`, as `_Clip.read` gives them; `inexact`: jumps into it are (see `RUN_IN`)."""
+def _decoded(file, name: str, first: int, last: int) -> Iterator[np.ndarray]:
+    """Frames of a `soundfile.SoundFile`, as `_Clip.read` gives them."""
     import soundfile
 
-    at = first
-    if first and inexact:
+    at, floats = first, file.subtype in ("FLOAT", "DOUBLE")
+    if first and file.format in ("MP3", "OGG"):
         at = max(0, min(first - RUN_IN * file.samplerate, file.frames - LAST_PAGE * file.samplerate))
     elif first and not file.seekable():  # GSM
         at = 0
@@ -288,12 +294,16 @@ def _decoded(file, inexact: bool, name: str, first: int, last: int) -> Iterator[
         if at:
             file.seek(at)
         while at < last:
-            block = file.read(min(BLOCK, last - at), dtype="float32", always_2d=True)
-            if not len(block):
+            block = np.empty((min(BLOCK, last - at), file.channels), np.float32)
+            count = file.buffer_read_into(block, "float32")  # quicker than `read` for what is as short as a word
+            if not count:
                 break
-            start, at = at, at + len(block)
+            start, at = at, at + count
             if at > first:
-                yield _mono(block[max(0, first - start) :], name)
+                block = _mono(block[max(0, first - start) : count])
+                if floats:
+                    _check_finite(block, name)
+                yield block
     except soundfile.LibsndfileError as error:
         raise _truncated(name, f"it cannot be decoded to its end ({error.error_string.strip(' .')})") from None
     if last - at > TOLERANCE * file.samplerate:
@@ -301,14 +311,16 @@ def _decoded(file, inexact: bool, name: str, first: int, last: int) -> Iterator[
         raise _truncated(name, f"it can be decoded up to {there:.2f} of {promised:.2f} s")
 
 
-def _mono(block: np.ndarray, name: str) -> np.ndarray:
+def _mono(block: np.ndarray) -> np.ndarray:
     """The mean of the channels, float32 [samples]."""
-    if block.ndim == 2:
-        channels = block.shape[1]
-        block = block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
+    if block.ndim == 1 or block.shape[1] == 1:
+        return block.reshape(-1)
+    return functools.reduce(np.add, block.T) / np.float32(block.shape[1])  # `mean` over so short an axis is slow
+
+
+def _check_finite(block: np.ndarray, name: str) -> None:
     if not np.isfinite(block).all():
         raise BadAudio(f"{name}: has samples that are not finite numbers (NaN or infinite)", "not finite")
-    return block
 
 
 def _examined(audio: Audio, name: str) -> Examined:

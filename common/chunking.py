@@ -40,14 +40,15 @@ def chunked(recordings: Recordings, seconds: float, overlap: float) -> tuple[Rec
     return chunks, np.array(believed, dtype=np.int64)
 
 
-def joined(chunks: Recordings, believed: np.ndarray, ids: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
-    """The labels frame by frame of each whole recording, int [T], in the order of the recordings.
+def joined(chunks: Recordings, believed: np.ndarray, found: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
+    """What was found frame by frame for each whole recording, [T] or [T, V], in the order of the recordings.
 
     Args:
         chunks, believed: of `chunked`.
-        ids: [N, T], the best label of every frame of each chunk; padding behind its `frames` [N].
+        found: [N, T] or [N, T, V], the best label, or all scores, of every frame of each chunk; padding behind its
+            `frames` [N].
     """
     parts: dict[str, list[np.ndarray]] = {}
-    for utterance, (first, last), labels, count in zip(chunks.utterances, believed, ids, frames):
+    for utterance, (first, last), labels, count in zip(chunks.utterances, believed, found, frames):
         parts.setdefault(utterance, []).append(labels[first : min(last, count)])
     return [np.concatenate(labels) for labels in parts.values()]

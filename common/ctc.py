@@ -48,3 +48,12 @@ def searched(model, decoder: BeamDecoder):
         return torch.from_numpy(paths).to(frames.device), frames
 
     return keep
+
+
+def every_score(model):
+    """`Head.keep` of the logits themselves, which a beam search over a recording in chunks wants joined first."""
+
+    def keep(output: dict, batch: dict) -> tuple[torch.Tensor, ...]:
+        return output["logits"].float(), frames_in(model, batch).to(torch.int32)
+
+    return keep

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.synthetic_speech import RATE, Manner, background, draw_voice, recorded, speak
+from common.audio import RATE
+from common.synthetic_speech import NEUTRAL, Manner, background, draw_voice, recorded, speak
 from common.tiny_speech import speech_twin_of, tiny_speech_model
 
 KEYWORDS = {"yes": "IES", "no": "NOU", "stop": "STO", "go": "GOU"}  # word -> its sounds
@@ -31,22 +32,26 @@ NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> 
 NOISE_SECONDS = 12
 
 UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
-NOUNS = "HORSE HOUSE STONE STAR TRAIN ROSE NURSE SHORE EARTH SUN SHIRT HEART SAINT TREE STORE".split()
-ADJECTIVES = "OTHER NEAR SHORT RARE HOT SOUTHERN NORTHERN".split()
-VERBS = "RUNS RISES TURNS SITS STARTS SHINES EATS HEARS RETURNS ROARS".split()
-PREPOSITIONS = "NEAR IN ON AT INTO".split()
-ADVERBS = "THEN SOON HERE THERE".split()
+WORDS = {  # spelled with ten letters
+    "adjective": ("OTHER", "NEAR", "SHORT", "RARE", "HOT", "SOUTHERN", "NORTHERN"),
+    "noun": ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE"),
+    "verb": ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS"),
+    "preposition": ("NEAR", "IN", "ON", "AT", "INTO"),
+    "adverb": ("THEN", "SOON", "HERE", "THERE"),
+}
+PATTERNS = ("verb adverb", "verb preposition THE noun", "verb preposition THE adjective noun")  # what follows THE noun
 
 MANNERS = {  # emotion letter -> how it is said
     "A": Manner(pitch=1.35, swing=0.16, tempo=1.2, tremor=0.5, tremor_rate=5.0, tilt=1.0),
     "F": Manner(pitch=1.6, swing=0.05, jitter=0.08, tempo=1.3, tremor=0.6, tremor_rate=9.0, tilt=7.0, breath=4.0),
     "H": Manner(pitch=1.5, slope=0.2, swing=0.22, tempo=1.1, tremor=0.2, tilt=3.5),
-    "N": Manner(),
+    "N": NEUTRAL,
     "S": Manner(pitch=0.85, slope=-0.25, swing=0.03, tempo=0.75, tremor=0.3, tremor_rate=1.5, tilt=11.0, breath=3.0),
     "W": Manner(pitch=1.45, slope=0.7, swing=0.05, tempo=0.95, tremor=0.1, tilt=5.0, breath=2.0),
 }
 ACTORS = {"F": 8, "M": 12}  # gender -> how many
-CLIPS = {"N": (20, 5.5), "A": (20, 5), "S": (14, 2.7), "W": (9, 2.4), "H": (9, 2.3), "F": (6, 2)}  # actors, clips of each
+# emotion -> actors, clips of each
+CLIPS = {"N": (20, 5.5), "A": (20, 5), "S": (14, 2.7), "W": (9, 2.4), "H": (9, 2.3), "F": (6, 2)}
 
 
 def keyword_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
@@ -99,27 +104,22 @@ def asr_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
         for _ in range(speakers):
             speaker += int(generator.integers(1, 90))
             chapter = int(generator.integers(1000, 200_000))
+            place = data / subset / f"{speaker}/{chapter}"
             voice = draw_voice(generator, female=bool(generator.integers(2)))
             lines = []
             for number in range(utterances):
                 name, text = f"{speaker}-{chapter}-{number:04d}", _sentence(seen, generator)
-                _write(data / subset / f"{speaker}/{chapter}/{name}.flac", recorded(speak(text, voice, generator), generator))
+                _write(place / f"{name}.flac", recorded(speak(text, voice, generator), generator))
                 lines.append(f"{name} {text}\n")
-            (data / subset / f"{speaker}/{chapter}/{speaker}-{chapter}.trans.txt").write_text("".join(lines), "utf-8")
+            (place / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines), "utf-8")
     return {"model": _model(folder, architecture, seed), "data": str(data)}
 
 
 def _sentence(seen: set[str], generator: np.random.Generator) -> str:
-    """A new sentence of words spelled with ten letters; `seen` collects them."""
+    """A new sentence; `seen` collects them."""
     while True:
-        words = ["THE", generator.choice(ADJECTIVES), generator.choice(NOUNS), generator.choice(VERBS)]
-        if generator.random() < 0.5:
-            del words[1]
-        if generator.random() < 0.7:
-            words += [generator.choice(PREPOSITIONS), "THE", generator.choice(NOUNS)]
-        else:
-            words += [generator.choice(ADVERBS)]
-        text = " ".join(words)
+        slots = f"THE {generator.choice(('noun', 'adjective noun'))} {generator.choice(PATTERNS)}".split()
+        text = " ".join(str(generator.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots)
         if text not in seen:
             seen.add(text)
             return text
@@ -137,7 +137,8 @@ def emotion_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, st
     data.mkdir(parents=True, exist_ok=True)
     actors = [(gender, number + 1) for gender, count in ACTORS.items() for number in range(count)]
     who = {
-        emotion: {actors[at] for at in generator.permutation(len(actors))[:count]} for emotion, (count, _) in CLIPS.items()
+        emotion: {actors[at] for at in generator.permutation(len(actors))[:count]}
+        for emotion, (count, _) in CLIPS.items()
     }
     for gender, archive in (("F", "female"), ("M", "male")):
         with zipfile.ZipFile(data / f"{archive}.zip", "w") as file:
@@ -147,23 +148,25 @@ def emotion_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, st
                     clips = round(CLIPS[emotion][1] * generator.uniform(0.7, 1.3)) if actor in who[emotion] else 0
                     for number in range(1, clips + 1):
                         name = f"{archive}/{gender}{actor[1]:02d}{emotion}{number:02d}.wav"
-                        sound = recorded(speak(_babble(generator), voice, generator, _varied(emotion, generator)), generator)
+                        sound = recorded(
+                            speak(_babble(generator), voice, generator, _varied(emotion, generator)), generator
+                        )
                         file.writestr(zipfile.ZipInfo(name), _wav(sound))  # ZipInfo: the same date in every run
     return {"model": _model(folder, architecture, seed), "data": str(data)}
 
 
 def _babble(generator: np.random.Generator) -> str:
     """Words of syllables, for one to four seconds: what is said tells nothing of the emotion."""
-    syllables = ["".join(pair) for pair in zip(generator.choice([*"NMLRSHTG"], 40), generator.choice([*"AEIOU"], 40))]
-    words = ["".join(syllables[at : at + 2]) for at in range(0, 2 * int(generator.integers(3, 8)), 2)]
-    return " ".join(words)
+    words = int(generator.choice((3, 3, 3, 4, 4, 5, 7)))
+    consonants, vowels = generator.choice([*"NMLRSHTG"], 2 * words), generator.choice([*"AEIOU"], 2 * words)
+    syllables = [consonant + vowel for consonant, vowel in zip(consonants, vowels)]
+    return " ".join(first + second for first, second in zip(syllables[::2], syllables[1::2]))
 
 
 def _varied(emotion: str, generator: np.random.Generator) -> Manner:
     """The manner of an emotion, sometimes weak, so that not every clip can be told."""
     strength = generator.uniform(0.3, 1.2)
-    neutral = Manner()
-    return Manner(*(plain + strength * (full - plain) for plain, full in zip(neutral, MANNERS[emotion])))
+    return Manner(*(plain + strength * (full - plain) for plain, full in zip(NEUTRAL, MANNERS[emotion])))
 
 
 def _model(folder: Path, architecture: str, seed: int) -> str:

@@ -9,6 +9,7 @@ Table = tuple[list[str], list[list[Cell]]]  # head and rows; the first cell of a
 
 METRIC_HEAD = ["metric", "value", "95 % interval", "examples", "baseline"]
 DATA_HEAD = ["split", "examples", "available", "selection", "skipped", "source", "fingerprint"]
+NAMES = {"wer": "word error rate", "cer": "character error rate", "mcc": "Matthews correlation"}
 
 
 def format_value(value: float | None, unit: str = "score") -> str:
@@ -43,7 +44,7 @@ def _interval(metric: dict) -> str:
 
 
 def words(name: str) -> str:
-    return name.replace("_", " ")
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def format_memory(size: int | None) -> str:

@@ -128,7 +128,7 @@ def load_split(data, model_arguments, split: str, *, folder: str | None = None) 
     with fetching("dataset", name):
         builder = datasets.load_dataset_builder(name, **settings)
         splits = list(builder.info.splits or [])
-        if splits and split not in splits:
+        if splits and not {*split.split("+")} <= {*splits}:  # as datasets joins them: train+validation
             raise UserError(f"{name}: has no split {split!r}, only {', '.join(splits)}; give --{split}_file")
         loaded = datasets.load_dataset(name, split=split, **settings)
     for column, feature in loaded.features.items():

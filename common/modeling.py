@@ -129,7 +129,10 @@ def trained_processor(arguments: ModelArguments):
         if not any(a.endswith(RECOGNIZERS) for a in configuration.architectures or []):
             return None
         processor_name = arguments.tokenizer_name or name
-        return AutoProcessor.from_pretrained(processor_name, **source_of(arguments, processor_name))
+        try:
+            return AutoProcessor.from_pretrained(processor_name, **source_of(arguments, processor_name))
+        except TypeError:  # so the library says that a file is not there
+            raise UserError(f"{processor_name}: has no vocabulary (vocab.json) of a tokenizer of characters") from None
 
 
 @contextlib.contextmanager

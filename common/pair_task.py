@@ -146,21 +146,24 @@ def encode(pairs: Pairs, tokenizer, task: PairArguments, data, model_args, train
 
 def states_or_inputs(
     model, layers: int | None, inputs: dict[str, PairInputs], task: PairArguments, data, model_args, training
-) -> tuple[dict, object, str]:
+) -> tuple[dict, Callable | None, str]:
     """What the trainer gets for each split: the inputs, or the cached states that the first frozen layers make of them.
+
+    And how it calls the model, with or without cached states: with the last layer for the first token only.
 
     Args:
         layers: how many layers are frozen together with the embeddings; None: these are trained.
 
     Returns:
-        (data sets, the `FrozenPrefix` or None, why nothing is cached or "").
+        (data sets, the trainer's `forward`, why nothing is cached or "").
     """
     import torch
 
+    from common.first_token import quickest_forward
     from common.frozen import FrozenPrefix, states_of
 
     if layers is None or task.frozen_cache == "none":
-        return inputs, None, ""
+        return inputs, quickest_forward(model, training), ""
     prefix, states = FrozenPrefix(model, layers), {}
     lower = [kind for kind, asked in ((torch.bfloat16, training.bf16), (torch.float16, training.fp16)) if asked]
     for name, split in inputs.items():
@@ -175,8 +178,8 @@ def states_or_inputs(
             overwrite=data.overwrite_cache and training.process_index == 0,  # the others take what the first has made
         )
         if isinstance(states[name], str):
-            return inputs, None, states[name]
-    return states, prefix, ""
+            return inputs, quickest_forward(model, training), states[name]
+    return states, quickest_forward(model, training, prefix), ""
 
 
 def logits_of(model, dataset, trainer) -> np.ndarray:

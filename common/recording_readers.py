@@ -45,7 +45,7 @@ class Reading:
         name_pattern: what a file's name without its ending says: "{label}_{speaker}_{index}", or a regular expression
             with named groups; `label`, `speaker` and `text` are what they say, every other group becomes a column.
         skip_bad: bad clips are counted and left out; otherwise the first one is an error.
-        audio_needed: False for names without sound: nothing is opened, and the seconds are unknown.
+        audio_needed: False: names without sound will do, and their seconds are unknown.
     """
 
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -201,12 +201,12 @@ def class_folders(files: Files, source: str, reading: Reading) -> Entries:
         ids=paths,
         places=[files[path] for path in paths],
         stems=[PurePosixPath(path).stem for path in paths],
-        audio=[files[path] for path in paths],
+        audio=[files[path] if is_audio(path) or reading.audio_needed else None for path in paths],
         labels=labels if any(labels) else None,
         splits=splits if all(splits) else None,
         remedies={
             "label": "the clips are not in folders by class; put them in such folders, or give --name_pattern",
-            "text": "a folder of clips has no transcripts; give a table with the paths and the texts",
+            "text": "clips alone have no transcripts; give a table with paths and texts, or --test_file to hear them",
         },
     )
 

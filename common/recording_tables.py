@@ -237,6 +237,8 @@ def _add_parts(entries: Entries, texts: Mapping[str, list[str]]) -> None:
             ends[i] = float(end) if end else begins[i] + float(duration or "nan")
         except ValueError:
             entries.bad.setdefault(i, ("part without numbers", f"the part {begin!r} to {end!r} is not in seconds"))
+        if begins[i] < 0:
+            entries.bad.setdefault(i, ("part without numbers", f"the part begins at {begin} s, before its clip"))
     entries.begins, entries.ends = begins, ends
 
 

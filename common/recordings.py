@@ -322,10 +322,11 @@ def _collected(entries: Entries, reading: Reading) -> Recordings:
     labels, names = labels_of(entries, reading)
     texts = transcripts_of(entries, reading)
     begins, ends = (np.full(count, np.nan) if part is None else part for part in (entries.begins, entries.ends))
+    heard = reading.audio_needed or _all_there(entries.audio)
     everything = Recordings(
         source=entries.source,
         ids=entries.ids,
-        audio=entries.audio if reading.audio_needed else [None] * count,
+        audio=entries.audio if heard else [None] * count,
         begins=np.nan_to_num(begins),
         ends=ends,
         utterances=entries.ids,
@@ -339,4 +340,8 @@ def _collected(entries: Entries, reading: Reading) -> Recordings:
     )
     bad = {i: (reason, f"{entries.places[i]}: {sentence}") for i, (reason, sentence) in entries.bad.items()}
     kept = everything._without(bad, reading.skip_bad)
-    return kept._timed(reading.skip_bad) if reading.audio_needed else kept
+    return kept._timed(reading.skip_bad) if heard else kept
+
+
+def _all_there(audio: Sequence) -> bool:
+    return isinstance(audio, HubAudio) or all(isinstance(clip, Mapping) or Path(clip or "").is_file() for clip in audio)

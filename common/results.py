@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import write_json
+from common.formats import badges
 from common.metrics import bootstrap_interval
 
 SCHEMA_VERSION = 1
@@ -163,6 +164,8 @@ def write_results(output_dir: Path, results: dict) -> None:
     """Writes results.json; the last thing that a run does, so that a results.json stands for a whole run."""
     write_json(output_dir / "results.json", results)
     head = results["headline"]
+    for sentence in (sentence for sentence, void in badges(results) if void):
+        print(sentence)
     if head is not None:
         unit = " %" if head["unit"] == "percent" else ""
         interval = f" [{head['low']:.2f}, {head['high']:.2f}]" if head["low"] is not None else ""

@@ -138,7 +138,8 @@ def answers_of_questions(windows, spans: tuple[np.ndarray, ...], n_best: int) ->
     order = np.argsort(key, kind="stable")
     question, length = windows.pair[row[order]], end.max(initial=0) + 1
     place = (question * length + begin[order]) * length + end[order]
-    unique = np.sort(np.unique(place, return_index=True)[1])
+    unique = np.zeros(len(order), bool)
+    unique[np.unique(place, return_index=True)[1]] = True
     order, question = order[unique], question[unique]
     rank = np.arange(len(order)) - np.searchsorted(question, np.arange(count))[question]
     kept = rank < n_best

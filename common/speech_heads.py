@@ -128,7 +128,6 @@ class _HeadOnEncoder(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
         frames: torch.Tensor | None = None,
-        **_,
     ) -> SpeechOutput:
         """Logits of waveforms [B, samples] with their mask, or of what the encoder has made of them before.
 

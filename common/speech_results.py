@@ -14,6 +14,7 @@ from common import plotting, recognition, report
 from common import results as facts
 from common.audio import RATE, decode
 from common.classification import Predictions, draw_plots, error_cards, judge, write_predictions
+from common.files import write_json
 from common.model_card import write_model_card
 from common.recognition import Transcriptions
 from common.recordings import Recordings
@@ -25,10 +26,12 @@ NUMBERS = ("utterance", "index", "number", "take")  # parts of names that say no
 GROUPS = 12  # different values of a column, at most, for results by them
 HEARD = 20.0  # seconds of a clip that a card plays at most
 AUDIO_USAGE = """\
+import librosa
 from transformers import pipeline
 
 classifier = pipeline("audio-classification", model="{model}")
-print(classifier("{clip}", top_k=None))  # every class with its probability
+waveform, _ = librosa.load("{clip}", sr=16000)  # a path alone would need ffmpeg
+print(classifier(waveform, top_k=None))  # every class with its probability
 """
 
 
@@ -130,43 +133,91 @@ def player(recordings: Recordings, row: int) -> str:
     return report.player(buffer.getvalue())
 
 
-def draw_durations(splits: dict[str, Recordings], output_dir: Path) -> dict[str, str]:
-    """Seconds of the training recordings by class, and what every class's share in each split is."""
-    folder, name = output_dir / "plots", "train" if "train" in splits else next(iter(splits))
-    recordings, drawn = splits[name], []
-    if not np.isnan(recordings.seconds).any():
-        groups = None
-        if recordings.labels is not None:
-            seconds, labels = recordings.seconds, recordings.labels
-            groups = {label: seconds[labels == i] for i, label in enumerate(recordings.names) if (labels == i).any()}
-        texts = {"title": f"Durations ({name})", "xlabel": "seconds"}
-        drawn.append(plotting.histogram(recordings.seconds, folder / "durations.png", groups=groups, **texts))
-    return {path.stem: str(path.relative_to(output_dir)) for path in drawn}
+def draw_durations(
+    splits: dict[str, Recordings], output_dir: Path, *, suffix: str = "", words: str = ""
+) -> dict[str, str]:
+    """Seconds of the recordings by class and split; of those without classes, the distribution."""
+    path = output_dir / "plots" / f"durations{suffix}.png"
+    if any(np.isnan(part.seconds).any() for part in splits.values()):
+        return {}
+    if any(part.labels is None for part in splits.values()):
+        seconds = np.concatenate([part.seconds for part in splits.values()])
+        plotting.histogram(seconds, path, title="Durations", xlabel="seconds")
+    else:
+        tables: tuple[dict, dict] = {}, {}  # medians, quartiles
+        for name, part in splits.items():
+            for at, label in enumerate(part.names):
+                seconds = part.seconds[part.labels == at]
+                low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]) if len(seconds) else [None] * 3
+                for table, value in zip(tables, (middle, (low, high))):
+                    table.setdefault(label, {})[name] = value
+        texts = {"title": f"Durations by class{words}", "ylabel": "seconds (median, quartiles)"}
+        plotting.grouped_bars(tables[0], path, low_high=tables[1], **texts)
+    return {path.stem: str(path.relative_to(output_dir))}
 
 
 def draw_data(whole: dict[str, Recordings], splits: dict[str, Recordings], output_dir: Path) -> dict[str, str]:
-    """Classes by split and by gender, as recorded and, where they differ, as segments and copies for training."""
-    folder, drawn = output_dir / "plots", []
-    for suffix, words, parts in (("", "", whole), ("_prepared", ", segments and copies", splits)):
+    """Durations, classes and genders by split, as recorded and, where they differ, with what is trained on instead."""
+    drawn: dict[str, str] = {}
+    for suffix, words, parts in (("", "", whole), ("_trained_on", ", as trained on", _trained_on(whole, splits))):
         if suffix and all(len(parts[name]) == len(whole[name]) for name in whole):
             continue
+        drawn |= draw_durations(parts, output_dir, suffix=suffix, words=words)
         parts = {name: part for name, part in parts.items() if part.labels is not None}
-        counts = {name: part.label_counts() for name, part in parts.items()}
-        if not counts:
-            continue
-        labels = next(iter(counts.values()))
-        shares = {label: {name: 100 * c[label] / sum(c.values()) for name, c in counts.items()} for label in labels}
-        path, title = folder / f"class_shares{suffix}.png", f"Share of each class{words}"
-        drawn.append(plotting.grouped_bars(shares, path, title=title, ylabel="% of the split"))
-        if all("gender" in part.columns for part in parts.values()):
-            found: dict = {}
-            for part in parts.values():
-                for gender, label in zip(part.columns["gender"], part.labels):
-                    by_label = found.setdefault(gender, dict.fromkeys(part.names, 0))
-                    by_label[part.names[label]] += 1
-            title = f"Recordings by class and gender{words}"
-            drawn.append(plotting.class_counts(found, folder / f"gender{suffix}.png", title=title))
-    return {path.stem: str(path.relative_to(output_dir)) for path in drawn}
+        if parts:
+            found = _draw_counts(parts, output_dir / "plots", suffix, words)
+            drawn |= {path.stem: str(path.relative_to(output_dir)) for path in found}
+    return drawn
+
+
+def _trained_on(whole: dict[str, Recordings], splits: dict[str, Recordings]) -> dict[str, Recordings]:
+    """The splits, the training data in pieces; the others are scored as whole recordings."""
+    return whole | {name: part for name, part in splits.items() if name == "train"}
+
+
+def _draw_counts(parts: dict[str, Recordings], folder: Path, suffix: str, words: str) -> list[Path]:
+    counts = {name: part.label_counts() for name, part in parts.items()}
+    labels = next(iter(counts.values()))
+    shares = {label: {name: 100 * c[label] / sum(c.values()) for name, c in counts.items()} for label in labels}
+    path, title = folder / f"class_counts{suffix}.png", f"Examples by class{words}"
+    drawn = [plotting.class_counts(counts, path, title=title)]
+    path, title = folder / f"class_shares{suffix}.png", f"Share of each class{words}"
+    drawn.append(plotting.grouped_bars(shares, path, title=title, ylabel="% of the split"))
+    if all("gender" in part.columns for part in parts.values()):
+        found: dict = {}
+        for part in [parts["train"]] if suffix else parts.values():
+            for gender, label in zip(part.columns["gender"], part.labels):
+                by_label = found.setdefault(gender, dict.fromkeys(part.names, 0))
+                by_label[part.names[label]] += 1
+        path, title = folder / f"gender{suffix}.png", f"Class and gender, {'train' if suffix else 'all splits'}{words}"
+        drawn.append(plotting.class_counts(dict(sorted(found.items())), path, title=title))
+    return drawn
+
+
+def pieces_of(whole: dict[str, Recordings], splits: dict[str, Recordings]) -> list[str]:
+    """What is trained on, in words, where that is not the recordings that the data of the splits are counted in."""
+    if "train" not in splits or len(splits["train"]) == len(whole["train"]):
+        return []
+    pieces, different = splits["train"], len(set(splits["train"].ids))
+    made = f"{len(pieces):,} pieces ({different:,} different ones, the others are copies)"
+    return [
+        f"trained on {len(whole['train']):,} recordings as {made}; validation and test are counted and scored as whole "
+        "recordings"
+    ]
+
+
+def publish_data(
+    described: dict, whole: dict[str, Recordings], splits: dict[str, Recordings], output_dir: Path
+) -> dict:
+    """Writes data.json, which is `described`, and the plots, and prints the counts; returns what data.json holds."""
+    described = {**described, "files": draw_data(whole, splits, output_dir)}
+    write_json(output_dir / "data.json", described)
+    for name, part in whole.items():
+        counts = {} if part.labels is None else part.label_counts()
+        print(f"{name}: {len(part):,} ({', '.join(f'{label} {count:,}' for label, count in counts.items())})")
+    leaks = [f"LEAKS: {sentence}" for sentence in described["leaks"]]
+    print(*leaks, *described["notes"], f"data: {output_dir / 'data.json'}", sep="\n")
+    return described
 
 
 def publish_classes(
@@ -181,7 +232,8 @@ def publish_classes(
     for name, prefix in (("validation", ""), ("test", "test_")):
         if name in predictions:
             results["files"] |= write_predictions(output_dir, prefix, predictions[name])
-    results["files"] |= draw_durations(splits, output_dir)
+    if "durations" not in results["files"]:
+        results["files"] |= draw_durations(splits, output_dir)
     results["files"] |= draw_plots(results, output_dir, losses=LOSSES, accuracies=ACCURACIES)
     name = results["headline"]["split"] if results["headline"] else None
     cards = error_cards(predictions[name], player=partial(player, splits[name])) if name else []

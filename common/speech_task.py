@@ -169,10 +169,12 @@ def load_splits(
         found = _from_files(files, needed, reading, prepare, root, explicit)
     elif task.data_dir is None and task.split in ("auto", "given"):
         names = {"train": task.train_split_name, "validation": task.eval_split_name, "test": task.test_split_name}
-        found = {}
+        found, classes = {}, None
         for name in (n for n in SPLITS if needed[n]):
             rows, source = load_split(data, model_args, names[name], folder=folder)
-            found[name] = prepare(recordings_of_rows(rows, source, _for_split(reading, name, found)))
+            recordings = recordings_of_rows(rows, source, _for_split(reading, name, classes))
+            classes = recordings.names if name == "train" else classes
+            found[name] = prepare(recordings)
     else:
         if task.data_dir is None:
             rows, source = load_split(data, model_args, task.train_split_name, folder=folder)
@@ -202,7 +204,7 @@ def load_splits(
 
 
 def _from_files(files, needed, reading: Reading, prepare, root: Path, explicit: set[str]) -> dict[str, Recordings]:
-    found = {}
+    found, classes = {}, None
     for name in (n for n in SPLITS if needed[n]):
         if files[name] is None and name == "test" and "do_predict" not in explicit:
             continue
@@ -210,14 +212,16 @@ def _from_files(files, needed, reading: Reading, prepare, root: Path, explicit: 
             raise UserError(
                 f"there is no {name} data: give --{name}_file, or choose among --do_train --do_eval --do_predict"
             )
-        found[name] = prepare(read_recordings(files[name], _for_split(reading, name, found), root))
+        recordings = read_recordings(files[name], _for_split(reading, name, classes), root)
+        classes = recordings.names if name == "train" else classes
+        found[name] = prepare(recordings)
     return found
 
 
-def _for_split(reading: Reading, name: str, found: dict[str, Recordings]) -> Reading:
-    """Test data may come without truth, and no split may have classes that the training data do not have."""
+def _for_split(reading: Reading, name: str, classes: tuple[str, ...] | None) -> Reading:
+    """Test data may come without truth, and no split may have classes that the training data, as read, do not have."""
     reading = replace(reading, truth=None) if name == "test" else reading
-    return replace(reading, names=found["train"].names) if "train" in found and reading.kind == "label" else reading
+    return replace(reading, names=classes) if classes and reading.kind == "label" else reading
 
 
 def _cut_up(whole: Recordings, needed, task: SpeechArguments) -> tuple[dict[str, Recordings], list[str]]:
@@ -225,7 +229,7 @@ def _cut_up(whole: Recordings, needed, task: SpeechArguments) -> tuple[dict[str,
     shares = {"train": 1 - sum(shares.values()), **shares}
     how = task.split
     if how == "auto":
-        known = whole.speakers is not None and all(whole.speakers)
+        known = whole.speakers is not None  # of some: whoever is not known is nobody else
         how = "given" if whole.splits is not None else "speaker" if known else "stratified"
     rows = split_rows(whole, how, shares, task.split_seed)
     note = f"split {split_words(whole, how, shares, task.split_seed)}"

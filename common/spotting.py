@@ -32,7 +32,8 @@ def sliding_windows(recordings: Recordings, seconds: float, hop: float) -> Recor
         if length <= 2 * seconds:
             starts = np.zeros(1)
         else:
-            starts = np.append(np.arange(0.0, length - seconds, hop), length - seconds)
+            count = int(np.ceil((length - seconds) / hop - 1e-6))  # not a hair before the last one
+            starts = np.append(hop * np.arange(count), length - seconds)
         rows += [row] * len(starts)
         begins += (begin + starts).tolist()
         whole = len(starts) == 1

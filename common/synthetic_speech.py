@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-RATE = 16_000  # Hz
+from common.audio import RATE
+
 FADE = 0.012  # seconds in which one sound goes over into the next
 
 
@@ -57,7 +58,7 @@ class Voice(NamedTuple):
 
 
 class Manner(NamedTuple):
-    """How something is said; the default is a neutral reading."""
+    """How something is said."""
 
     pitch: float = 1.0  # factor on the voice's own
     slope: float = -0.1  # relative change of the pitch from the beginning to the end
@@ -70,6 +71,9 @@ class Manner(NamedTuple):
     breath: float = 1.0  # factor on the voice's own
 
 
+NEUTRAL = Manner()
+
+
 def draw_voice(generator: np.random.Generator, female: bool) -> Voice:
     """A random speaker."""
     low, high = (170, 240) if female else (90, 140)
@@ -77,9 +81,8 @@ def draw_voice(generator: np.random.Generator, female: bool) -> Voice:
     return Voice(generator.uniform(low, high), shift, generator.uniform(0.02, 0.1), generator.uniform(0.9, 1.15))
 
 
-def speak(sounds: str, voice: Voice, generator: np.random.Generator, manner: Manner | None = None) -> np.ndarray:
+def speak(sounds: str, voice: Voice, generator: np.random.Generator, manner: Manner = NEUTRAL) -> np.ndarray:
     """float32 [samples] at `RATE`: the sounds (keys of `SOUNDS`; a space is a pause) one after another, peak 1."""
-    manner = manner or Manner()
     tempo = voice.tempo * manner.tempo
     lengths = [
         int(RATE * generator.uniform(0.85, 1.2) * (SOUNDS[name].seconds if name in SOUNDS else 0.11) / tempo)
@@ -136,7 +139,7 @@ def _fast(samples: int) -> int:
     return 1 << (samples - 1).bit_length()
 
 
-def background(samples: int, generator: np.random.Generator, colour: float = 0.0) -> np.ndarray:
+def background(samples: int, generator: np.random.Generator, colour: float) -> np.ndarray:
     """float32 [samples] of noise with peak 1; `colour` 0 is white, 1 pink, 2 brown."""
     size = _fast(samples)
     spectrum = np.fft.rfft(generator.normal(size=size))
@@ -145,13 +148,14 @@ def background(samples: int, generator: np.random.Generator, colour: float = 0.0
     return (noise / np.abs(noise).max()).astype(np.float32)
 
 
-def recorded(
-    speech: np.ndarray, generator: np.random.Generator, samples: int | None = None, loudness: float | None = None
-) -> np.ndarray:
-    """The speech somewhere in a clip of so many samples (default: with a short margin), with noise behind it."""
+def recorded(speech: np.ndarray, generator: np.random.Generator, samples: int | None = None) -> np.ndarray:
+    """float32 [samples]: the speech somewhere in a clip of that length (default: with a short margin) with noise.
+
+    How loud it is, and the noise, are random.
+    """
     samples = samples or len(speech) + int(RATE * generator.uniform(0.1, 0.25))
     speech = speech[:samples]
     clip = background(samples, generator, colour=generator.uniform(0, 1)) * generator.uniform(0.01, 0.04)
     onset = int(generator.uniform(0, 1) * (samples - len(speech)))
     clip[onset : onset + len(speech)] += speech
-    return clip * np.float32((loudness or generator.uniform(0.2, 0.9)) / np.abs(clip).max())
+    return clip * np.float32(generator.uniform(0.2, 0.9) / np.abs(clip).max())

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from common.audio import RATE
 from common.errors import UserError
 
 HEADS = {
@@ -19,16 +20,15 @@ HEADS = {
     "audio-classification": "AutoModelForAudioClassification",
     "ctc": "AutoModelForCTC",
 }
-CHANNELS = 48  # of every convolution; the real ones have 512
+CHANNELS = 42  # of every convolution: ten filters need 40, and two are constant; the real ones have 512
 HIDDEN = 64
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|")  # the first ids of the real vocabularies; | is the space
-RATE = 16_000  # Hz
 FREQUENCIES = (250.0, 500, 800, 1150, 1600, 2200, 2900, 3900, 5000, 6500)  # Hz, of the filter bank
-GAIN = 4.0
+GAIN = 7.0  # of the filters, so that speech is loud enough for GELU(x) + GELU(-x) to be near the magnitude of x
 
 
 class SpeechTwin(NamedTuple):
-    """The architecture that stands in for a family of pre-trained encoders; settings as their repositories have them."""
+    """The architecture that stands in for a family of pre-trained encoders, with the settings of its repositories."""
 
     model_type: str
     layer_norm: bool = False  # layer norm in every convolution (the large ones), or group norm in the first alone
@@ -108,8 +108,8 @@ def _tiny_config(twin: SpeechTwin, labels: tuple[str, ...], tokens: int, layers:
     from transformers import AutoConfig
 
     # No dropout, no SpecAugment: equal runs can be told equal to the last digit.
-    off = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout", "layerdrop")
-    settings = dict.fromkeys((*off, "mask_time_prob"), 0.0)
+    off = ("attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "hidden_dropout")
+    settings = dict.fromkeys((*off, "layerdrop", "mask_time_prob"), 0.0)
     if twin.model_type == "hubert":
         settings["feat_proj_layer_norm"] = twin.projection_norm
     if labels:
@@ -136,10 +136,11 @@ def _tiny_config(twin: SpeechTwin, labels: tuple[str, ...], tokens: int, layers:
 def _write_filter_bank(convolutions) -> None:
     """Starts the convolutions as ten band-pass filters of 60 samples, rectified and averaged over a frame.
 
-    A wholly random stack of seven layers hands on little of what was said to a linear head (tests/test_demo_speech.py
-    has the figures). Here the first three layers hand the samples on unchanged, each a pair of channels x and -x, as
-    GELU(x) - GELU(-x) = x; the fourth has sines and cosines under a Hann window, again with both signs, whose GELUs
-    add up to about the magnitude; the fifth has the magnitudes, their rises and their falls, the last two average.
+    A wholly random stack of seven layers hands on little of what was said: a linear head finds 64 % of the demo's
+    keywords behind it, no more than the most frequent class has, and 98 to 100 % behind this one. Here the first three
+    layers hand the samples on unchanged, each a pair of channels x and -x, as GELU(x) - GELU(-x) = x; the fourth has
+    sines and cosines under a Hann window, again with both signs, whose GELUs add up to about the magnitude; the fifth
+    has the magnitudes, their rises and their falls, the last two average.
     """
     import torch
 
@@ -183,8 +184,8 @@ def _write(layer, filters, from_pairs: bool, to_pairs: bool, last: bool) -> None
         layer.conv.weight[:outputs, :inputs] = filters
         if layer.conv.bias is not None:
             # Two loud constant channels keep a layer norm from setting every moment to one loudness; its scale undoes
-            # what they do to the others.
-            loud = 3.0 if last else 30.0
+            # what they do to the others. Soft ones in the last: loud ones would hide pauses from a linear head.
+            loud = 0.3 if last else 30.0
             layer.conv.bias.zero_()
             layer.conv.bias[-2:] = torch.tensor([loud, -loud])
             layer.layer_norm.weight.fill_(loud * math.sqrt(2 / CHANNELS))

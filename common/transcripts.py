@@ -84,7 +84,7 @@ def normalize(text: str, rules: Normalization) -> str:
         text = text.translate(APOSTROPHES)
     text = unicodedata.normalize(rules.form, text)
     text = {"upper": str.upper, "lower": str.lower, "keep": str}[rules.case](text)
-    text = unicodedata.normalize(rules.form, text).translate(_characters(rules))
+    text = text.translate(_characters(rules))
     if rules.punctuation == "remove":
         text = OUTER_APOSTROPHE.sub(" ", text)
     return unicodedata.normalize(rules.form, " ".join(text.split()))
@@ -202,7 +202,9 @@ class Unknown:
     of: int
 
     def statistics(self) -> dict[str, int]:
-        """For `statistics` of a split in results.json."""
+        """For `statistics` of a split in results.json; nothing of a split without transcripts."""
+        if not self.of:
+            return {}
         return {
             "unknown characters": sum(self.counts.values()),
             "transcripts with unknown characters": self.transcripts,

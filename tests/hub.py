@@ -207,3 +207,16 @@ def add_parquet_dataset(
         card += [f"  - split: {split}", f"    path: {file}"]
     (repository / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
     return repository
+
+
+def add_superb_keywords(root: Path, splits: "dict[str, datasets.Dataset]") -> Path:
+    """Lays SUPERB's ks under `root` as the hub's converter does: `ks/SPLIT/0000.parquet`, and no README.
+
+    Returns the repository's folder.
+    """
+    repository = Path(root) / "datasets" / "s3prl" / "superb"
+    for split, rows in splits.items():
+        folder = repository / "ks" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(str(folder / "0000.parquet"))
+    return repository

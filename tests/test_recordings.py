@@ -197,6 +197,13 @@ def test_class_folders_below_splits(tmp_path, root):
     assert held.splits is None and classes(held) == ["no", "yes"]
 
 
+def test_folders_by_split_are_no_classes(tmp_path, root):
+    for name in ("train/1.wav", "test/2.wav"):
+        clip(tmp_path / name)
+    read = read_recordings(tmp_path, Reading(truth=None), root)
+    assert read.labels is None and read.splits == ["test", "train"]
+
+
 def test_folders_that_are_no_classes(tmp_path, root):
     for name in ("a/1.wav", "b/2.wav"):
         clip(tmp_path / name)
@@ -301,6 +308,7 @@ def table(tmp_path) -> list[dict]:
             "split": ["train", "train", "dev", "test"][i],
             "gender": "MF"[i % 2],
             "note": f"all different {i}",
+            "language": "fa",
             "duration": 9.0,
         }
         for i in range(4)
@@ -318,6 +326,13 @@ def test_every_format_of_table(tmp_path, root, table, ending):
     assert read.seconds == pytest.approx([0.1, 0.2, 0.3, 0.4]), "a duration without a begin says nothing new"
     assert read.audio == [str(tmp_path / row["path"]) for row in table]
     assert read_recordings(path, Reading(kind="text"), root).labels is None
+    without_training = write_table(tmp_path / f"held.{ending}", table[2:])
+    assert read_recordings(without_training, Reading(), root).splits is None
+    subsets = write_table(
+        tmp_path / f"subsets.{ending}", [{**row, "split": f"room {i // 2}"} for i, row in enumerate(table)]
+    )
+    other = read_recordings(subsets, Reading(), root)
+    assert other.splits is None and len(other) == 4, "a column of that name about something else"
 
 
 def test_columns_as_given(tmp_path, root, table):
@@ -356,6 +371,8 @@ def test_parts_of_long_files(tmp_path, root, second):
     flaw("too short", "long.wav: is too short: 20 ms; encoders need 25 ms", short, {"kind": "text"}, root, 2)
     words = write_table(tmp_path / "words.json", [*rows, {**rows[0], "start": "soon"}])
     flaw("part without numbers", "row 3: the part 'soon' to", words, {"kind": "text"}, root, 2)
+    early = write_table(tmp_path / "early.json", [*rows, {**rows[0], "start": -1}])
+    flaw("part without numbers", "row 3: the part begins at -1 s, before", early, {"kind": "text"}, root, 2)
 
 
 def test_numbers_of_tables_need_to_be_explained(tmp_path, root, table):
@@ -573,6 +590,10 @@ def test_what_is_said_of_splits(tmp_path, root, table):
         for key, count in (("speaker", 1), ("utterance", 1), ("clip", 2))
     ]
     assert json.loads(json.dumps(described)) and re.fullmatch("[0-9a-f]{64}", train["fingerprint"])
+    later = read.take(np.array([0]))
+    later.begins, later.ids, later.utterances, later.speakers = later.begins + 0.05, ["x"], ["x"], [""]
+    apart = describe_splits({"train": splits["train"], "test": later}, selection, {"train": {}, "test": {}})
+    assert apart["overlaps"] == [], "another part of the same file"
     for split in splits.values():
         split.speakers, split.digests = None, None
     keys = [found["key"] for found in describe_splits(splits, selection, {"train": {}, "test": {}})["overlaps"]]

@@ -14,7 +14,7 @@ from tests.helpers import message
 
 RATE = 16_000
 SPEAKERS = ["0a7c2a8d", "bb05582b", "ca4d5368", "0fa1e7a9", "b97c9f77", "67961766"]
-NOISE = {"running_tap.wav": 61.5, "white_noise.wav": 12.0, "short.wav": 0.5}
+NOISE = {"running_tap.wav": 61.5, "white_noise.wav": 12.0, "few.wav": 4.0, "short.wav": 0.5}
 
 
 def write(path: Path, seconds: float) -> None:
@@ -79,7 +79,7 @@ def test_words_by_the_hash_rule(tree):
 def test_noise_is_silence_second_by_second(tree):
     read = read_recordings(tree, Reading(), tree)
     silence = read.take(np.flatnonzero(read.labels == read.names.index("_silence_")))
-    assert len(silence) == 61 + 12 + 1 and set(silence.speakers) == {""} and len(set(silence.ids)) == len(silence)
+    assert len(silence) == 61 + 12 + 4 + 1 and set(silence.speakers) == {""} and len(set(silence.ids)) == len(silence)
     for name, seconds in NOISE.items():
         windows = silence.take(np.array([i for i, place in enumerate(silence.audio) if place.endswith(name)]))
         count = max(int(seconds), 1)
@@ -92,6 +92,13 @@ def test_noise_is_silence_second_by_second(tree):
         held = Counter(windows.splits)
         assert held["validation"] == held["test"] == (0 if count < 3 else max(round(count / 10), 1))
     assert read.utterances == read.ids
+
+
+def test_broken_noise_is_left_out_like_any_clip(tree):
+    (tree / "speech_commands_v0.02" / "_background_noise_" / "white_noise.wav").write_text("no sound")
+    assert "white_noise.wav: cannot be decoded" in message(read_recordings, tree, Reading(), tree)
+    read = read_recordings(tree, Reading(skip_bad=True), tree)
+    assert read.skipped == {"cannot be decoded": 1} and read.label_counts()["_silence_"] == 66
 
 
 def test_speakers_of_names():
@@ -113,7 +120,7 @@ def test_other_words_are_unknown(tree, share, kept):
     # 5 of each keyword are for training, 1 for validation, none for test: a share of the mean keyword, split by split.
     assert Counter(unknown)["train"] == min(17, kept if share is not None else 17) or share in (None, 9.0)
     others = len(known) - len(unknown)
-    assert others == 12 + 74 and len(read) - len(known) == sum(known.skipped.values())
+    assert others == 12 + 78 and len(read) - len(known) == sum(known.skipped.values())
     again = with_unknown(read, ("no", "yes"), share, 7)
     assert again.ids == known.ids
     if share == 1.0:

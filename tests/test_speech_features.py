@@ -25,7 +25,7 @@ from common.speech_heads import PooledClassifier, RecurrentCtc
 from common.trainer import FinetuneTrainer, Head
 from common.waveforms import Waveforms, collate_waveforms
 from tests.distributed_worker import history_of, make_arguments, state_of
-from tests.test_speech_encoders import make, one_thread
+from tests.test_speech_encoders import make, one_thread, process_group
 from tests.test_speech_heads import LABELS, SIZE, SMALL, encoder, louder
 from tests.test_waveforms import recordings
 
@@ -154,8 +154,10 @@ def test_the_model_gives_the_same_from_cached_features(name, tmp_path):
 
 def test_features_are_means_over_a_clips_own_frames(tmp_path):
     """Against the encoder on each clip alone; and the output is of the same kind as without."""
-    inputs, model = clips(), frozen_model("stock")
+    inputs, model = clips(), stock_classifier().requires_grad_(False).train()  # no matter in which mode it is
     data, frozen = cached(inputs, model, tmp_path)
+    assert model.hubert.training
+    model.eval()
     for row in range(len(inputs)):
         values = torch.from_numpy(inputs.waveform(row))[None]
         with torch.no_grad():
@@ -220,7 +222,6 @@ def test_what_cannot_be_cached_is_told(tmp_path, monkeypatch):
     reason = features_of(inputs, FrozenSpeech(model), tmp_path, batch_size=4)
     assert reason == "encoder.layers.1.attention.q_proj.bias belongs to what would be cached, and is trained"
     model = frozen_model("stock")
-    model.config.pooled_otherwise = True
     monkeypatch.setattr(speech_features, "pool", lambda states, frames, how: states.mean(1))  # over padding, too
     reason = features_of(inputs, FrozenSpeech(model), tmp_path, batch_size=4)
     assert reason == "a HubertForSequenceClassification cannot go on from cached features"
@@ -238,7 +239,7 @@ def test_an_exception_leaves_the_model_whole():
     before = structure(model)
     frozen = FrozenSpeech(model)
     with pytest.raises((TypeError, AttributeError)):
-        frozen.forward(model, {"features": torch.zeros(2, HIDDEN + 1), "frames": "none"}.fromkeys(["features"], "none"))
+        frozen.forward(model, {"features": "no tensor"})
     with pytest.raises(RuntimeError):
         frozen.forward(model, {"features": torch.zeros(2, HIDDEN + 1)})
     with pytest.raises((TypeError, AttributeError)):
@@ -267,27 +268,27 @@ def test_long_clips_are_computed_in_smaller_batches(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["stock", "stock, weighted", "stock CTC", "attention", "blstm"])
 def test_several_processes(name, tmp_path):
     """The wrapper of several processes: gradients of what is trained as without the cache."""
-    from torch.nn.parallel import DistributedDataParallel
-
     inputs, model = clips(None), frozen_model(name).eval()
     data, frozen = cached(inputs, model, tmp_path / "cache")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        wrapped, gradients = DistributedDataParallel(model), []
-        for source in (inputs, data):
-            for _ in range(2):  # DDP complains at the second step
-                batch = collate_features([source[row] for row in range(8)])
-                del batch["row"]
-                model.zero_grad()
-                logits = frozen.forward(wrapped, batch)["logits"]
-                own = torch.arange(logits.shape[1]) < frames_in(model, batch)[:, None] if logits.ndim == 3 else ...
-                logits[own].pow(2).mean().backward()
-            gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-    finally:
-        torch.distributed.destroy_process_group()
+    with process_group(tmp_path):
+        gradients = gradients_of_wrapped(model, frozen, inputs, data)
     assert gradients[0].keys() == gradients[1].keys() and max(g.abs().max() for g in gradients[0].values()) > 0.01
     for parameter, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][parameter], gradient, rtol=1e-4, atol=1e-5)
+
+
+def gradients_of_wrapped(model, frozen: FrozenSpeech, *sources) -> list[dict[str, torch.Tensor]]:
+    wrapped, gradients = torch.nn.parallel.DistributedDataParallel(model), []
+    for source in sources:
+        for _ in range(2):  # DDP complains at the second step
+            batch = collate_features([source[row] for row in range(8)])
+            del batch["row"]
+            model.zero_grad()
+            logits = frozen.forward(wrapped, batch)["logits"]
+            own = torch.arange(logits.shape[1]) < frames_in(model, batch)[:, None] if logits.ndim == 3 else ...
+            logits[own].pow(2).mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    return gradients
 
 
 # Training
@@ -338,7 +339,7 @@ def train(model, folder, training, validation, forward=None) -> FinetuneTrainer:
     return trainer
 
 
-@pytest.mark.parametrize("name", ["stock", "stock, weighted", "stock CTC", "max", "attention, weighted", "blstm"])
+@pytest.mark.parametrize("name", ["stock", "stock, weighted", "stock CTC", "attention, weighted", "blstm"])
 def test_training_is_the_same_as_without_the_cache(name, tmp_path):
     kind = "labels" if MODELS[name][1].startswith("frames") and "attention" not in name else "classes"
     training, validation = clips(kind), clips(kind, seed=1, lengths=LENGTHS[:5])
@@ -404,7 +405,7 @@ def test_computed_once_and_by_content(tmp_path):
         {"inputs": clips(None)},
         {"batch_size": 1},
         {"workers": 2},
-        {"model": frozen_model("mean")},  # another head on the same encoder
+        {"model": PooledClassifier.around(frozen_model("stock").hubert, LABELS)},  # another head on the same encoder
         {"model": configured(hidden_dropout=0.3, layerdrop=0.2, mask_time_prob=0.5, id2label={0: "a", 1: "b", 2: "c"})},
         {"inputs": with_examples(ids=[f"other {i}" for i in range(len(LENGTHS))])},
         *({"model": changed(part)} for part in ("hubert.masked_spec_embed", "projector.weight", "classifier.weight")),
@@ -432,7 +433,7 @@ def test_computed_once_and_by_content(tmp_path):
         {"inputs": clips(seed=1)},
         {"inputs": clips(lengths=LENGTHS[:-1])},
         {"inputs": with_examples(begins=begins)},
-        {"inputs": with_examples(ends=ends * 0.9)},
+        {"inputs": with_examples(ends=ends - 0.01 * (np.arange(len(LENGTHS)) == 5))},
         {"inputs": with_examples(digests=digests[::-1])},
         {"storage": "float16"},
         {"autocast": torch.bfloat16},
