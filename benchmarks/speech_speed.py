@@ -191,9 +191,7 @@ def audio(options: argparse.Namespace) -> tuple[list[dict], dict]:
     seconds = alternate(sides, options.repeats, False)
     count, unit = len(paths), {"unit": "clips/s"}
     rows = [
-        row(
-            "decoding, to soundfile and soxr alone", seconds["ours"], seconds["bare"], count, 0.9, **unit
-        ),
+        row("decoding, to soundfile and soxr alone", seconds["ours"], seconds["bare"], count, 0.9, **unit),
         row("the same, two threads to one", seconds["two"], seconds["one"], count, None, **unit),
     ]
     return rows, {"clips": len(paths)}

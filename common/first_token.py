@@ -77,17 +77,19 @@ class FirstToken:
             return model(**inputs)
 
     def agrees(self) -> bool:
-        """Whether the logits are those of the whole model, for two short texts, one of them padded.
+        """Whether the logits are those of the whole model, for two short texts, with and without padding.
 
-        Not so where the head reads other tokens, too.
+        Not so where the head reads other tokens, too, or where a token does not see those after it.
         """
         device = next(self.model.parameters()).device
         ids = torch.arange(16, device=device).reshape(2, 8) % self.model.config.vocab_size
         mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=device)
-        inputs = {"input_ids": ids, "attention_mask": mask}
         with torch.no_grad(), _evaluating(self.model):
-            whole, found = self.model(**inputs).logits, self._shortened(self.model, **inputs).logits
-        return whole.shape == found.shape and torch.allclose(whole, found, 1e-3, 1e-4)
+            for inputs in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}):
+                whole, found = self.model(**inputs).logits, self._shortened(self.model, **inputs).logits
+                if whole.shape != found.shape or not torch.allclose(whole, found, 1e-2, 1e-3):
+                    return False
+        return True
 
 
 def quickest_forward(model, training, prefix: FrozenPrefix | None = None) -> Callable | None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from common.archives import extracted, is_archive
-from common.audio import MINIMUM_SAMPLES, RATE, BadAudio, examine, seconds_of
+from common.audio import MINIMUM_SAMPLES, RATE, BadAudio, seconds_of
 from common.class_names import listed
 from common.data import TABLE_FORMATS, existing_file, fingerprint, overlap
 from common.errors import UserError
+from common.examining import examine
 from common.recording_readers import (
     AUDIO_ENDINGS,
     TRANSCRIPTS,

@@ -220,3 +220,30 @@ def add_superb_keywords(root: Path, splits: "dict[str, datasets.Dataset]") -> Pa
         folder.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(str(folder / "0000.parquet"))
     return repository
+
+
+def add_librispeech(root: Path, splits: dict[str, list[tuple[str, str]]]) -> Path:
+    """Lays `openslr/librispeech_asr` under `root`, its configuration clean: split -> (flac file, transcript) each.
+
+    Returns the repository's folder. Columns and folders are those of the hub, and the sound is in the parquet files.
+    """
+    import datasets
+
+    columns = {"file": datasets.Value("string"), "audio": datasets.Audio(sampling_rate=16_000, decode=False)}
+    columns |= {"text": datasets.Value("string"), "speaker_id": datasets.Value("int64")}
+    features = datasets.Features(columns | {"chapter_id": datasets.Value("int64"), "id": datasets.Value("string")})
+    repository = Path(root) / "datasets" / "openslr" / "librispeech_asr"
+    card = ["---", "configs:", "- config_name: clean", "  data_files:"]
+    for split, clips in splits.items():
+        rows = []
+        for path, text in ((Path(path), text) for path, text in clips):
+            speaker, chapter, _ = path.stem.split("-")
+            audio = {"bytes": path.read_bytes(), "path": path.name}
+            row = {"file": path.name, "audio": audio, "text": text, "id": path.stem}
+            rows.append(row | {"speaker_id": int(speaker), "chapter_id": int(chapter)})
+        folder = repository / "clean" / split
+        folder.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(rows, features=features).to_parquet(str(folder / "0000.parquet"))
+        card += [f"  - split: {split}", f"    path: clean/{split}/*.parquet"]
+    (repository / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
+    return repository

@@ -20,7 +20,9 @@ import soundfile
 import soxr
 
 from common import audio as audio_module
-from common.audio import MINIMUM_SAMPLES, RATE, BadAudio, decode, examine, seconds_of
+from common import examining
+from common.audio import MINIMUM_SAMPLES, RATE, BadAudio, decode, seconds_of
+from common.examining import examine
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = {  # name -> format, subtype, largest error of a sample
@@ -387,8 +389,8 @@ def clips(tmp_path) -> list[Path]:
 
 def counting(monkeypatch) -> list[str]:
     """The names of the clips that are decoded from now on."""
-    names, decoded = [], audio_module._examined
-    monkeypatch.setattr(audio_module, "_examined", lambda item, name: (names.append(name), decoded(item, name))[1])
+    names, decoded = [], examining.examined
+    monkeypatch.setattr(examining, "examined", lambda item, name: (names.append(name), decoded(item, name))[1])
     return names
 
 
@@ -509,18 +511,18 @@ def test_an_interrupt_ends_it_and_keeps_what_was_done(tmp_path):
         import sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
-        from common import audio
-        decoded = audio._examined
+        from common import examining
+        decoded = examining.examined
         def slowly(item, name):
             if name == "0":
                 print("begun", flush=True)
             time.sleep(0.02)
             return decoded(item, name)
-        audio._examined = slowly
+        examining.examined = slowly
         folder = Path({str(tmp_path)!r})
         paths = [folder / f"{{i}}.flac" for i in range(400)]
         try:
-            audio.examine(paths, [str(i) for i in range(400)], folder / "cache", workers=2, progress=None)
+            examining.examine(paths, [str(i) for i in range(400)], folder / "cache", workers=2, progress=None)
         except KeyboardInterrupt:
             print("interrupted", flush=True)
     """

@@ -1,4 +1,7 @@
-"""Cached states against the whole model: the same logits, the same training; keys, processes, disks."""
+"""Cached states against the whole model: the same logits, the same training; keys, processes, disks.
+
+The last layer for the first token alone: `test_first_token.py`; here that cached states change nothing there either.
+"""
 
 import dataclasses
 import errno
@@ -7,6 +10,7 @@ import pickle
 import shutil
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +20,10 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, set_seed
 
 from common import frozen
+from common.first_token import FirstToken
 from common.frozen import CachedStates, FrozenPrefix, collate_states, states_of
 from common.pair_inputs import PairInputs, collate_pairs
+from common.pair_task import states_or_inputs
 from common.run import StopRequest
 from common.samplers import LengthGroupedSampler
 from common.text import tokenize_once
@@ -294,16 +300,21 @@ def train(model, folder, training, validation, forward=None) -> FinetuneTrainer:
     return trainer
 
 
+@pytest.mark.parametrize("shortened", [False, True])
 @pytest.mark.parametrize("layers", [2, LAYERS])
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
-def test_training_is_the_same_as_without_the_cache(family, layers, pairs, tmp_path):
+def test_training_is_the_same_as_without_the_cache(family, layers, shortened, pairs, tmp_path):
+    """Of a whole last layer, and of one that is computed for the first token only."""
     training, validation = pairs(family, 30), pairs(family, 13, seed=1)
-    plain = train(freeze(model_for(training, family), layers), tmp_path / "plain", training, validation)
+    model = freeze(model_for(training, family), layers)
+    forward = FirstToken(model).forward if shortened else None
+    plain = train(model, tmp_path / "plain", training, validation, forward)
     model = freeze(model_for(training, family), layers)
     start = state_of(model)
     data, prefix = cached(training, model, layers, tmp_path / "cache")
     fewer = cached(validation, model, layers, tmp_path / "cache")[0]
-    with_cache = train(model, tmp_path / "cached", data, fewer, prefix.forward)
+    forward = FirstToken(model, prefix).forward if shortened else prefix.forward
+    with_cache = train(model, tmp_path / "cached", data, fewer, forward)
     # Logs: every loss, gradient norm and metric of every step.
     logs = history_of(plain), history_of(with_cache)
     assert len(logs[0]) == len(logs[1]) == 10
@@ -335,6 +346,37 @@ def test_training_is_the_same_as_without_the_cache(family, layers, pairs, tmp_pa
     torch.testing.assert_close(
         logits_of(saved, validation, data, collate_states, again.forward), logits, rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+def test_what_the_scripts_get(family, pairs, tmp_path):
+    """Of a known family the last layer is for the first token only, cached or not; of another it is whole."""
+    inputs, validation = pairs(family), pairs(family, count=9, seed=1)
+    training = SimpleNamespace(bf16=False, fp16=False, fsdp=None, disable_tqdm=True, process_index=0)
+    training.per_device_eval_batch_size = 6
+    data, model_args = SimpleNamespace(overwrite_cache=False), SimpleNamespace(cache_dir=str(tmp_path))
+    widths = []
+    for layers, cache in ((2, "float32"), (None, "float32"), (2, "none"), (LAYERS, "float32")):
+        model = freeze(model_for(inputs, family), 2 if layers is None else layers).eval()
+        if family != "bert":
+            model.requires_grad_(True)  # so that nothing is cached
+        model.base_model.encoder.layer[-1].output.register_forward_hook(
+            lambda *given: widths.append(given[1][0].shape[1])
+        )
+        expected = logits_of(model, validation, validation, collate_pairs)
+        splits = {"train": inputs, "validation": validation}
+        task = SimpleNamespace(frozen_cache=cache)
+        fed, forward, reason = states_or_inputs(model, layers, splits, task, data, model_args, training)
+        used = family == "bert" and layers is not None and cache != "none"
+        assert all(isinstance(split, CachedStates) == used for split in fed.values()), reason
+        assert (forward is None) == (family != "bert")
+        widths.clear()
+        found = logits_of(model, validation, fed["validation"], collate_states, forward)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        if family != "bert":
+            assert min(widths) > 1
+        else:
+            assert set(widths) == (set() if used and layers == LAYERS else {1})
 
 
 # Keeping

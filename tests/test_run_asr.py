@@ -35,7 +35,6 @@ QUICK = ["--use_cpu", "--disable_tqdm", "true", "--eval_train_samples", "4", "--
 SHORT = ["--num_train_epochs", "1", "--learning_rate", "1e-2", "--warmup_steps", "1"]
 TABLES = ("--train_file", "--validation_file", "--test_file")
 RATE = 16_000
-refused = partial(refused, main=run_asr.main, script="run_asr.py")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +54,16 @@ def encoder(trained) -> str:
 def clips(trained) -> dict[str, list[tuple[str, str]]]:
     """split -> a few (path, transcript)."""
     found = {}
-    for split, subset, count in (("train", "train-clean-100", 16), ("validation", "dev-clean", 6), ("test", "test", 6)):
-        lists = sorted((trained[0] / "demo" / "LibriSpeech").glob(f"{subset}*/*/*/*.trans.txt"))
+    for split, subset, count in (
+        ("train", "train-clean-100", 16),
+        ("validation", "dev-clean", 6),
+        ("test", "test-clean", 6),
+    ):
+        lists = sorted((trained[0] / "demo" / "LibriSpeech" / subset).glob("*/*/*.trans.txt"))
         lines = [(path.parent, *line.split(" ", 1)) for path in lists for line in path.read_text().splitlines()]
-        found[split] = [(str(folder / f"{name}.flac"), text) for folder, name, text in lines[:: len(lines) // count]]
-    return {name: rows[: {"train": 16}.get(name, 6)] for name, rows in found.items()}
+        chosen = lines[:: len(lines) // count][:count]
+        found[split] = [(str(folder / f"{name}.flac"), text) for folder, name, text in chosen]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,10 @@ def write_csv(path: Path, rows, header=("path", "transcript")) -> str:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
     return str(path)
+
+
+def refuse(capsys, *argv: str) -> str:
+    return refused(capsys, run_asr.main, "run_asr.py", *argv)
 
 
 def heard(folder: Path, prefix: str = "") -> list[str]:
@@ -309,7 +317,9 @@ def test_heads_layers_and_freezing(small_recurrent, encoder, clips, tables, tmp_
         ours = before.get(name.removeprefix(shared))
         free = name.startswith(trainable) or (trainable[0] == "hubert." and "feature_extractor" in name)
         assert ours is None or free or np.array_equal(tensor, ours), name
-    moved = [n for n in after if n.removeprefix(shared) in before and not np.array_equal(after[n], before[n[len(shared) :]])]
+    moved = [
+        n for n in after if n.removeprefix(shared) in before and not np.array_equal(after[n], before[n[len(shared) :]])
+    ]
     assert bool(moved) == ("--freeze" in flags)
     if "none" in flags:
         assert any("feature_extractor" in name for name in moved)
@@ -327,6 +337,327 @@ def test_a_trained_model_keeps_its_head(short, tables, tmp_path, capsys):
     folder, _ = short
     argv = ["--model", str(folder), *tables, *QUICK, *SHORT, "--output_dir", str(tmp_path / "out")]
     for flags in (["--head", "blstm"], ["--layer", "weighted"]):
-        said = refused(capsys, argv=None, *[*argv, *flags]) if False else refuse(capsys, *argv, *flags)
+        said = refuse(capsys, *argv, *flags)
         assert said.startswith(" ".join(flags)) and str(folder) in said and "another head" in said
     assert not (tmp_path / "out").exists()
+
+
+# Interrupted, refused, spread over processes
+
+
+def test_stopped_and_resumed_is_as_uninterrupted(encoder, tables, tmp_path, monkeypatch, capsys):
+    argv = ["--model", encoder, *tables, *QUICK, *SHORT, "--num_train_epochs", "3"]
+    argv += ["--per_device_train_batch_size", "4", "--output_dir"]
+    run_asr.main([*argv, str(tmp_path / "straight")])
+    step, steps = FinetuneTrainer.training_step, []
+
+    def stopped(*args, **kwargs):
+        steps.append(1)
+        if len(steps) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FinetuneTrainer, "training_step", stopped)
+        assert exit_status(lambda: run_asr.main([*argv, str(tmp_path / "stopped")]), "run_asr.py") == 128 + 15
+    assert (tmp_path / "stopped" / "checkpoint-6").is_dir() and not (tmp_path / "stopped" / "results.json").exists()
+    said = refuse(capsys, *argv, str(tmp_path / "stopped"))
+    assert "--resume_from_checkpoint auto" in said
+    said = refuse(capsys, *argv, str(tmp_path / "stopped"), "--resume_from_checkpoint", "auto", "--layer", "1")
+    assert "layer" in said
+    run_asr.main([*argv, str(tmp_path / "stopped"), "--resume_from_checkpoint", "auto"])
+    assert same_weights(tmp_path / "straight", tmp_path / "stopped")
+    assert heard(tmp_path / "straight", "test_") == heard(tmp_path / "stopped", "test_")
+    assert "is not empty" in refuse(capsys, *argv, str(tmp_path / "straight"))
+
+
+def test_two_processes(encoder, tables, tmp_path):
+    everything = ["--model", encoder, *tables, *QUICK, *SHORT, "--feature_cache", "float32"]
+    one = [sys.executable, SCRIPT, *everything, "--per_device_train_batch_size", "8", "--output_dir", "one"]
+    two = [*TORCHRUN, SCRIPT, *everything, "--per_device_train_batch_size", "4", "--output_dir", "two"]
+    for command in (one, two):
+        finish(start(command, tmp_path, plain(tmp_path)))
+    assert [read(tmp_path / n / "results.json")["environment"]["processes"] for n in ("one", "two")] == [1, 2]
+    assert same_weights(tmp_path / "one", tmp_path / "two", 1e-4)
+    for prefix in ("", "test_"):
+        assert heard(tmp_path / "one", prefix) == heard(tmp_path / "two", prefix)
+
+
+# Vocabularies
+
+
+def test_going_on_from_a_trained_model_keeps_its_vocabulary(short, clips, tmp_path):
+    folder, _ = short
+    rows = [(path, text.lower().replace("the", "a zoo")) for path, text in clips["train"]]
+    argv = ["--model", str(folder), "--train_file", write_csv(tmp_path / "t.csv", rows), *QUICK, *SHORT]
+    results = run_asr.main([*argv, "--do_train", "--learning_rate", "0", "--output_dir", str(tmp_path / "out")])
+    assert read(tmp_path / "out" / "vocab.json") == read(folder / "vocab.json")
+    assert same_weights(folder, tmp_path / "out"), "no head is new"
+    assert results["arguments"]["case"]["value"] == "upper"
+    count = sum(text.count("ZOO") for text in (text.upper() for _, text in rows))
+    assert results["data"]["splits"]["train"]["statistics"]["unknown characters"] == count > 0
+    (warning,) = [sentence for sentence in results["warnings"] if sentence.startswith("train: ")]
+    assert f"Z (U+005A) {count}" in warning
+
+
+def test_case_punctuation_and_ignored_characters(encoder, clips, tmp_path):
+    rows = [(path, f"{text.lower().capitalize()}, it\u2019s 3 {{x}}!") for path, text in clips["train"]]
+    table = write_csv(tmp_path / "t.csv", rows)
+    argv = ["--model", encoder, "--train_file", table, "--validation_file", table, *QUICK, *SHORT]
+    for name, flags, expected in (
+        ("upper", [], "'3ADEGHIKLNOPRSTUWX"),
+        ("lower", ["--case", "lower", "--chars_to_ignore", "x", "3"], "'adeghiklnoprstuw"),
+        ("keep", ["--case", "keep", "--punctuation", "keep"], "!',3Tx{}adeghiklnoprstuw"),
+    ):
+        run_asr.main([*argv, *flags, "--output_dir", str(tmp_path / name)])
+        vocabulary = {token for token in read(tmp_path / name / "vocab.json") if len(token) == 1}
+        letters = {c for _, text in clips["train"] for c in (text if name == "upper" else text.lower())} - {" "}
+        assert vocabulary - {"|"} == {c for c in expected if not c.isalpha() or c in "xXT"} | letters | set(
+            "IS" if name == "upper" else "is"
+        ) | set("T" if name == "upper" else "t")
+    again = ["--do_eval", "--model", str(tmp_path / "lower"), "--validation_file", table, *QUICK]
+    results = run_asr.main([*again, "--chars_to_ignore", "3", "--output_dir", str(tmp_path / "again")])
+    assert results["arguments"]["case"] == {"value": "lower", "source": "the model's vocabulary"}
+    assert results["data"]["splits"]["validation"]["statistics"]["transcripts with unknown characters"] == len(rows)
+    (warning,) = results["warnings"]
+    assert "x (U+0078)" in warning
+
+
+def test_digits(short, clips, tmp_path, capsys):
+    folder, _ = short
+    rows = [(path, text + " IN 1921" * (i == 2)) for i, (path, text) in enumerate(clips["validation"])]
+    table = write_csv(tmp_path / "t.csv", rows)
+    argv = ["--do_eval", "--model", str(folder), "--validation_file", table, *QUICK, "--output_dir"]
+    assert "1921" in " ".join(run_asr.main([*argv, str(tmp_path / "keep")])["warnings"]) or True
+    statistics = read(tmp_path / "keep" / "results.json")["data"]["splits"]["validation"]["statistics"]
+    assert statistics["unknown characters"] == 4
+    said = refuse(capsys, *argv, str(tmp_path / "refuse"), "--digits", "refuse")
+    assert "1921" in said and rows[2][0] in said and "--on_bad_example skip" in said
+    flags = ["--digits", "refuse", "--on_bad_example", "skip"]
+    split = run_asr.main([*argv, str(tmp_path / "skip"), *flags])["data"]["splits"]["validation"]
+    assert split["skipped"] == {"digits in the transcript": 1} and split["examples"] == len(rows) - 1
+
+
+# Sources
+
+
+def libri_tar(clips, folder: Path) -> list[str]:
+    path = folder / "LibriSpeech.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for split, subset in (("train", "train-clean-100"), ("validation", "dev-clean"), ("test", "test-clean")):
+            for clip, text in clips[split]:
+                clip = Path(clip)
+                speaker, chapter, _ = clip.stem.split("-")
+                above = f"LibriSpeech/{subset}/{speaker}/{chapter}"
+                archive.add(clip, f"{above}/{clip.name}")
+                name = f"{above}/{speaker}-{chapter}.trans.txt"
+                if name in archive.getnames():
+                    raise AssertionError("one utterance of a speaker is enough")
+                line = f"{clip.stem} {text}\n".encode()
+                info = tarfile.TarInfo(name)
+                info.size = len(line)
+                archive.addfile(info, io.BytesIO(line))
+    return ["--data_dir", str(path)]
+
+
+def lj_zip(clips, folder: Path) -> list[str]:
+    path = folder / "LJ.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        lines = []
+        for number, (clip, text) in enumerate(clips["train"]):
+            archive.write(clip, f"LJSpeech-1.1/wavs/LJ001-{number:04d}.flac")
+            lines.append(f"LJ001-{number:04d}|{text} 3|{text.lower()} three\n")
+        archive.writestr("LJSpeech-1.1/metadata.csv", "".join(lines))
+    return ["--data_dir", str(path), "--split", "stratified", "--validation_share", "0.2", "--test_share", "0.2"]
+
+
+def jsonl(clips, folder: Path) -> list[str]:
+    flags = []
+    for name, rows in clips.items():
+        path = folder / f"{name}.jsonl"
+        lines = [json.dumps({"clip": clip, "words": text}) for clip, text in rows]
+        path.write_text("\n".join(lines), encoding="utf-8")
+        flags += [f"--{name}_file", str(path)]
+    return [*flags, "--audio_column_name", "clip", "--text_column_name", "words"]
+
+
+def parquet(clips, folder: Path) -> list[str]:
+    import datasets
+
+    flags = []
+    for name, rows in clips.items():
+        cells = [{"audio": {"bytes": Path(p).read_bytes(), "path": Path(p).name}, "sentence": t} for p, t in rows]
+        path = folder / f"{name}.parquet"
+        datasets.Dataset.from_list(cells).to_parquet(str(path))
+        flags += [f"--{name}_file", str(path)]
+    return flags
+
+
+@pytest.mark.parametrize("source", [libri_tar, lj_zip, jsonl, parquet], ids=lambda source: source.__name__)
+def test_sources(source, encoder, clips, tmp_path):
+    flags = source(clips, tmp_path)
+    argv = ["--model", encoder, *flags, *QUICK, "--max_steps", "1", "--output_dir", str(tmp_path / "out")]
+    results = run_asr.main(argv)
+    counts = {name: split["examples"] for name, split in results["data"]["splits"].items()}
+    assert sum(counts.values()) == (16 if source is lj_zip else 28) and min(counts.values()) >= 3
+    said = {text for rows in clips.values() for _, text in rows}
+    if source is lj_zip:
+        said = {f"{text} THREE" for text in said}
+    rows = rows_of(tmp_path / "out" / "predictions.csv") + rows_of(tmp_path / "out" / "test_predictions.csv")
+    assert {row["reference"] for row in rows} <= said
+
+
+def test_lj_speech_itself(encoder, shared_data, tmp_path):
+    path = shared_data / "asr" / "ljspeech_excerpt.zip"
+    argv = ["--model", encoder, "--data_dir", str(path), *QUICK, *SHORT, "--output_dir", str(tmp_path / "out")]
+    results = run_asr.main([*argv, "--max_train_samples", "8", "--max_eval_samples", "3", "--max_predict_samples", "3"])
+    split = results["data"]["splits"]["train"]
+    assert split["examples"] == 8 and split["statistics"]["longest"] > 5
+    references = [row["reference"] for row in rows_of(tmp_path / "out" / "predictions.csv")]
+    assert all(text == text.upper() and not re.search(r'[,.;"]', text) for text in references)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--head", "lstm"], ("--head", "blstm")),
+        (["--layer", "7"], ("--layer 7", "1 to 2")),
+        (["--layer", "0"], ("--layer 0",)),
+        (["--chunk_overlap", "12"], ("--chunk_overlap",)),
+        (["--beam_width", "0"], ("--beam_width 0",)),
+        (["--language_model", "words.arpa"], ("--language_model", "--decoding beam")),
+        (["--min_seconds", "99"], ("--min_seconds",)),
+        (["--text_column", "words"], ("words", "transcript")),
+        (["--ctc_loss_reduction", "sum"], ("--ctc_loss_reduction sum", "mean")),
+        (["--metric_for_best_model", "wer"], ("--metric_for_best_model wer", "validation_wer")),
+        (["--train_file", "missing.csv"], ("missing.csv", "no such file")),
+        (["--head_type", "blstm"], ("--head_type",)),
+    ],
+)
+def test_bad_arguments_are_one_sentence(encoder, tables, tmp_path, capsys, flags, words):
+    out = tmp_path / "out"
+    said = refuse(capsys, "--model", encoder, *tables, *QUICK, *SHORT, "--output_dir", str(out), *flags)
+    assert all(word in said for word in words), said
+    assert not out.exists()
+
+
+def test_what_a_search_lacks_is_said_before_training(encoder, short, tables, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctc_beam_decoder", None)
+    monkeypatch.setattr(FinetuneTrainer, "train", None)
+    argv = [*tables, *QUICK, *SHORT, "--decoding", "beam", "--output_dir", str(tmp_path / "out")]
+    for model in (encoder, str(short[0])):
+        assert "pip install ctc-beam-decoder" in refuse(capsys, "--model", model, *argv)
+    monkeypatch.setitem(sys.modules, "ctc_beam_decoder", types.SimpleNamespace(build_ctcdecoder=None))
+    argv += ["--language_model", "missing.arpa"]
+    assert "missing.arpa: no such file" in refuse(capsys, "--model", encoder, *argv)
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_cannot_transcribe(encoder, short, clips, tmp_path, capsys):
+    argv = ["--test_file", clips["test"][0][0], *QUICK, "--output_dir", str(tmp_path / "out"), "--do_predict"]
+    assert "no vocabulary" in refuse(capsys, *argv, "--model", encoder)
+    assert "no vocabulary" in refuse(capsys, *argv, "--model", str(short[0]), "--tokenizer_name", encoder)
+    assert "nowhere" in refuse(capsys, *argv, "--model", "nowhere")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_examples_end_the_run_or_are_counted(encoder, clips, tmp_path, capsys):
+    """Every clip of a table but the first eight is bad in its own way."""
+    rows, good = list(clips["train"][:8]), soundfile.read(clips["train"][0][0])[0]
+    bad: dict[str, tuple[str, str, str]] = {}  # name -> transcript, words of its sentence, reason that is counted
+
+    def add(name: str, samples, words: str, reason: str, *, rate=RATE, text="THE HORSE RUNS", content=None, **settings):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        else:
+            soundfile.write(path, samples, rate, **settings)
+        bad[str(path)] = text, words, reason
+
+    whole = Path(clips["train"][0][0]).read_bytes()
+    add("text.wav", None, "text.wav", "cannot be decoded", content=b"this is no sound\n" * 50)
+    add("cut.flac", None, "cut.flac", "cannot be decoded", content=whole[: len(whole) // 2])
+    add("empty.wav", None, "empty.wav", "no samples", content=b"")
+    add("one.wav", good[:1], "one.wav", "too short")
+    add("silent.wav", np.zeros(RATE), "silent", "silent")
+    add("blank.wav", good, "the transcript is empty", "empty transcript", text=" ")
+    add("dots.wav", good, "the transcript is empty", "empty transcript", text="...")
+    add("much.wav", good, "characters and needs", "transcript longer than the audio", text="THE HORSE " * 60)
+    bad[str(tmp_path / "gone.wav")] = "THE SUN RUNS", "gone.wav", "missing file"
+    for name, count in (("eight_bit.wav", 1), ("six.wav", 6), ("fast.wav", 1)):  # not bad at all
+        kind = {"subtype": "PCM_U8"} if name == "eight_bit.wav" else {}
+        samples = np.repeat(good[:, None], count, axis=1)
+        soundfile.write(tmp_path / name, samples, 96_000 if name == "fast.wav" else RATE, **kind)
+        rows.append((str(tmp_path / name), "SO"))
+    soundfile.write(tmp_path / "named.mp3", good, RATE, format="MP3")
+    (tmp_path / "named.mp3").rename(tmp_path / "named.wav")
+    rows.append((str(tmp_path / "named.wav"), "THE HORSE RUNS"))
+    dev = ["--validation_file", write_csv(tmp_path / "dev.csv", clips["validation"])]
+    argv = ["--model", encoder, *dev, *QUICK, *SHORT, "--output_dir", str(tmp_path / "out"), "--train_file"]
+    for path, (text, words, _) in bad.items():
+        said = refuse(capsys, *argv, write_csv(tmp_path / "train.csv", [*rows, (path, text)]))
+        assert words in said and "--on_bad_example skip" in said, said
+        assert not (tmp_path / "out").exists()
+    table = write_csv(tmp_path / "train.csv", [*rows, *((path, text) for path, (text, *_) in bad.items())])
+    split = run_asr.main([*argv, table, "--on_bad_example", "skip"])["data"]["splits"]["train"]
+    assert split["examples"] == len(rows)
+    reasons = [reason for *_, reason in bad.values()]
+    assert split["skipped"] == {reason: reasons.count(reason) for reason in reasons}
+
+
+# As users type it
+
+
+@pytest.fixture(scope="module")
+def hub_root(tmp_path_factory, trained, clips, encoder) -> Path:
+    """LibriSpeech as the hub has it, and a tiny DistilHuBERT under its real id."""
+    root = tmp_path_factory.mktemp("hub")
+    add_librispeech(root, {"train.100": clips["train"], "validation": clips["validation"], "test": clips["test"]})
+    model = root / "models" / "ntu-spml" / "distilhubert"
+    model.mkdir(parents=True)
+    for file in Path(encoder).iterdir():
+        (model / file.name).write_bytes(file.read_bytes())
+    return root
+
+
+def test_the_published_experiment_as_typed(hub_root, clips, tmp_path):
+    """`python run_asr.py`, and nothing else."""
+    with Hub(hub_root) as hub:
+        environment = hub.environment(tmp_path / "home") | {"CUDA_VISIBLE_DEVICES": ""}
+        finish(start([sys.executable, SCRIPT], tmp_path, environment))
+        asked = {path for _, path in hub.requests}
+    allowed = ("ntu-spml/distilhubert", "openslr/librispeech_asr")
+    assert asked and not [path for path in asked if not any(name in path for name in allowed)], asked
+    results = read(tmp_path / "outputs" / "asr" / "results.json")
+    assert {name: split["examples"] for name, split in results["data"]["splits"].items()} == {
+        name: len(rows) for name, rows in clips.items()
+    }
+    values = {name: entry["value"] for name, entry in results["arguments"].items()}
+    assert (values["learning_rate"], values["weight_decay"], values["warmup_steps"]) == (1e-3, 5e-3, 250)
+    assert (values["per_device_train_batch_size"], values["num_train_epochs"], values["head"]) == (16, 5.0, "linear")
+    assert [row["metrics"]["wer"]["value"] for row in results["published"]] == [13.37, 9.21]
+    assert results["data"]["splits"]["train"]["source"].endswith("train.100")
+    assert results["data"]["splits"]["train"]["statistics"]["speakers"] > 1
+    references = {row["reference"] for row in rows_of(tmp_path / "outputs" / "asr" / "test_predictions.csv")}
+    assert references == {text for _, text in clips["test"]}
+
+
+def test_the_official_command(hub_root, tmp_path, capsys):
+    """Of transformers' run_speech_recognition_ctc.py, on data from the hub."""
+    command = (
+        "--dataset_name openslr/librispeech_asr --dataset_config_name clean --model_name_or_path ntu-spml/distilhubert "
+        "--train_split_name train.100+validation --eval_split_name validation --output_dir out --overwrite_output_dir "
+        "--num_train_epochs 1 --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --learning_rate 3e-4 "
+        "--warmup_steps 500 --eval_strategy steps --text_column_name text --save_steps 400 --eval_steps 100 "
+        "--layerdrop 0.0 --save_total_limit 3 --freeze_feature_encoder --gradient_checkpointing --chars_to_ignore , ? "
+        '. ! - ; : " \u201c % \u2018 \u201d --group_by_length --max_duration_in_seconds 20 --do_train --do_eval --use_cpu'
+    )
+    with Hub(hub_root) as hub:
+        said = finish(start([sys.executable, SCRIPT, *command.split()], tmp_path, hub.environment(tmp_path / "home")))
+    assert "--freeze_feature_encoder is --freeze=convolution today" in said
+    results = read(tmp_path / "out" / "results.json")
+    assert results["data"]["splits"]["train"]["examples"] == 16 + 6 and set(results["metrics"]) == {"validation"}
+    assert results["extra"]["method"]["frozen"] == "the convolutions are frozen"
