@@ -83,6 +83,7 @@ def load_model(
             auto_class,
             name,
             config=configuration,
+            dtype=settings.pop("dtype", "float32"),  # transformers 5 would take the checkpoint's, and train in half
             use_safetensors=True,
             output_loading_info=True,
             **source_of(arguments, name),

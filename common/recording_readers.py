@@ -127,7 +127,7 @@ def name_pattern(text: str) -> re.Pattern:
 def read_names(entries: Entries, reading: Reading) -> None:
     """Adds what the files' names say to what the source says; where both say a class, they must agree.
 
-    A folder that is called like no class at all (one for each gender, say) is left aside.
+    A folder that is called like no class at all, or like another part of the name (F: of a woman), is left aside.
     """
     pattern = name_pattern(reading.name_pattern)
     matches = [pattern.fullmatch(name) for name in entries.stems]
@@ -135,13 +135,17 @@ def read_names(entries: Entries, reading: Reading) -> None:
         if match is None:
             sentence = f"the name {entries.stems[i]!r} does not match --name_pattern {reading.name_pattern}"
             entries.bad.setdefault(i, ("name does not match", sentence))
+    if entries.stems and not any(matches):
+        sentence = f"no name matches --name_pattern {reading.name_pattern}; the first is {entries.stems[0]!r}"
+        entries.remedies = {**entries.remedies, "label": sentence, "text": sentence}
     said = {group: ["" if m is None else m[group] or "" for m in matches] for group in pattern.groupindex}
     if "label" in said:
         # With no classes given, those that the names speak of are the ones that a folder may be called like.
         known = dict(reading.classes) or dict.fromkeys(said["label"], ())
         for i, (folder, label) in enumerate(zip(entries.labels or (), said["label"])):
             meant = canonical(folder or "", known)
-            if label and meant in known and meant != canonical(label, known):
+            elsewhere = any(folder == values[i] for group, values in said.items() if group != "label")
+            if label and not elsewhere and meant in known and meant != canonical(label, known):
                 sentence = f"its name says the class {label!r}, the data say {folder!r}"
                 entries.bad.setdefault(i, ("name and label disagree", sentence))
         entries.labels, entries.numbered = said.pop("label"), False

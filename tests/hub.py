@@ -215,6 +215,8 @@ def add_superb_keywords(root: Path, splits: "dict[str, datasets.Dataset]") -> Pa
     Returns the repository's folder.
     """
     repository = Path(root) / "datasets" / "s3prl" / "superb"
+    repository.mkdir(parents=True)
+    (repository / ".gitattributes").write_text("*.parquet filter=lfs diff=lfs merge=lfs -text\n")
     for split, rows in splits.items():
         folder = repository / "ks" / split
         folder.mkdir(parents=True, exist_ok=True)

@@ -670,7 +670,7 @@ def test_data_that_cannot_be_learned_from(model, tree, tables, tmp_path, capsys)
         (["--train_file", tables["train_file"], "--label_column", "word"], ("'word'",)),
         (["--train_file", tables["train_file"], "--validation_file", str(other)], ("other.csv", "'maybe'")),
         (["--data_dir", str(tree / "yes")], ("not in folders by class", "--name_pattern")),
-        (["--data_dir", str(tree), "--name_pattern", "{label}-{speaker}"], ("does not match", "--name_pattern")),
+        (["--data_dir", str(tree), "--name_pattern", "{label}-{speaker}"], ("no name matches", "--name_pattern")),
     ]
     few = tmp_path / "few"
     for word, count in (("yes", 8), ("no", 1)):

@@ -1,12 +1,13 @@
-"""run_ser.py through `main` and the command line: who is heard where, segments, heads, the leaking protocol, any data."""
+"""run_ser.py through `main` and the command line: who is heard where, segments, heads, the leaking protocol."""
 
-import contextlib
 import csv
+import gzip
 import io
 import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -40,7 +41,7 @@ def clip(pitch: float, seconds: float, seed: int) -> np.ndarray:
     """A harmonic sound with some noise."""
     random, times = np.random.default_rng(seed), np.arange(int(16_000 * seconds)) / 16_000
     pitch *= random.uniform(0.9, 1.1)
-    sound = sum(np.sin(2 * np.pi * pitch * n * times + random.uniform(6)) / n for n in range(1, 6))
+    sound = sum(np.sin(2 * np.pi * pitch * n * times + random.uniform(0, 6)) / n for n in range(1, 6))
     return 0.2 * sound + 0.01 * random.normal(size=len(times))
 
 
@@ -114,6 +115,7 @@ def predictions_of(folder: Path, prefix: str = "test_") -> tuple[list[str], np.n
 # The demo
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")  # which a gender lacks
 def test_demo_learns_and_reports(trained):
     folder, results = trained
     head = results["headline"]
@@ -210,8 +212,6 @@ def test_every_head_is_trained_saved_and_loaded(short, shemo, model, tmp_path, a
 
 
 def test_a_standard_head_needs_only_transformers(short, shemo, tmp_path):
-    import subprocess
-
     short(tmp_path / "out", "--head", "standard", "--freeze", "encoder")
     row = rows_of(tmp_path / "out" / "test_predictions.csv")[0]
     program = """
@@ -374,10 +374,6 @@ def test_folders_archives_and_tables_say_the_same(shemo, tmp_path):
         hours = [split["statistics"]["hours"] for split in found["splits"].values()]
         assert sum(hours) == pytest.approx(sum(s["statistics"]["hours"] for s in expected["splits"].values()), abs=2e-4)
         assert [s["statistics"]["speakers"] for s in found["splits"].values()] == [8, 1, 1], name
-    unknown = (
-        looked(tmp_path / "unknown", "--data_dir", str(classes), "--name_pattern", "(?P<label>.+)..") if 0 else None
-    )
-    assert unknown is None
 
 
 def test_who_speaks_decides_the_split(shemo, tmp_path, capsys):
@@ -412,8 +408,7 @@ def test_training_and_test_files(shemo, model, tmp_path):
         os.link(row["file"], calls / f"call{at}.wav")
     argv = ["--train_file", str(tmp_path / "train.jsonl"), "--validation_file", str(tmp_path / "validation.jsonl")]
     argv += ["--test_file", str(calls), "--model", model, *QUICK, "--freeze", "encoder", "--class_weights", "balanced"]
-    argv += ["--audio_column_name", "file", "--label_column_name", "emotion", "--freeze_feature_encoder", "true"]
-    argv = [flag for flag in argv if flag not in ("--freeze_feature_encoder", "true")]  # as --freeze, said once
+    argv += ["--audio_column_name", "file", "--label_column_name", "emotion"]
     results = run_ser.main([*argv, "--output_dir", str(tmp_path / "out")])
     assert set(results["metrics"]) == {"validation"} and results["published"] == []
     assert results["extra"]["class weights (balanced)"] == {"anger": 1.0, "neutral": 1.0, "sadness": 1.0}
@@ -447,8 +442,6 @@ def test_predicting_with_a_trained_model(whole, shemo, tmp_path):
 def test_real_names_without_sound(shared_data, tmp_path, capsys):
     """ShEMO's 3,000 names: its transcripts' archive, its table, and a csv made of that."""
     emotion = shared_data / "emotion"
-    import gzip
-
     facts = json.loads(gzip.decompress((emotion / "shemo.json.gz").read_bytes()))
     with (tmp_path / "names.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -456,7 +449,7 @@ def test_real_names_without_sound(shared_data, tmp_path, capsys):
         writer.writerows([name, row["speaker_id"], row["gender"], row["emotion"]] for name, row in facts.items())
     counts = {"neutral": 1160, "anger": 1042, "sadness": 362, "happiness": 203, "surprise": 201, "fear": 32}
     found = {}
-    for at, source in enumerate((emotion / "shemo_transcript.zip", emotion / "shemo.json.gz", tmp_path / "names.csv")):
+    for at, source in enumerate((emotion / "shemo_transcript.zip", tmp_path / "names.csv")):
         found[at] = looked(tmp_path / str(at), "--data_dir", str(source))
         assert counts_of(found[at]) == counts and found[at]["overlaps"] == []
         assert set(found[at]["files"]) == {"class_counts", "class_shares", "gender"}, "without sound no durations"
@@ -467,8 +460,6 @@ def test_real_names_without_sound(shared_data, tmp_path, capsys):
     argv = ["--data_dir", str(emotion / "shemo.json.gz")]
     leaking = looked(tmp_path / "published", *argv, "--protocol", "published", "--oversample", "0.5")
     assert {entry["key"] for entry in leaking["overlaps"]} == {"speaker", "utterance"}
-    few = looked(tmp_path / "few", *argv, "--oversample", "0.5")
-    assert few["overlaps"] == [] and counts_of(few) == counts, "copies are in training alone, and not counted"
     argv = ["--data_only", *argv, "--segment_seconds", "5", "--output_dir", str(tmp_path / "no")]
     assert "names without sound cannot be cut" in refused(capsys, run_ser.main, "run_ser.py", *argv)
 
@@ -540,7 +531,8 @@ def test_results_are_not_overwritten(whole, shemo, model, capsys):
         (["--protocol", "published", "--train_file", "x.csv"], ("--protocol published", "files")),
         (["--do_eval", "--data_dir", "missing"], ("missing", "no such file")),
         (["--do_eval"], ("head", "--do_train")),
-        (["--name_pattern", "{speaker}-{label}"], ("does not match", "--on_bad_example skip")),
+        (["--name_pattern", "{speaker}-{label}"], ("not in folders by class", "--name_pattern")),
+        (["--name_pattern", "(?P<speaker>M..)(?P<label>.)(?P<index>..)"], ("does not match", "--on_bad_example skip")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -630,23 +622,15 @@ def hub_root(tmp_path_factory, shemo, model) -> Path:
             "gender": "female" if path.stem[0] == "F" else "male",
             "emotion": LETTERS[path.stem[3]][0],
             "transcript": "سلام",
-            "ipa": "sælɑm",
+            "ipa": "selam",
         }
         for path in sorted(shemo.rglob("*.wav"))
     ]
     emotions = datasets.ClassLabel(names=["anger", "fear", "happiness", "neutral", "sadness", "surprise"])
-    for repo_id, emotion in (("aliyzd95/modified_shemo", datasets.Value("string")), ("someone/classes", emotions)):
-        features = {name: datasets.Value("string") for name in rows[0]} | {"audio": datasets.Audio(16_000)}
-        features = datasets.Features(features | {"emotion": emotion})
-        kept = features.copy() | {"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}
-        raw = [
-            row | {"emotion": row["emotion"] if emotion is not emotions else emotions.str2int(row["emotion"])}
-            for row in rows
-        ]
-        table = datasets.Dataset.from_list(raw, features=datasets.Features(kept)).cast_column(
-            "audio", datasets.Audio(16_000, decode=False)
-        )
-        add_parquet_dataset(root, repo_id, {"train": table.cast(features) if 0 else table})
+    text, sound = datasets.Value("string"), datasets.Audio(16_000, decode=False)
+    for repo_id, emotion in (("aliyzd95/modified_shemo", text), ("someone/classes", emotions)):
+        features = datasets.Features(dict.fromkeys(rows[0], text) | {"audio": sound, "emotion": emotion})
+        add_parquet_dataset(root, repo_id, {"train": datasets.Dataset.from_list(rows, features=features)})
     target = root / "models" / "facebook" / "hubert-base-ls960"
     target.mkdir(parents=True)
     for file in Path(model).iterdir():
