@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from common.cache import SPARE_BYTES, SPARE_SHARE, _entry, _make, _sweep
+from common.cache import SPARE_BYTES, SPARE_SHARE, cached_folder
 from common.data import existing_file
 from common.errors import DISK_ERRORS, UserError
 
@@ -52,11 +52,7 @@ def extracted(path: str | Path, root: Path) -> Path:
     try:
         status = path.stat()
         key = {"archive": str(path), "size": status.st_size, "changed": status.st_mtime_ns, "version": 1}
-        folder = _entry(key, root, False)
-        if not folder.is_dir():
-            root.mkdir(parents=True, exist_ok=True)
-            _sweep(root)
-            _make(folder, key, lambda partial: _extract(path, partial / "files"), False)
+        folder = cached_folder(key, lambda partial: _extract(path, partial / "files"), root)
     except OSError as error:
         sentence = f"{path}: cannot be unpacked into {root}: {error.strerror or error}"
         raise UserError(f"{sentence}; pass another --cache_dir, or {UNPACK_IT}") from None

@@ -76,15 +76,24 @@ def cached_files(
         OSError: what came in the way; with `ENOSPC`, before anything is built, when the disk would be left with less
             than 10 % or 5 GB, whichever is smaller.
     """
+
+    def build_if_there_is_room(folder: Path) -> None:
+        disk = shutil.disk_usage(root)
+        if disk.free - size < min(SPARE_SHARE * disk.total, SPARE_BYTES):
+            raise OSError(errno.ENOSPC, f"{size / 1e9:,.1f} GB are needed, and {disk.free / 1e9:,.1f} GB are free")
+        build(folder)
+
+    return _load(cached_folder(key, build_if_there_is_room, root, overwrite=overwrite))
+
+
+def cached_folder(key: dict, build: Callable[[Path], None], root: Path, *, overwrite: bool = False) -> Path:
+    """The folder that `build(folder)` fills, from disk if an entry for `key` is there; raises what comes in the way."""
     folder = _entry(key, root, overwrite)
     if overwrite or not folder.is_dir():
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
-        disk = shutil.disk_usage(root)
-        if disk.free - size < min(SPARE_SHARE * disk.total, SPARE_BYTES):
-            raise OSError(errno.ENOSPC, f"{size / 1e9:,.1f} GB are needed, and {disk.free / 1e9:,.1f} GB are free")
         _make(folder, key, build, overwrite)
-    return _load(folder)
+    return folder
 
 
 def _entry(key: dict, root: Path, discard: bool) -> Path:

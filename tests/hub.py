@@ -245,7 +245,7 @@ def add_librispeech(root: Path, splits: dict[str, list[tuple[str, str]]]) -> Pat
             rows.append(row | {"speaker_id": int(speaker), "chapter_id": int(chapter)})
         folder = repository / "clean" / split
         folder.mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_list(rows, features=features).to_parquet(str(folder / "0000.parquet"))
+        datasets.Dataset.from_list(rows).cast(features).to_parquet(str(folder / "0000.parquet"))
         card += [f"  - split: {split}", f"    path: clean/{split}/*.parquet"]
     (repository / "README.md").write_text("\n".join([*card, "---", ""]), encoding="utf-8")
     return repository

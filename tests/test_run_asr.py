@@ -32,8 +32,8 @@ from tests.scripts import ROOT, TORCHRUN, finish, plain, read, refused, rows_of,
 
 SCRIPT = str(ROOT / "run_asr.py")
 QUICK = ["--use_cpu", "--disable_tqdm", "true", "--eval_train_samples", "4", "--preprocessing_num_workers", "1"]
-SHORT = ["--num_train_epochs", "1", "--learning_rate", "1e-2", "--warmup_steps", "1"]
-TABLES = ("--train_file", "--validation_file", "--test_file")
+SHORT = ["--num_train_epochs", "1", "--learning_rate", "1e-2", "--warmup_steps", "0"]
+SHORT += ["--per_device_train_batch_size", "4"]
 RATE = 16_000
 
 
@@ -166,7 +166,7 @@ def test_the_cards_code_gives_the_same_transcripts(trained):
     folder, _ = trained
     for row in rows_of(folder / "test_predictions.csv")[:12:4]:
         (clip,) = (folder / "demo" / "LibriSpeech").glob(f"test-clean/*/*/{row['id']}.flac")
-        assert use_card(folder, str(clip)) == row["hypothesis"]
+        assert use_card(folder, str(clip)).split() == row["hypothesis"].split()
 
 
 def test_a_trained_model_is_evaluated_with_its_own_vocabulary(trained, tmp_path):
@@ -330,7 +330,7 @@ def test_heads_layers_and_freezing(small_recurrent, encoder, clips, tables, tmp_
         again = run_asr.main([*evaluating, "--output_dir", str(tmp_path / "again")])
         assert heard(tmp_path / "again", "test_") == heard(folder, "test_")
         assert again["arguments"]["head"]["value"] == ("blstm" if "blstm" in flags else "linear")
-        assert use_card(folder, clips["test"][0][0]) == heard(folder, "test_")[0]
+        assert use_card(folder, clips["test"][0][0]).split() == heard(folder, "test_")[0].split()
 
 
 def test_a_trained_model_keeps_its_head(short, tables, tmp_path, capsys):
@@ -347,7 +347,7 @@ def test_a_trained_model_keeps_its_head(short, tables, tmp_path, capsys):
 
 def test_stopped_and_resumed_is_as_uninterrupted(encoder, tables, tmp_path, monkeypatch, capsys):
     argv = ["--model", encoder, *tables, *QUICK, *SHORT, "--num_train_epochs", "3"]
-    argv += ["--per_device_train_batch_size", "4", "--output_dir"]
+    argv += ["--output_dir"]
     run_asr.main([*argv, str(tmp_path / "straight")])
     step, steps = FinetuneTrainer.training_step, []
 
@@ -401,20 +401,16 @@ def test_going_on_from_a_trained_model_keeps_its_vocabulary(short, clips, tmp_pa
 
 
 def test_case_punctuation_and_ignored_characters(encoder, clips, tmp_path):
-    rows = [(path, f"{text.lower().capitalize()}, it\u2019s 3 {{x}}!") for path, text in clips["train"]]
-    table = write_csv(tmp_path / "t.csv", rows)
+    rows = [(path, f"{text.capitalize()}, it\u2019s 3 {{x}}!") for path, text in clips["train"]]
+    table, said = write_csv(tmp_path / "t.csv", rows), "".join(text for _, text in rows)
     argv = ["--model", encoder, "--train_file", table, "--validation_file", table, *QUICK, *SHORT]
     for name, flags, expected in (
-        ("upper", [], "'3ADEGHIKLNOPRSTUWX"),
-        ("lower", ["--case", "lower", "--chars_to_ignore", "x", "3"], "'adeghiklnoprstuw"),
-        ("keep", ["--case", "keep", "--punctuation", "keep"], "!',3Tx{}adeghiklnoprstuw"),
+        ("upper", [], set(said.upper().replace("\u2019", "'")) - set(" ,{}!")),
+        ("lower", ["--chars_to_ignore", "x", "3"], set(said.lower().replace("\u2019", "'")) - set(" ,{}!x3")),
+        ("keep", ["--punctuation", "keep"], set(said) - {" "}),
     ):
-        run_asr.main([*argv, *flags, "--output_dir", str(tmp_path / name)])
-        vocabulary = {token for token in read(tmp_path / name / "vocab.json") if len(token) == 1}
-        letters = {c for _, text in clips["train"] for c in (text if name == "upper" else text.lower())} - {" "}
-        assert vocabulary - {"|"} == {c for c in expected if not c.isalpha() or c in "xXT"} | letters | set(
-            "IS" if name == "upper" else "is"
-        ) | set("T" if name == "upper" else "t")
+        run_asr.main([*argv, "--case", name, *flags, "--output_dir", str(tmp_path / name)])
+        assert {token for token in read(tmp_path / name / "vocab.json") if len(token) == 1} == {"|", *expected}
     again = ["--do_eval", "--model", str(tmp_path / "lower"), "--validation_file", table, *QUICK]
     results = run_asr.main([*again, "--chars_to_ignore", "3", "--output_dir", str(tmp_path / "again")])
     assert results["arguments"]["case"] == {"value": "lower", "source": "the model's vocabulary"}
@@ -428,9 +424,9 @@ def test_digits(short, clips, tmp_path, capsys):
     rows = [(path, text + " IN 1921" * (i == 2)) for i, (path, text) in enumerate(clips["validation"])]
     table = write_csv(tmp_path / "t.csv", rows)
     argv = ["--do_eval", "--model", str(folder), "--validation_file", table, *QUICK, "--output_dir"]
-    assert "1921" in " ".join(run_asr.main([*argv, str(tmp_path / "keep")])["warnings"]) or True
-    statistics = read(tmp_path / "keep" / "results.json")["data"]["splits"]["validation"]["statistics"]
-    assert statistics["unknown characters"] == 4
+    results = run_asr.main([*argv, str(tmp_path / "keep")])
+    assert results["data"]["splits"]["validation"]["statistics"]["unknown characters"] == 4
+    assert "1 (U+0031) 2" in results["warnings"][0]
     said = refuse(capsys, *argv, str(tmp_path / "refuse"), "--digits", "refuse")
     assert "1921" in said and rows[2][0] in said and "--on_bad_example skip" in said
     flags = ["--digits", "refuse", "--on_bad_example", "skip"]
@@ -445,18 +441,16 @@ def libri_tar(clips, folder: Path) -> list[str]:
     path = folder / "LibriSpeech.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         for split, subset in (("train", "train-clean-100"), ("validation", "dev-clean"), ("test", "test-clean")):
-            for clip, text in clips[split]:
-                clip = Path(clip)
+            chapters: dict[str, list[str]] = {}
+            for clip, text in ((Path(clip), text) for clip, text in clips[split]):
                 speaker, chapter, _ = clip.stem.split("-")
                 above = f"LibriSpeech/{subset}/{speaker}/{chapter}"
                 archive.add(clip, f"{above}/{clip.name}")
-                name = f"{above}/{speaker}-{chapter}.trans.txt"
-                if name in archive.getnames():
-                    raise AssertionError("one utterance of a speaker is enough")
-                line = f"{clip.stem} {text}\n".encode()
+                chapters.setdefault(f"{above}/{speaker}-{chapter}.trans.txt", []).append(f"{clip.stem} {text}\n")
+            for name, lines in chapters.items():
                 info = tarfile.TarInfo(name)
-                info.size = len(line)
-                archive.addfile(info, io.BytesIO(line))
+                info.size = len("".join(lines))
+                archive.addfile(info, io.BytesIO("".join(lines).encode()))
     return ["--data_dir", str(path)]
 
 
@@ -579,7 +573,7 @@ def test_bad_examples_end_the_run_or_are_counted(encoder, clips, tmp_path, capsy
 
     whole = Path(clips["train"][0][0]).read_bytes()
     add("text.wav", None, "text.wav", "cannot be decoded", content=b"this is no sound\n" * 50)
-    add("cut.flac", None, "cut.flac", "cannot be decoded", content=whole[: len(whole) // 2])
+    add("cut.flac", None, "cut.flac", "truncated", content=whole[: len(whole) // 2])
     add("empty.wav", None, "empty.wav", "no samples", content=b"")
     add("one.wav", good[:1], "one.wav", "too short")
     add("silent.wav", np.zeros(RATE), "silent", "silent")
