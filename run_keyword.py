@@ -149,6 +149,9 @@ def main(argv: list[str] | None = None) -> dict:
             if data.demo:
                 from common.demo_speech import keyword_demo
 
+                own = any((task.data_dir, data.train_file, data.validation_file, data.test_file))
+                if own and "keywords" not in parsed.explicit:
+                    task.keywords = []  # those of the demo are in the built-in data
                 use_demo(data, task, model_args, keyword_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
                 trained_for = () if training.do_train else tuple((classes_of(model_args) or {}).values())

@@ -44,7 +44,7 @@ def _interval(metric: dict) -> str:
 
 
 def words(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
+    return NAMES.get(name, name if name.startswith("_") else name.replace("_", " "))  # _silence_ is a class's name
 
 
 def format_memory(size: int | None) -> str:

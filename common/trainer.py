@@ -77,15 +77,16 @@ class FinetuneTrainer(Trainer):
         if kwargs["args"].dataloader_num_workers:
             # All text is tokenised by now; loaders that fork after that would warn at every epoch.
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        super().__init__(compute_metrics=self._score, **kwargs)
-        self.head, self.forward, self.groups = head, forward, groups
-        self.model_accepts_loss_kwargs = False
-        self._evaluated = None
-        sets = [f"{name}_" for name in self.eval_dataset] if isinstance(self.eval_dataset, dict) else [""]
-        wanted, chooses = self.args.metric_for_best_model, self.args.do_train and self.args.eval_strategy != "no"
+        args, evaluated = kwargs["args"], kwargs.get("eval_dataset")
+        sets = [f"{name}_" for name in evaluated] if isinstance(evaluated, dict) else [""]
+        wanted, chooses = args.metric_for_best_model, args.do_train and args.eval_strategy != "no"
         if chooses and wanted and not any(wanted.removeprefix("eval_").startswith(name) for name in sets):
             known = ", ".join(f"{name}{metric}" for name in sets for metric in dict.fromkeys(("loss", headline)))
             raise UserError(f"--metric_for_best_model {wanted}: must name the evaluated set too, as in {known}")
+        super().__init__(compute_metrics=self._score, **kwargs)  # which makes the output directory
+        self.head, self.forward, self.groups = head, forward, groups
+        self.model_accepts_loss_kwargs = False
+        self._evaluated = None
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Progress(["loss", *(f"eval_{name}{headline}" for name in sets)]))
         self._stop = _StopCallback(self, stop)

@@ -154,9 +154,9 @@ def test_demo_learns_and_reports(trained, tree):
     for name in ("train_results", "eval_results", "predict_results", "all_results", "trainer_state"):
         assert read(folder / f"{name}.json")
     assert read(folder / "predict_results.json")["predict_samples"] == len(said)
-    assert (folder / "report.html").read_text("utf-8").count("<audio") == min(
-        12, (100 - head["value"]) * len(said) // 99
-    )
+    rows = rows_of(folder / "test_predictions.csv")
+    wrong = sum(row["truth"] != row["prediction"] for row in rows)
+    assert (folder / "report.html").read_text("utf-8").count("<audio") == min(wrong, 20), "errors can be heard"
 
 
 def test_figures_equal_scikit_learns(trained):
@@ -324,7 +324,6 @@ def test_class_weights_are_printed_and_stored(model, tables, tmp_path, capsys, h
 
 
 def test_a_class_of_one_clip_is_warned_of(model, tree, tmp_path):
-    clips = sorted((tree / "yes").glob("*.wav")) + sorted((tree / "tree").glob("*.wav"))
     clips = [clip for word in ("yes", "tree", "cat", "nine") for clip in sorted((tree / word).glob("*.wav"))][:105]
     rows = [(str(clips[0]), "rare"), *((str(clip), "frequent") for clip in clips[1:])]
     assert len(rows) == 105
@@ -385,9 +384,13 @@ def test_tables_and_separate_trees(model, tree, tables, tmp_path):
     argv = ["--train_file", str(tmp_path / "train"), "--validation_file", str(tmp_path / "dev"), "--keywords", "yes"]
     results = short(model, tmp_path / "folders", *argv)
     assert results["data"]["splits"]["validation"]["label_counts"] == {"yes": 3, "_unknown_": 6}
-    assert {o["what"] if "what" in o else str(o) for o in results["data"]["overlaps"]}, (
-        "the same clips twice are noticed"
-    )
+    assert "clip" in {found["key"] for found in results["data"]["overlaps"]}, "the same clips twice are noticed"
+
+
+def test_own_words_with_the_built_in_model(tables, tmp_path):
+    argv = ["--demo", *files(tables, "train", "validation"), *QUICK, "--max_steps", "1", "--eval_strategy", "no"]
+    results = without_plots([*argv, "--output_dir", str(tmp_path / "out")])
+    assert [*results["data"]["splits"]["train"]["label_counts"]] == ["no", "tree", "yes"]
 
 
 def test_names_that_say_everything(model, tree, tmp_path):
