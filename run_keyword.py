@@ -44,6 +44,7 @@ from common.speech_task import (
     without_labels,
 )
 from common.spellings import SPEECH, Spelling
+from common.splitting import cut
 from common.spotting import sliding_windows, spotted
 from common.task import PREFIX, classification_head, evaluated_sets
 
@@ -265,6 +266,8 @@ def main(argv: list[str] | None = None) -> dict:
 def prepared(recordings: Recordings, task: KeywordArguments, trained_for: tuple[str, ...]) -> Recordings:
     """The recordings with the classes of the task: words, silence, and `_unknown_` for all other words.
 
+    SUPERB's few clips of silence, of a minute or more, become clips of one second.
+
     Args:
         trained_for: the classes of a model that is only used.
     """
@@ -274,6 +277,9 @@ def prepared(recordings: Recordings, task: KeywordArguments, trained_for: tuple[
         keywords = of_model or (WORDS if set(WORDS) < there else [])
     if keywords not in ([], ["all"]) and there:
         recordings = with_unknown(recordings, keywords, task.unknown_share, task.split_seed)
+    if recordings.labels is not None and SILENCE in recordings.names:
+        silent = recordings.labels == recordings.names.index(SILENCE)
+        recordings = cut(recordings, 1.0, only=silent & (recordings.seconds >= 2.0))
     return without_labels(recordings, task.drop_labels)
 
 

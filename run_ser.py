@@ -142,6 +142,8 @@ class EmotionArguments(ClassArguments):
             raise UserError(f"--oversample {self.oversample}: must be a share of the largest class, up to 1")
         if self.max_seconds < 1:
             raise UserError(f"--max_seconds {self.max_seconds}: must be 1 or more")
+        if self.head == "standard" and self.pooling != "mean":
+            raise UserError(f"--pooling {self.pooling}: the standard head takes the mean; leave out --head standard")
 
 
 def main(argv: list[str] | None = None) -> dict:

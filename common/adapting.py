@@ -98,7 +98,7 @@ def apply(model, strategy: Strategy) -> Adaptation:
         frozen.append(encoder.pooler)
     for module in frozen:
         module.requires_grad_(False)
-    _keep_frozen_in_eval(encoder.base)
+    keep_frozen_in_eval(encoder.base)
     words = {
         "freeze_N": f"the embeddings and the first {strategy.count} of {before} layers are frozen",
         "last_layer": f"only the last of {before} layers and what comes after it are trained",
@@ -118,11 +118,12 @@ def _truncate(encoder: Encoder, count: int) -> None:
         config.pruned_heads = {str(n): heads for n, heads in pruned_heads(config).items() if n < count}
 
 
-def _keep_frozen_in_eval(module) -> None:
+def keep_frozen_in_eval(module) -> None:
+    """Keeps every part of `module` whose parameters are all frozen in eval mode, whatever a trainer does."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if any(trained) or not trained:
         for child in module.children():
-            _keep_frozen_in_eval(child)
+            keep_frozen_in_eval(child)
         return
     # On the instances: Trainer calls model.train() at every step, which calls each module's own train(). A partial is
     # copied and pickled with the model, and has the copy's module then; a closure would keep the first one.

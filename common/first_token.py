@@ -15,7 +15,8 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from common.encoders import Encoder
-from common.frozen import FrozenPrefix, _evaluating, _replaced
+from common.frozen import FrozenPrefix
+from common.temporarily import evaluating, replaced
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 
@@ -73,7 +74,7 @@ class FirstToken:
 
     def _shortened(self, model, **inputs):
         layers = self._stack.layer  # those above the cached states, of which there may be none
-        with _replaced([(layers, str(len(layers) - 1), self._last)] if len(layers) else []):
+        with replaced([(layers, str(len(layers) - 1), self._last)] if len(layers) else []):
             return model(**inputs)
 
     def agrees(self) -> bool:
@@ -84,7 +85,7 @@ class FirstToken:
         device = next(self.model.parameters()).device
         ids = torch.arange(16, device=device).reshape(2, 8) % self.model.config.vocab_size
         mask = torch.tensor([[1] * 8, [1] * 5 + [0] * 3], device=device)
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             for inputs in ({"input_ids": ids}, {"input_ids": ids, "attention_mask": mask}):
                 whole, found = self.model(**inputs).logits, self._shortened(self.model, **inputs).logits
                 if whole.shape != found.shape or not torch.allclose(whole, found, 1e-2, 1e-3):

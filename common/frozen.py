@@ -9,11 +9,9 @@ classification head reads.
 Not for layers that are trained, or whose dropout is on; who freezes them is not decided here.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 from common.cache import cached_files
 from common.encoders import Encoder
 from common.pair_inputs import PairInputs, collate_pairs
+from common.temporarily import evaluating, replaced
 
 # Fields of a model's configuration that its layers do not compute with; some are set when it is saved or trained.
 # Dropouts are none either, since the layers are in eval mode.
@@ -59,12 +58,12 @@ class FrozenPrefix:
         """
         if "inputs_embeds" not in inputs:
             return model(**inputs)
-        with _replaced(self._given):
+        with replaced(self._given):
             return model(**inputs)
 
     def states(self, inputs: dict) -> torch.Tensor:
         """The hidden states [B, L, H], without gradient and in eval mode, of a batch of token ids."""
-        with torch.no_grad(), _evaluating(self._base), _replaced([(self._stack, "layer", self._below)]):
+        with torch.no_grad(), evaluating(self._base), replaced([(self._stack, "layer", self._below)]):
             return self._base(**inputs).last_hidden_state
 
     @property
@@ -95,7 +94,7 @@ class FrozenPrefix:
         Not so where the upper layers need to know which layer they are (DeBERTa's convolution follows the first one),
         or where a head reads more than the first token.
         """
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             outputs = self.model(**inputs).to_tuple()
             given = {"inputs_embeds": self.states(inputs), "attention_mask": inputs["attention_mask"]}
             if self.whole:
@@ -117,32 +116,6 @@ class _Given(torch.nn.Module):
 
     def forward(self, input_ids=None, inputs_embeds=None, *_, **__):
         return inputs_embeds
-
-
-@contextlib.contextmanager
-def _replaced(replacements: list[tuple[torch.nn.Module, str, torch.nn.Module]]) -> Iterator[None]:
-    """Submodules (parent, name, module) put in the place of others for a while."""
-    before = [(parent, name, getattr(parent, name)) for parent, name, _ in replacements]
-    try:
-        for replacement in replacements:
-            setattr(*replacement)
-        yield
-    finally:
-        for replacement in before:
-            setattr(*replacement)
-
-
-@contextlib.contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode for a while; then each module is in the mode that it was in."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in before:
-            module.training = False
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 class CachedStates:

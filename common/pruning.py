@@ -8,16 +8,16 @@ Layers and heads are counted from 0, and a head's number is always that in the w
 Not for zeroing weights (sparsity), which saves neither time nor space.
 """
 
-import contextlib
 import copy
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from common.encoders import Encoder
 from common.errors import UserError
+from common.temporarily import evaluating
 
 PRUNABLE = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 
@@ -71,7 +71,7 @@ def importance(model, batches: Iterable[dict], losses: Callable) -> np.ndarray:
         scores[layer, left[layer]] = 0
     hooks = [a.output.register_forward_pre_hook(keep(layer)) for layer, a in enumerate(attentions)]
     try:
-        with _evaluating(model), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             for batch in batches:
                 batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
                 loss = losses(model(**_inputs(model, batch)), batch).sum()
@@ -228,7 +228,7 @@ def measure(model, batch: dict, repeats: int = 20) -> dict[str, float]:
     inputs = {name: tensor.to(model.device) for name, tensor in _inputs(model, batch).items()}
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
     seconds = []
-    with _evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.inference_mode():
         for _ in range(repeats + repeats // 4 + 1):
             start = time.perf_counter()
             model(**inputs)
@@ -294,15 +294,3 @@ def _heads_left(config, layer: int) -> list[int]:
 
 def _inputs(model, batch: dict) -> dict:
     return {name: batch[name] for name in inspect.signature(model.forward).parameters if name in batch}
-
-
-@contextlib.contextmanager
-def _evaluating(model) -> Iterator[None]:
-    """In eval mode within; every module is left in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

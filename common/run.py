@@ -16,6 +16,7 @@ from common.errors import Interrupted, UserError
 from common.files import write_json
 
 RUN_FILE = "run.json"
+DEMO_FOLDER = "demo"  # in the output directory: built-in data, which a refused run may have left
 T = TypeVar("T")
 
 
@@ -97,7 +98,7 @@ def prepare_output_dir(arguments, *, overwrite: bool) -> Path | None:
         begun = (folder / RUN_FILE).is_file() and not (folder / "results.json").is_file()
         if found or begun:  # begun: stopped before its first checkpoint
             return found[-1] if found else None
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    if folder.is_dir() and any(path.name != DEMO_FOLDER for path in folder.iterdir()) and not overwrite:
         remedy = " --resume_from_checkpoint auto to go on from it," if found and training else ""
         last = f" and holds {found[-1].name}" if found else ""
         raise UserError(

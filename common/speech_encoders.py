@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from common.adapting import _keep_frozen_in_eval
+from common.adapting import keep_frozen_in_eval
 from common.errors import UserError
 from common.waveforms import SHORTEST_BATCH
 
@@ -179,5 +179,5 @@ def freeze(model, what: str) -> str:
         base.masked_spec_embed.requires_grad_(False)
     if config.do_stable_layer_norm and getattr(model, "layer_weights", None) is not None:
         base.encoder.layer_norm.requires_grad_(False)  # a sum of the layers passes it by
-    _keep_frozen_in_eval(base)
+    keep_frozen_in_eval(base)
     return FREEZE[what]

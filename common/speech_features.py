@@ -24,9 +24,10 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput
 
 from common.cache import cached_files
-from common.frozen import NOT_COMPUTED, _evaluating, _replaced
+from common.frozen import NOT_COMPUTED
 from common.speech_encoders import encoder_of, frame_counts, frames_in, ignore_padding
 from common.speech_heads import PooledClassifier, RecurrentCtc, pool
+from common.temporarily import evaluating, replaced
 from common.waveforms import SHORTEST_BATCH, Waveforms, collate_waveforms, targets_of
 
 SAMPLES_AT_ONCE = 60 * 16_000  # of all clips of a batch, padding included
@@ -70,7 +71,7 @@ class FrozenSpeech:
         if self._ours:
             return model(features=inputs["features"], frames=inputs["frames"])
         states = inputs["features"] if self.pooling is None else inputs["features"].unsqueeze(1)  # a clip of one frame
-        with _replaced([(self.model, self.model.base_model_prefix, _Given(self._base, self.weighted))]):
+        with replaced([(self.model, self.model.base_model_prefix, _Given(self._base, self.weighted))]):
             return model(input_values=states)
 
     def features(self, inputs: dict) -> list[np.ndarray]:
@@ -79,7 +80,7 @@ class FrozenSpeech:
         Each [H], or [T, H] for every one of the clip's own frames; where layers are weighted [L, H] or [T, L, H], with
         the hidden states of all of them from the input of the first one on.
         """
-        with torch.no_grad(), _evaluating(self._base):
+        with torch.no_grad(), evaluating(self._base):
             outputs = self._base(**inputs, output_hidden_states=self.weighted)
             frames = frames_in(self.model, inputs)
             layers = outputs.hidden_states if self.weighted else (outputs.last_hidden_state,)
@@ -119,7 +120,7 @@ class FrozenSpeech:
 
     def agrees(self, inputs: dict) -> bool:
         """Whether the whole model gives the same logits for waveforms and for their features."""
-        with torch.no_grad(), _evaluating(self.model):
+        with torch.no_grad(), evaluating(self.model):
             frames = frames_in(self.model, inputs)
             expected = self.model(**inputs)["logits"]
             features = [torch.from_numpy(rows).to(self.device) for rows in self.features(inputs)]

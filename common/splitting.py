@@ -194,17 +194,22 @@ def _require_all(recordings: Recordings, rows: Mapping[str, np.ndarray]) -> None
             )
 
 
-def cut(recordings: Recordings, seconds: float) -> Recordings:
+def cut(recordings: Recordings, seconds: float, only: np.ndarray | None = None) -> Recordings:
     """Consecutive segments of so many seconds, of each utterance; `utterances` keeps whose they are.
 
     A rest of less than a second belongs to the segment before it, which is then longer. Several segments of one
     recording have its id with #1, #2, ...; one that is not cut keeps it.
+
+    Args:
+        only: bool [N], which ones are cut; None: all.
     """
     if np.isnan(recordings.seconds).any():
         raise UserError(f"{recordings.source}: names without sound cannot be cut into segments")
     lengths = recordings.seconds
     whole = np.floor(lengths / seconds + 1e-9)
     counts = np.maximum(whole + (lengths - whole * seconds >= SHORTEST_SEGMENT), 1).astype(np.int64)
+    if only is not None:
+        counts[~only] = 1
     rows = np.repeat(np.arange(len(recordings)), counts)
     number = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     begins, nexts = (recordings.begins[rows] + n * seconds for n in (number, number + 1))
