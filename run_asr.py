@@ -78,10 +78,11 @@ LIBRISPEECH = {"dataset_config": "clean", "train_split_name": "train.100"}
 DEMO = {
     "output_dir": "outputs/demo/asr",
     "feature_cache": "float32",
-    "learning_rate": 1e-2,
+    "learning_rate": 3e-2,
     "warmup_steps": 0.1,
-    "num_train_epochs": 30.0,
-    "logging_steps": 20,
+    "per_device_train_batch_size": 4,
+    "num_train_epochs": 25.0,
+    "logging_steps": 40,
 }
 SPELLINGS = {
     **SPEECH,

@@ -136,12 +136,10 @@ class EmotionArguments(ClassArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.segment_seconds is not None and self.segment_seconds < 1:
-            raise UserError(f"--segment_seconds {self.segment_seconds}: must be 1 or more")
+        if self.max_seconds < 1 or (self.segment_seconds is not None and self.segment_seconds < 1):
+            raise UserError("--segment_seconds and --max_seconds must be 1 or more")
         if self.oversample is not None and not 0 < self.oversample <= 1:
             raise UserError(f"--oversample {self.oversample}: must be a share of the largest class, up to 1")
-        if self.max_seconds < 1:
-            raise UserError(f"--max_seconds {self.max_seconds}: must be 1 or more")
         if self.head == "standard" and self.pooling != "mean":
             raise UserError(f"--pooling {self.pooling}: the standard head takes the mean; leave out --head standard")
 
@@ -193,6 +191,7 @@ def main(argv: list[str] | None = None) -> dict:
             return publish_data(described, whole, splits, output_dir)
 
         # Preprocessing
+        import common.speech_heads  # noqa: F401 - from here on the auto classes know models with the published head
         from common.modeling import classes_of, load_feature_extractor, model_commit
         from common.waveforms import Waveforms, collate_waveforms
 
@@ -333,7 +332,7 @@ def emotion_model(task: EmotionArguments, model_args, names: tuple[str, ...], tr
     from transformers import AutoModel, AutoModelForAudioClassification
 
     from common.modeling import classes_of, load_model
-    from common.speech_heads import PooledClassifier  # the auto class knows it, too, once it is imported
+    from common.speech_heads import PooledClassifier
 
     settings = {"training": training, "configured": {"layerdrop": 0.0}}
     trained = classes_of(model_args) is not None

@@ -441,9 +441,10 @@ def test_predicting_with_a_trained_model(whole, shemo, tmp_path):
     argv = ["--do_predict", "--model", str(folder), "--segment_seconds", "1", *QUIET]
     for what in (shemo / name, long):
         out = tmp_path / what.stem
-        results = run_ser.main([*argv, "--test_file", str(what), "--output_dir", str(out)])
+        command = [sys.executable, SCRIPT, *argv, "--test_file", str(what), "--output_dir", str(out)]
+        finish(start(command, tmp_path, plain(tmp_path)))  # a new process knows nothing of the head
         ids, shares = predictions_of(out)
-        assert ids == [what.name] and results["headline"] is None
+        assert ids == [what.name] and ("M" in name or read(out / "results.json")["headline"] is None)
         assert shares.sum() == pytest.approx(1, abs=1e-3)
         if what != long:
             assert np.abs(shares[0] - known[name]).max() <= 2e-4
