@@ -124,6 +124,8 @@ def trained_processor(arguments: ModelArguments):
     """The processor (characters and feature extractor) of a `--model` that was trained to transcribe, else None."""
     from transformers import AutoConfig, AutoProcessor
 
+    import common.speech_heads  # noqa: F401 - from here on the auto classes know models with a recurrent head
+
     name = arguments.model
     with fetching("model", name), quietly():
         configuration = AutoConfig.from_pretrained(name, **source_of(arguments, name))
