@@ -77,7 +77,9 @@ def stock_epochs(model, inputs: Waveforms, settings: dict, epochs: int, folder: 
     flags |= {"use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": False, "logging_strategy": "no"}
     arguments = TrainingArguments(folder, num_train_epochs=epochs, lr_scheduler_type="constant", **settings, **flags)
     clock = EpochSeconds()
-    Trainer(model=model, args=arguments, train_dataset=inputs, data_collator=collate, callbacks=[clock]).train()
+    trainer = Trainer(model=model, args=arguments, train_dataset=inputs, data_collator=collate, callbacks=[clock])
+    trainer.log = lambda *args, **kwargs: None  # the table is what is printed
+    trainer.train()
     return clock.seconds
 
 

@@ -508,10 +508,11 @@ def test_an_interrupt_ends_it_and_keeps_what_was_done(tmp_path):
     for i in range(400):
         (tmp_path / f"{i}.flac").write_bytes(encoded(sound(0.1, 16000), 16000, "flac"))
     script = f"""
-        import sys, time
+        import signal, sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from pathlib import Path
         from common import examining
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it
         decoded = examining.examined
         def slowly(item, name):
             if name == "0":
