@@ -166,6 +166,7 @@ def main(argv: list[str] | None = None) -> dict:
     texts = {"description": __doc__, "spellings": SPELLINGS}
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, data, model_args, training = parsed.groups
+    task.check_use(training)
     if data.dataset == RECIPE["dataset"]:
         parsed.settle("where this set is on the hub", **LIBRISPEECH)
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []

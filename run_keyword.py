@@ -140,8 +140,7 @@ def main(argv: list[str] | None = None) -> dict:
     superb = data.dataset in SUPERB_IDS
     if superb:
         parsed.settle("where this set is on the hub", **SUPERB)
-    if task.layer is not None and not training.do_train:
-        raise UserError(f"--layer {task.layer}: a model that is only used has its layers; leave the flag out")
+    task.check_use(training)
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
     with StopRequest() as stop:

@@ -153,6 +153,7 @@ def main(argv: list[str] | None = None) -> dict:
     texts = {"description": __doc__, "spellings": SPEECH}
     parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
     task, data, model_args, training = parsed.groups
+    task.check_use(training)
     leaks = leaks_of(parsed)
     clock, output_dir, warnings = Clock(), Path(training.output_dir), []
     checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
@@ -266,9 +267,8 @@ def main(argv: list[str] | None = None) -> dict:
         if task.segment_seconds and segments:
             results["extra"]["scored by segment"] = segments
         on_shemo = training.do_train and not data.demo and (pattern is not None or on_hub)
-        like = PUBLISHED.get((task.segment_seconds is not None, task.oversample is not None))
-        rows = [row for row in (like, AUTHORS) if row and on_shemo]
-        results["published"] = [facts.published(*row, unit="percent") for row in rows]
+        rows = [PUBLISHED.get((bool(task.segment_seconds), bool(task.oversample))), AUTHORS] if on_shemo else []
+        results["published"] = [facts.published(*row, unit="percent") for row in rows if row]
         if trainer.is_world_process_zero():
             trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
             results["files"] |= draw_data(whole, splits, output_dir)

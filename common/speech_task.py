@@ -70,6 +70,11 @@ class SpeechArguments:
         if self.layer is not None and self.layer != "weighted" and not (self.layer.isdecimal() and int(self.layer)):
             raise UserError(f"--layer {self.layer}: give the number of layers to keep, from 1, or weighted")
 
+    def check_use(self, training) -> None:
+        """Raises `UserError` for a change of the model where nothing is trained that could get used to it."""
+        if self.layer is not None and not training.do_train:
+            raise UserError(f"--layer {self.layer}: a model that is only used has its layers; leave the flag out")
+
     @property
     def kept_layers(self) -> int | None:
         """`layer` as a number; None: all layers are kept."""
