@@ -96,6 +96,29 @@ def cached_folder(key: dict, build: Callable[[Path], None], root: Path, *, overw
     return folder
 
 
+class MappedDataset:
+    """A data set of (self, row) with memory maps, which are pickled as the names of their files.
+
+    So that a copy in another process (a data loader's worker) maps the same files. Subclasses have `lengths` [N].
+    """
+
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: int) -> tuple["MappedDataset", int]:
+        return self, row
+
+    def __getstate__(self) -> dict:
+        maps = {name: value.filename for name, value in self.__dict__.items() if isinstance(value, np.memmap)}
+        return {"maps": maps, "others": {name: v for name, v in self.__dict__.items() if name not in maps}}
+
+    def __setstate__(self, state: dict) -> None:
+        maps = {name: np.load(file, mmap_mode="r") for name, file in state["maps"].items()}
+        self.__dict__ |= state["others"] | maps
+
+
 def _entry(key: dict, root: Path, discard: bool) -> Path:
     """The folder of an entry, whether it is there or not; what is there is removed if so wished."""
     folder = root / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.cache import cached_files
+from common.cache import MappedDataset, cached_files
 from common.encoders import Encoder
 from common.pair_inputs import PairInputs, collate_pairs
 from common.temporarily import evaluating, replaced
@@ -118,7 +118,7 @@ class _Given(torch.nn.Module):
         return inputs_embeds
 
 
-class CachedStates:
+class CachedStates(MappedDataset):
     """The states of N examples, ready to be batched by `collate_states`; a data set of (self, row).
 
     A copy in another process (a data loader's worker) maps the same file.
@@ -137,18 +137,6 @@ class CachedStates:
         self.lengths, self.examples, self.targets = inputs.lengths, inputs.examples, inputs.targets
         self.pad_to, self.pad_to_multiple_of = inputs.pad_to, inputs.pad_to_multiple_of
         self.states, self.begin, self.whole = states, begin, whole
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, row: int) -> tuple["CachedStates", int]:
-        return self, row
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"states": self.states.filename}  # pickled, a memory map is all that is in its file
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state | {"states": np.load(state["states"], mmap_mode="r")}
 
 
 def collate_states(items: list[tuple[CachedStates, int]]) -> dict:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from common.cache import cached_files
+from common.cache import MappedDataset, cached_files
 from common.frozen import NOT_COMPUTED
 from common.speech_encoders import encoder_of, frame_counts, frames_in, ignore_padding
 from common.speech_heads import PooledClassifier, RecurrentCtc, pool
@@ -145,7 +145,7 @@ class _Given(torch.nn.Module):
         return BaseModelOutput(last_hidden_state=states[:, :, -1], hidden_states=states.unbind(2))
 
 
-class CachedFeatures:
+class CachedFeatures(MappedDataset):
     """The features of N clips, ready to be batched by `collate_features`; a data set of (self, row).
 
     A copy in another process (a data loader's worker) maps the same file.
@@ -163,18 +163,6 @@ class CachedFeatures:
         self.lengths, self.examples, self.targets = inputs.lengths, inputs.examples, inputs.targets
         self.features, self.pooled, self.shortest = arrays["features"], pooled, shortest
         self.begin, self.frames = np.array(arrays["begin"]), np.array(arrays["frames"])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, row: int) -> tuple["CachedFeatures", int]:
-        return self, row
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"features": self.features.filename}  # pickled, a memory map is all that is in its file
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__ |= state | {"features": np.load(state["features"], mmap_mode="r")}
 
 
 def collate_features(items: list[tuple[CachedFeatures, int]]) -> dict:
