@@ -51,8 +51,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """The data, how much of them is used, and what happens to earlier results."""
+class SourceArguments:
+    """Where the data come from, how much of them is used, and what happens to earlier results."""
 
     _argument_group_name = "data"
 
@@ -74,8 +74,6 @@ class DataArguments:
     max_predict_samples: int | None = flag(None, "test examples to use; unset or negative = all", "--max_test_samples")
     sample_seed: int = flag(42, "which examples a max_* flag picks; apart from --seed, so that seeds share examples")
     on_bad_example: Literal["stop", "skip"] = flag("stop", "a broken example ends the run, or is left out and counted")
-    preprocessing_num_workers: int | None = flag(None, "threads or processes for preprocessing; unset = all cores")
-    overwrite_cache: bool = flag(False, "preprocess again instead of using cached results")
     overwrite_output_dir: bool = flag(False, "replace an earlier run's results; its checkpoints are removed")
 
     def __post_init__(self):
@@ -85,6 +83,17 @@ class DataArguments:
                 raise UserError(f"--{name} 0 leaves no example; give a positive number, or -1 for all of them")
             if count is not None and count < 0:
                 setattr(self, name, None)
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """The data, and how they are prepared once for all epochs."""
+
+    preprocessing_num_workers: int | None = flag(None, "threads or processes for preprocessing; unset = all cores")
+    overwrite_cache: bool = flag(False, "preprocess again instead of using cached results")
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
             raise UserError("--preprocessing_num_workers must be 1 or more")
 

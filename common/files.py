@@ -5,20 +5,30 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Writes a file in one move: a reader finds the old one or the new one, never half of it."""
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there when the block ends takes the place of `path`, and nothing if the block fails.
+
+    A reader finds the old file or the new one, never half of it. For files that are written piece by piece.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_bytes(content)
+        yield partial
         os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes a file in one move."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
     return path
 
 

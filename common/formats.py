@@ -9,7 +9,14 @@ Table = tuple[list[str], list[list[Cell]]]  # head and rows; the first cell of a
 
 METRIC_HEAD = ["metric", "value", "95 % interval", "examples", "baseline"]
 DATA_HEAD = ["split", "examples", "available", "selection", "skipped", "source", "fingerprint"]
-NAMES = {"wer": "word error rate", "cer": "character error rate", "mcc": "Matthews correlation"}
+NAMES = {
+    "wer": "word error rate",
+    "cer": "character error rate",
+    "mcc": "Matthews correlation",
+    "auprc": "area under precision-recall",
+    "roc_auc": "area under ROC",
+    "mcc_at_half": "Matthews correlation at 0.5",
+}
 
 
 def format_value(value: float | None, unit: str = "score") -> str:
@@ -36,7 +43,7 @@ def format_difference(difference: float, unit: str) -> str:
     return f"{'-' if difference < 0 else '+'}{text}"
 
 
-def _interval(metric: dict) -> str:
+def interval_text(metric: dict) -> str:
     low, high, unit = metric.get("low"), metric.get("high"), metric["unit"]
     if low is None or high is None:
         return ""
@@ -44,7 +51,9 @@ def _interval(metric: dict) -> str:
 
 
 def words(name: str) -> str:
-    return NAMES.get(name, name if name.startswith("_") else name.replace("_", " "))  # _silence_ is a class's name
+    if name in NAMES or name.startswith("_"):  # _silence_ is a class's name
+        return NAMES.get(name, name)
+    return name.replace("_at_half", " at 0.5").replace("_", " ")
 
 
 def format_memory(size: int | None) -> str:
@@ -78,7 +87,7 @@ def headline_sentences(headline: dict | None) -> list[str]:
     if headline is None:
         return ["Nothing was evaluated: the data have no truth to compare with."]
     unit, value, baseline = headline["unit"], headline["value"], headline["baseline"]
-    interval = _interval(headline)
+    interval = interval_text(headline)
     what = f"{words(headline['metric'])} on {headline['split']}" + (f", 95 % interval {interval}" if interval else "")
     gain = (value - baseline) * (1 if headline["higher_is_better"] else -1)
     verdict = "better" if gain > 0 else "worse" if gain < 0 else "no better"
@@ -107,7 +116,7 @@ def metric_rows(results: dict, split: str) -> list[list[str]]:
         examples = f"{metric['examples']:,}" if "examples" in metric else ""
         baseline = format_value(under[name]["value"], under[name]["unit"]) if name in under else ""
         what = words(name) + (f" ({metric['average']})" if "average" in metric else "")
-        rows.append([what, format_value(metric["value"], metric["unit"]), _interval(metric), examples, baseline])
+        rows.append([what, format_value(metric["value"], metric["unit"]), interval_text(metric), examples, baseline])
     return rows
 
 
@@ -119,7 +128,7 @@ def group_tables(results: dict, split: str) -> list[Table]:
         rows = []
         for value, metrics in groups.items():
             examples = max(metric["examples"] for metric in metrics.values())
-            cells = [(format_value(m["value"], m["unit"]), _interval(m)) for m in metrics.values()]
+            cells = [(format_value(m["value"], m["unit"]), interval_text(m)) for m in metrics.values()]
             rows.append([value, f"{examples:,}", *cells])
         tables.append(([column, "examples", *map(words, names)], rows))
     return tables
@@ -136,7 +145,7 @@ def class_table(classes: dict) -> Table:
             unit = "count" if isinstance(row.get(column), int) or column == "support" else "fraction"
             text = format_value(row.get(column), unit)
             ends = {end: row.get(f"{column}_{end}") for end in ("low", "high")}
-            interval = _interval({**ends, "unit": unit})
+            interval = interval_text({**ends, "unit": unit})
             cells.append((text, interval) if interval else text)
         rows.append(cells)
     return ["class", *map(words, columns)], rows
@@ -207,7 +216,7 @@ def _fact(fact: object) -> str:
     """A number, a text, a metric, or several of them, as people read it."""
     if isinstance(fact, Mapping):
         if {"value", "unit"} <= fact.keys():
-            interval = _interval(fact)
+            interval = interval_text(fact)
             return format_value(fact["value"], fact["unit"]) + (f" ({interval})" if interval else "")
         return ", ".join(f"{words(str(name))} {_fact(value)}" for name, value in fact.items())
     if isinstance(fact, list | tuple):
@@ -221,6 +230,13 @@ def _fact(fact: object) -> str:
     return "n/a" if fact is None else str(fact)
 
 
+def _fact_cell(fact: object) -> Cell:
+    """As `_fact`, but the interval of a metric is small print."""
+    if isinstance(fact, Mapping) and {"value", "unit"} <= fact.keys() and (interval := interval_text(fact)):
+        return format_value(fact["value"], fact["unit"]), interval
+    return _fact(fact)
+
+
 def fact_tables(extra: dict) -> list[tuple[str, Table]]:
     """What only one task has, as titled tables: facts by row and column, facts by name, and one for the lone facts."""
     tables, lone = [], []
@@ -231,7 +247,9 @@ def fact_tables(extra: dict) -> list[tuple[str, Table]]:
         inner = list(facts.values())
         if inner and all(isinstance(row, Mapping) and not {"value", "unit"} <= row.keys() for row in inner):
             columns = list(dict.fromkeys(column for row in inner for column in row))
-            rows = [[words(str(n)), *(_fact(row[c]) if c in row else "" for c in columns)] for n, row in facts.items()]
+            rows = [
+                [words(str(n)), *(_fact_cell(row[c]) if c in row else "" for c in columns)] for n, row in facts.items()
+            ]
             tables.append((words(name), (["", *map(words, columns)], rows)))
         else:
             tables.append((words(name), (["", ""], [[words(str(n)), _fact(value)] for n, value in facts.items()])))

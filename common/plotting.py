@@ -213,7 +213,10 @@ def _bars(figure, axes, table: Mapping, *, low_high: Mapping, baseline: Mapping,
                 )
     if dash is not None:
         dash.set_label("baseline")
-    names = ["\n".join(textwrap.wrap(_plain(name), 14)) or " " for name in table]
+    room = int(11 * figure.get_figwidth() / max(len(table), 1))  # characters for a name, words kept whole
+    parts = [textwrap.wrap(_plain(name), 14) for name in table]
+    names = ["\n".join(line for part in p for line in textwrap.wrap(part, room, break_long_words=False)) for p in parts]
+    names = [name or " " for name in names]
     slanted = len(table) > 7 or max(map(len, names), default=0) > 40
     if slanted:
         names = [textwrap.shorten(_plain(name), 24, placeholder="...") for name in table]
@@ -267,6 +270,48 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], path: Path, *, title: 
         axes.set_ylim(bottom=min(positive) / 2)
         axes.margins(y=0.16)
     _thousands(axes.yaxis)
+    return _save(figure, path)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    path: Path,
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    diagonal: bool = False,
+    logarithmic: bool = False,
+    points: Mapping[str, tuple[float, float]] | None = None,
+) -> Path:
+    """Curves of y over x, the first drawn strongest; `series` maps a legend entry to (x, y).
+
+    For precision over recall, for ROC (with its diagonal) and for calibration. `logarithmic`: both axes, what is not
+    positive left out. `points` maps a legend entry to a point that is marked on them, such as a threshold's.
+    """
+    figure, axes = _axes(title, xlabel, ylabel)
+    drawn = False
+    for index, (name, (x, y)) in enumerate(series.items()):
+        x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+        kept = np.isfinite(x) & np.isfinite(y) & (((x > 0) & (y > 0)) if logarithmic else True)
+        if not kept.any():
+            continue
+        drawn = True
+        marker = {"marker": "os^Dv"[index % 5], "markersize": 4.5} if kept.sum() <= 20 else {}
+        width = 2.2 if index == 0 else 1.5
+        axes.plot(x[kept], y[kept], color=PALETTE[index % len(PALETTE)], linewidth=width, label=_plain(name), **marker)
+    if not drawn:
+        _no_data(axes)
+        return _save(figure, path)
+    for index, (name, (x, y)) in enumerate((points or {}).items()):
+        axes.plot(x, y, "*Xh"[index % 3], color=INK, markersize=10, linestyle="none", label=_plain(name), zorder=5)
+    if logarithmic:
+        axes.set(xscale="log", yscale="log")
+    if diagonal:
+        low, high = (max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1]))
+        axes.plot([low, high], [low, high], color="#777777", linewidth=1.2, linestyle="--", zorder=1)
+    axes.grid(axis="both", color="#E4E4E4", linewidth=0.8)
+    _legend(figure, axes)
     return _save(figure, path)
 
 

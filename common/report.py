@@ -82,15 +82,15 @@ class Html(str):
     """Text that already is HTML; everything else is escaped on its way into the page."""
 
 
-def _html(text: object) -> Html:
+def escaped(text: object) -> Html:
     return text if isinstance(text, Html) else Html(html.escape(str(text)))
 
 
 def _cell(cell: Cell) -> Html:
     return (
-        Html("<br>".join([_html(cell[0]), f"<small>{_html(cell[1])}</small>"]))
+        Html("<br>".join([escaped(cell[0]), f"<small>{escaped(cell[1])}</small>"]))
         if isinstance(cell, tuple)
-        else _html(cell)
+        else escaped(cell)
     )
 
 
@@ -151,14 +151,14 @@ def _excerpts(text: str, masks: list[int]) -> list[tuple[int, int]]:
 
 def card(title: str, rows: list[tuple[str, str]], body: str = "") -> Html:
     """One error to look at: title and rows are escaped here, `body` is HTML (of `marked_text`, or an audio element)."""
-    facts = "".join(f'<dt>{_html(name)}</dt><dd dir="auto">{_html(text)}</dd>' for name, text in rows)
+    facts = "".join(f'<dt>{escaped(name)}</dt><dd dir="auto">{escaped(text)}</dd>' for name, text in rows)
     facts = f"<dl>{facts}</dl>" if rows else ""
-    return Html(f'<article class="card"><h3 dir="auto">{_html(title)}</h3>{facts}{body}</article>')
+    return Html(f'<article class="card"><h3 dir="auto">{escaped(title)}</h3>{facts}{body}</article>')
 
 
 def text_block(name: str, text: str) -> Html:
     """A named text in the body of a card, in the direction of its own script; a long one is cut."""
-    return Html(f'<p class="soft">{_html(name)}</p>{marked_text(text, [])}')
+    return Html(f'<p class="soft">{escaped(name)}</p>{marked_text(text, [])}')
 
 
 def player(sound: bytes, kind: str = "audio/mpeg") -> Html:
@@ -166,14 +166,20 @@ def player(sound: bytes, kind: str = "audio/mpeg") -> Html:
     return Html(f'<audio controls preload="none" src="data:{kind};base64,{base64.b64encode(sound).decode()}"></audio>')
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], align: str = "", highlighted: int = 0) -> Html:
+def figure(caption: str, png: bytes) -> Html:
+    """A picture, whose bytes are in the page, and what it shows."""
+    picture = f'<img alt="{escaped(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return Html(f"<figure>{picture}<figcaption>{escaped(caption)}</figcaption></figure>")
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[Cell]], align: str = "", highlighted: int = 0) -> Html:
     """A table in its own scrolling box, its first rows highlighted.
 
     `align` has a letter a column: l(eft), r(ight: numbers) or w(ide text). Default: one name, then numbers.
     """
     align = align or "l" + "r" * (len(head) - 1)
     classes = [{"l": "", "r": ' class="r"', "w": ' class="wide"'}[letter] for letter in align]
-    top = "".join(f'<th scope="col"{c}>{_html(name)}</th>' for name, c in zip(head, classes))
+    top = "".join(f'<th scope="col"{c}>{escaped(name)}</th>' for name, c in zip(head, classes))
     top = f"<thead><tr>{top}</tr></thead>" if any(head) else ""
     body = ""
     for number, (first, *rest) in enumerate(rows):
@@ -183,35 +189,48 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Cell]], align: str = "",
     return Html(f'<div class="scroll"><table>{top}<tbody>{body}</tbody></table></div>')
 
 
+def html_page(title: str, body: str, style: str = "") -> bytes:
+    """A whole page that needs nothing else: no scripts, nothing from the network, light and dark, wide and narrow."""
+    # The policy is the second lock: even text that escaped the escaping could load or run nothing.
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
+    head = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escaped(title)}</title><style>{STYLE}{style}</style></head>"
+    )
+    return f"{head}<body><main>{body}</main></body></html>\n".encode("utf-8", "replace")
+
+
 def _summary(results: dict) -> str:
     model, headline = results["model"], results["headline"]
     total, trainable = model["parameters"]["total"], model["parameters"]["trainable"]
     parameters = f"{total:,} parameters, {trainable:,} trainable ({100 * trainable / max(total, 1):.2f} %)"
     lines = [f"{model['architecture']} · {parameters}", f"{results['script']} · {results['created']}"]
-    page = f'<header><h1 dir="auto">{_html(words(results["task"]))}: {_html(model["name"])}</h1>'
-    page += "".join(f'<p class="soft">{_html(line)}</p>' for line in lines) + "</header>"
+    page = f'<header><h1 dir="auto">{escaped(words(results["task"]))}: {escaped(model["name"])}</h1>'
+    page += "".join(f'<p class="soft">{escaped(line)}</p>' for line in lines) + "</header>"
     for sentence, void in badges(results):
-        page += f'<p class="badge{"" if void else " quiet"}" role="note">{_html(sentence)}</p>'
+        page += f'<p class="badge{"" if void else " quiet"}" role="note">{escaped(sentence)}</p>'
     notes = results["protocol"]["notes"] + results["warnings"]
     number = f'<div class="big">{format_value(headline["value"], headline["unit"])}</div>' if headline else ""
     what, *standing = headline_sentences(headline)
-    page += f'<section class="sheet">{number}<p>{_html(what)}</p>'
+    page += f'<section class="sheet">{number}<p>{escaped(what)}</p>'
     for sentence in standing:
         tone = "good" if "(better)" in sentence else "bad"
-        page += f'<p class="{tone}">{_html(sentence)}</p>'
+        page += f'<p class="{tone}">{escaped(sentence)}</p>'
     page += "</section>"
     if notes:
-        page += "<h2>Warnings and notes</h2><ul>" + "".join(f"<li>{_html(note)}</li>" for note in notes) + "</ul>"
+        page += "<h2>Warnings and notes</h2><ul>" + "".join(f"<li>{escaped(note)}</li>" for note in notes) + "</ul>"
     return page
 
 
 def _metrics(results: dict) -> str:
     page = "<h2>Metrics</h2>" if results["metrics"] else ""
     for split in results["metrics"]:
-        page += f"<h3>{_html(split)}</h3>" + _table(METRIC_HEAD, metric_rows(results, split))
+        page += f"<h3>{escaped(split)}</h3>" + html_table(METRIC_HEAD, metric_rows(results, split))
         if split in results["baseline"]:
-            page += f'<p class="soft">baseline: {_html(results["baseline"][split]["name"])}</p>'
-        page += "".join(_table(*table) for table in group_tables(results, split))
+            page += f'<p class="soft">baseline: {escaped(results["baseline"][split]["name"])}</p>'
+        page += "".join(html_table(*table) for table in group_tables(results, split))
     return page
 
 
@@ -219,18 +238,18 @@ def _published(results: dict) -> str:
     if not results["published"]:
         return ""
     head, rows = published_table(results)
-    page = f'<h2>Published beside ours</h2><p class="soft">{_html(published_sentence(results))}</p>'
-    return page + _table(head, rows, "w" + "r" * (len(head) - 1), highlighted=1)
+    page = f'<h2>Published beside ours</h2><p class="soft">{escaped(published_sentence(results))}</p>'
+    return page + html_table(head, rows, "w" + "r" * (len(head) - 1), highlighted=1)
 
 
 def _facts(results: dict) -> str:
     page = ""
     for title, (head, rows) in fact_tables(results.get("extra", {})):
-        table = _table(head, rows, "" if any(head) else "lw")
+        table = html_table(head, rows, "" if any(head) else "lw")
         if len(rows) > 10:
-            page += f"<details><summary>{_html(title)} ({len(rows)} rows)</summary>{table}</details>"
+            page += f"<details><summary>{escaped(title)} ({len(rows)} rows)</summary>{table}</details>"
         else:
-            page += (f"<h3>{_html(title)}</h3>" if title else "") + table
+            page += (f"<h3>{escaped(title)}</h3>" if title else "") + table
     return f"<h2>Only in this task</h2>{page}" if page else ""
 
 
@@ -240,22 +259,20 @@ def _plots(results: dict, output_dir: Path) -> str:
         if not path.lower().endswith(".png"):
             continue
         caption = words(Path(name).name.removesuffix(".png")).strip()
-        caption = _html(caption[:1].upper() + caption[1:])
+        caption = caption[:1].upper() + caption[1:]
         if (output_dir / path).is_file():
-            data = base64.b64encode((output_dir / path).read_bytes()).decode()
-            picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+            page += figure(caption, (output_dir / path).read_bytes())
         else:
-            picture = f"<p>{_html(path)} is missing</p>"
-        page += f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+            page += f"<figure><p>{escaped(path)} is missing</p><figcaption>{escaped(caption)}</figcaption></figure>"
     return f'<h2>Plots</h2><div class="plots">{page}</div>' if page else ""
 
 
 def _classes(results: dict) -> str:
     page = ""
     for split, classes in results.get("per_class", {}).items():
-        page += f"<h3>{_html(split)}: by class</h3>" + _table(*class_table(classes))
+        page += f"<h3>{escaped(split)}: by class</h3>" + html_table(*class_table(classes))
     for split, confusion in results.get("confusion", {}).items():
-        page += f"<h3>{_html(split)}: confusion</h3>" + _table(*confusion_table(confusion))
+        page += f"<h3>{escaped(split)}: confusion</h3>" + html_table(*confusion_table(confusion))
     return f"<h2>Classes</h2>{page}" if page else ""
 
 
@@ -264,26 +281,26 @@ def _errors(cards: Sequence[str], title: str) -> str:
     if any("<mark " in card for card in cards):
         kinds = (("gold", "gold"), ("predicted", "predicted"), ("both", "both"))
         legend = " ".join(f'<mark class="{kind}">{word}</mark>' for kind, word in kinds)
-    return f'<h2>{_html(title)}</h2><p>{legend}</p><div class="cards">{"".join(cards)}</div>' if cards else ""
+    return f'<h2>{escaped(title)}</h2><p>{legend}</p><div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
 def _data(results: dict) -> str:
     splits = results["data"]["splits"]
-    page = "<h2>Data</h2>" + _table(DATA_HEAD, data_rows(results), "lrrwlwl")
-    page += "".join(f"<p>{_html(sentence)}</p>" for sentence in overlap_sentences(results))
+    page = "<h2>Data</h2>" + html_table(DATA_HEAD, data_rows(results), "lrrwlwl")
+    page += "".join(f"<p>{escaped(sentence)}</p>" for sentence in overlap_sentences(results))
     for title, table in (("Labels", label_table(splits)), ("Statistics", statistics_table(splits))):
-        page += f"<h3>{title}</h3>{_table(*table)}" if table else ""
+        page += f"<h3>{title}</h3>{html_table(*table)}" if table else ""
     return page
 
 
 def _run(results: dict) -> str:
-    page = f"<h2>Run it again</h2><pre>{_html(shlex.join(results['command']))}</pre>"
+    page = f"<h2>Run it again</h2><pre>{escaped(shlex.join(results['command']))}</pre>"
     changed, arguments = _changed(results), results["arguments"]
     rest = [name for name in arguments if name not in changed]
     order = [*changed, *sorted(rest, key=lambda name: not arguments[name]["source"].startswith("recipe"))]
     rows = [[name, format_argument(arguments[name]["value"]), arguments[name]["source"]] for name in order]
     head = f"{len(changed)} of {len(rows)} arguments differ from the recipe and the library's defaults"
-    table = _table(["argument", "value", "source"], rows, "lwl", highlighted=len(changed))
+    table = html_table(["argument", "value", "source"], rows, "lwl", highlighted=len(changed))
     return page + f"<details><summary>{head}</summary>{table}</details>"
 
 
@@ -295,8 +312,8 @@ def _resources(results: dict) -> str:
     rows.append(["peak memory", format_memory(resources["peak_memory_bytes"])])
     if resources["peak_gpu_memory_bytes"] is not None:
         rows.append(["peak GPU memory", format_memory(resources["peak_gpu_memory_bytes"])])
-    page = "<h2>Resources</h2>" + _table(["", ""], rows, "lw")
-    return page + "<h2>Environment</h2>" + _table(["", ""], environment_rows(results), "lw")
+    page = "<h2>Resources</h2>" + html_table(["", ""], rows, "lw")
+    return page + "<h2>Environment</h2>" + html_table(["", ""], environment_rows(results), "lw")
 
 
 def write_report(
@@ -309,14 +326,7 @@ def write_report(
     """
     output_dir = Path(output_dir)
     marks = "".join(f"[{sentence.split(':')[0]}] " for sentence, void in badges(results) if void)
-    # The policy is the second lock: even text that escaped the escaping could load or run nothing.
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
     parts = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width,initial-scale=1">',
-        f"<title>{_html(marks)}{_html(results['script'])}: {_html(results['model']['name'])}</title>",
-        f"<style>{STYLE}</style></head><body><main>",
         _summary(results),
         _metrics(results),
         _published(results),
@@ -327,7 +337,7 @@ def write_report(
         _data(results),
         _run(results),
         _resources(results),
-        f"<footer>Written by {_html(results['script'])} from results.json, {_html(results['created'])}.</footer>",
-        "</main></body></html>\n",
+        f"<footer>Written by {escaped(results['script'])} from results.json, {escaped(results['created'])}.</footer>",
     ]
-    return write_bytes(output_dir / "report.html", "".join(parts).encode("utf-8", "replace"))
+    title = f"{marks}{results['script']}: {results['model']['name']}"
+    return write_bytes(output_dir / "report.html", html_page(title, "".join(parts)))

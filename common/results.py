@@ -67,7 +67,20 @@ def of_run(
     from common.modeling import count_parameters
 
     args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    log = trainer.state.log_history
+    facts = {"revision": commit, "architecture": type(model).__name__, "parameters": count_parameters(model)}
+    where = environment(str(args.device), args.world_size)
+    shared = {"task": task, "warnings": warnings, "leaks": leaks}
+    return of_any_run(parsed, clock, model=facts, log=trainer.state.log_history, environment=where, **shared)
+
+
+def of_any_run(
+    parsed, clock, *, task: str, model: dict, log: list[dict], environment: dict, warnings: list[str], leaks=None
+) -> dict:
+    """The parts of results.json that every run has in common, on `Trainer` or not.
+
+    `model` has revision, architecture and parameters (total, trainable); `log` a dictionary for each time that
+    something was logged; `leaks` says how the protocol leaks, if it does.
+    """
     speeds = {
         k.removesuffix("_samples_per_second"): v for e in log for k, v in e.items() if k.endswith("_samples_per_second")
     }
@@ -82,15 +95,10 @@ def of_run(
             "notes": leaks or [],
         },
         "arguments": parsed.record,
-        "model": {
-            "name": parsed.record["model"]["value"],
-            "revision": commit,
-            "architecture": type(model).__name__,
-            "parameters": count_parameters(model),
-        },
+        "model": {"name": parsed.record["model"]["value"], **model},
         "history": history(log),
         "resources": {"seconds": clock.total(), "samples_per_second": speeds, **peak_memory()},
-        "environment": environment(str(args.device), args.world_size),
+        "environment": environment,
         "warnings": warnings,
         "files": {"report": "report.html", "model_card": "README.md"},
     }
@@ -158,6 +166,22 @@ def history(log: Iterable[dict]) -> list[dict]:
 def completed(results: dict) -> dict:
     """`results` with schema version and time."""
     return {"schema_version": SCHEMA_VERSION, "created": datetime.now(UTC).isoformat(timespec="seconds"), **results}
+
+
+def write_flat(output_dir: Path, results: dict) -> None:
+    """Writes what official examples write, for a run without `Trainer`: metrics by split and together, and the log."""
+    together = {}
+    for name, prefix in {"train": "train", "validation": "eval", "test": "predict"}.items():
+        figures = results["metrics"].get(name, {}).items()
+        flat = {f"{prefix}_{metric}": figure["value"] for metric, figure in figures if figure["value"] is not None}
+        if name == "train" and results["history"]:
+            flat = {"train_loss": results["history"][-1]["loss"], "epoch": results["history"][-1]["epoch"]}
+            flat["train_runtime"] = results["resources"]["seconds"]["training"]
+            write_json(output_dir / "trainer_state.json", {"log_history": results["history"]})
+        if flat:
+            write_json(output_dir / f"{prefix}_results.json", flat)
+            together |= flat
+    write_json(output_dir / "all_results.json", together)
 
 
 def write_results(output_dir: Path, results: dict) -> None:

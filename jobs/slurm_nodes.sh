@@ -1,0 +1,46 @@
+#!/bin/bash
+# One script on all GPUs of several nodes, which share this folder (data, caches and outputs lie on it):
+#
+#     sbatch --nodes=4 jobs/slurm_nodes.sh run_mnli_lora.py --max_train_samples -1 --bf16 --output_dir outputs/mnli
+#
+# Three minutes before its time is up the script saves a checkpoint, and the job goes back into the queue to go on from
+# it. A preempted job is put there by SLURM and goes on from its last checkpoint; `scancel` ends it for good.
+
+#SBATCH --job-name=finetune
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=32
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR1@180
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+
+set -euo pipefail
+source .venv/bin/activate
+processes="${SLURM_GPUS_ON_NODE:-1}"
+cpus="${SLURM_CPUS_PER_TASK:-$processes}"
+export SRUN_CPUS_PER_TASK="$cpus" # srun does not take it over from sbatch
+export OMP_NUM_THREADS="$((cpus > processes ? cpus / processes : 1))"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=150 # seconds for the checkpoint before torchrun kills; without it 30
+
+# The first node is where all meet; the port follows from the job, so that two jobs on one node do not collide.
+nodes="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+meeting="${nodes%%$'\n'*}:$((20000 + SLURM_JOB_ID % 10000))"
+
+# Not by a signal to srun: it would kill the script at once instead of passing SIGTERM on.
+ending=""
+trap 'ending=yes; scancel --signal=TERM "$SLURM_JOB_ID"' USR1
+
+# A node that has left early, its checkpoint saved, must not take the others with it: --kill-on-bad-exit=0.
+srun --kill-on-bad-exit=0 torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc_per_node "$processes" \
+    --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d --rdzv_endpoint "$meeting" "$@" --resume_from_checkpoint auto &
+step=$! status=0
+wait "$step" || status=$?
+if [ -n "$ending" ]; then
+    status=0
+    wait "$step" || status=$? # the first wait ended with the signal, not with the script
+    [ "$status" -eq 0 ] || scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
