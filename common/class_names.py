@@ -14,7 +14,7 @@ NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the s
 NUMBER = re.compile(r"-?\d+(\.0+)?")
 GENERIC_NAME = re.compile(r"LABEL_\d+")
 Classes = Mapping[str, tuple[str, ...]]
-Examples = TypeVar("Examples")  # `Pairs`, `Recordings`: what has names and can be relabelled
+Examples = TypeVar("Examples")  # `common.examples.Examples`
 
 
 def listed(names: Iterable[str]) -> str:

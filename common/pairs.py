@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from common.class_names import NO_GOLD_LABEL, NUMBER, Classes, classes_of_labels, listed
-from common.data import fingerprint, is_unicode, overlap, read_rows, require_columns
+from common.data import is_unicode, overlap, read_rows, require_columns
 from common.errors import UserError
+from common.examples import Examples
 
 # Where the parts of a pair are found by themselves, the first name that is there; compared without case.
 COLUMNS = {
@@ -34,7 +35,7 @@ WORD = re.compile(r"[\w\u200c\u0300-\u036f\u064b-\u0652]+")  # with the zero-wid
 
 
 @dataclass
-class Pairs:
+class Pairs(Examples):
     """N pairs of texts.
 
     Attributes:
@@ -46,6 +47,7 @@ class Pairs:
         skipped: reason -> how many pairs were left out.
     """
 
+    what = "pairs"
     ids: list[str]
     premises: list[str]
     hypotheses: list[str]
@@ -69,40 +71,14 @@ class Pairs:
             groups={name: [values[i] for i in indices] for name, values in self.groups.items()},
         )
 
-    def relabelled(self, names: tuple[str, ...]) -> "Pairs":
-        """The same pairs with labels counted in the order of `names`; `UserError` for a class that is not there."""
-        if self.labels is None:
-            return replace(self, names=tuple(names))
-        missing = [name for name, count in self.label_counts().items() if count and name not in names]
-        if missing:
-            raise UserError(
-                f"{self.source}: the classes {listed(missing)} are not among {listed(names)}; use a model that was "
-                "trained for them, or leave these pairs out"
-            )
-        order = np.array([names.index(name) if name in names else -1 for name in self.names], dtype=np.int64)
-        return replace(self, labels=order[self.labels], names=tuple(names))
-
     def rows(self) -> Iterator[tuple]:
         """(id, premise, hypothesis, name of the class or None) for fingerprints."""
         labels = [None] * len(self) if self.labels is None else [self.names[i] for i in self.labels]
         return zip(self.ids, self.premises, self.hypotheses, labels)
 
-    def label_counts(self) -> dict[str, int]:
-        """How many pairs each class has, in label order."""
-        return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist()))
-
-    def describe(self, available: int, selection: str, **statistics: int) -> dict:
-        """What results.json says of a split; `available` and `selection`: of how many, and how, they were chosen."""
-        described = {
-            "source": self.source,
-            "examples": len(self),
-            "available": available,
-            "selection": selection,
-            "fingerprint": fingerprint(self.rows()),
-            "skipped": self.skipped,
-            "statistics": {"premises": len(set(self.premises)), **statistics},
-        }
-        return described if self.labels is None else {**described, "label_counts": self.label_counts()}
+    def statistics(self) -> dict[str, float]:
+        """How many different premises there are."""
+        return {"premises": len(set(self.premises))}
 
 
 def describe_splits(splits: dict[str, Pairs], selection: dict[str, tuple[int, str]], statistics: dict) -> dict:

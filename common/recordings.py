@@ -14,10 +14,10 @@ import numpy as np
 
 from common.archives import extracted, is_archive
 from common.audio import MINIMUM_SAMPLES, RATE, BadAudio, seconds_of
-from common.class_names import listed
-from common.data import TABLE_FORMATS, existing_file, fingerprint, overlap
+from common.data import TABLE_FORMATS, existing_file, overlap
 from common.errors import UserError
 from common.examining import examine
+from common.examples import Examples
 from common.recording_readers import (
     AUDIO_ENDINGS,
     TRANSCRIPTS,
@@ -40,7 +40,7 @@ TOLERANCE = 0.01  # seconds by which a part may end after its clip: tables round
 
 
 @dataclass
-class Recordings:
+class Recordings(Examples):
     """N examples of speech, each a clip or a part of one.
 
     Attributes:
@@ -60,6 +60,7 @@ class Recordings:
         left_out: (id, sentence) of each bad clip that was left out.
     """
 
+    what = "clips"
     source: str
     ids: list[str]
     audio: Sequence
@@ -104,19 +105,6 @@ class Recordings:
             splits=taken(self.splits),
             digests=taken(self.digests),
         )
-
-    def relabelled(self, names: tuple[str, ...]) -> "Recordings":
-        """The same recordings with labels in the order of `names`; `UserError` for a class that is not there."""
-        if self.labels is None:
-            return replace(self, names=tuple(names))
-        missing = [name for name, count in self.label_counts().items() if count and name not in names]
-        if missing:
-            raise UserError(
-                f"{self.source}: the classes {listed(missing)} are not among {listed(names)}; use a model that was "
-                "trained for them, or leave these clips out"
-            )
-        order = np.array([names.index(name) if name in names else -1 for name in self.names], dtype=np.int64)
-        return replace(self, labels=order[self.labels], names=tuple(names))
 
     def checked(
         self, root: Path, *, skip_bad: bool, workers: int | None, progress: str | None, silent_ok: Sequence[str] = ()
@@ -215,26 +203,13 @@ class Recordings:
         parts = (self.begins.tolist(), self.ends.tolist())
         return zip(self.ids, *parts, labels, *(v or nothing for v in (self.texts, self.speakers, self.digests)))
 
-    def label_counts(self) -> dict[str, int]:
-        """How many recordings each class has, in label order."""
-        return dict(zip(self.names, np.bincount(self.labels, minlength=len(self.names)).tolist()))
-
-    def describe(self, available: int, selection: str, **statistics: float) -> dict:
-        """What results.json says of a split; `available` and `selection`: of how many, and how, they were chosen."""
+    def statistics(self) -> dict[str, float]:
+        """How many speakers there are, and how long they speak, in hours and (single clips) seconds."""
         known = {} if self.speakers is None else {"speakers": len({*self.speakers} - {""})}
         if len(self) and not np.isnan(self.seconds).any():
             lengths = self.seconds
             known |= {"hours": round(lengths.sum() / 3600, 4), "longest": lengths.max(), "shortest": lengths.min()}
-        described = {
-            "source": self.source,
-            "examples": len(self),
-            "available": available,
-            "selection": selection,
-            "fingerprint": fingerprint(self.rows()),
-            "skipped": self.skipped,
-            "statistics": {**known, **statistics},
-        }
-        return described if self.labels is None else {**described, "label_counts": self.label_counts()}
+        return known
 
 
 def describe_splits(splits: dict[str, Recordings], selection: dict[str, tuple[int, str]], statistics: dict) -> dict:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import fingerprint, is_unicode, overlap, read_json, read_rows, require_columns
+from common.data import is_unicode, overlap, read_json, read_rows, require_columns
 from common.errors import UserError
+from common.examples import Examples
 
 FLAT_COLUMNS = ("id", "question", "context", "answers")
 
 
 @dataclass
-class Questions:
+class Questions(Examples):
     """N questions over M distinct contexts.
 
     Attributes:
@@ -85,23 +86,16 @@ class Questions:
         for i, (identity, question) in enumerate(zip(self.ids, self.questions)):
             yield identity, question, self.context(i), self.answers[i] if self.answers is not None else None
 
-    def label_counts(self) -> dict[str, int]:
-        """How many are answerable and unanswerable."""
+    def label_counts(self) -> dict[str, int] | None:
+        """How many are answerable and unanswerable; None where that is unknown."""
+        if self.answers is None:
+            return None
         answerable = int(self.answerable.sum())
         return {"answerable": answerable, "unanswerable": len(self) - answerable}
 
-    def describe(self, available: int, selection: str, **statistics: int) -> dict:
-        """What results.json says of a split; `available` and `selection`: of how many, and how, they were chosen."""
-        described = {
-            "source": self.source,
-            "examples": len(self),
-            "available": available,
-            "selection": selection,
-            "fingerprint": fingerprint(self.rows()),
-            "skipped": self.skipped,
-            "statistics": {"contexts": len(self.contexts), **statistics},
-        }
-        return described if self.answers is None else {**described, "label_counts": self.label_counts()}
+    def statistics(self) -> dict[str, float]:
+        """How many texts the questions are asked about."""
+        return {"contexts": len(self.contexts)}
 
     def training_spans(self) -> np.ndarray:
         """int [N, 2]: first and one-past-last character of the answer to train on; (-1, -1) where there is none.
