@@ -29,10 +29,9 @@ from transformers import (
 
 import run_mnli_lora
 import run_nli_parsbert
-from benchmarks.side_by_side import alternate, row, table
+from benchmarks.side_by_side import alternate, publish, row
 from common.adapting import Strategy, apply
 from common.arguments import DataArguments, ModelArguments, parse_arguments
-from common.files import write_json
 from common.first_token import FirstToken
 from common.frozen import FrozenPrefix, collate_states, states_of
 from common.pair_inputs import PairInputs, collate_pairs
@@ -200,12 +199,7 @@ def main(argv: list[str] | None = None) -> dict:
     for part in PARTS if options.only is None else (options.only,):
         rows, results["checks"][part] = measure[part](options, tokenizer, inputs)
         results["rows"] += rows
-    print(table(results["rows"]))
-    for part, checks in results["checks"].items():
-        print(f"{part}: {checks}")
-    if options.output:
-        write_json(options.output, results)
-    return results
+    return publish(results, options.output)
 
 
 if __name__ == "__main__":

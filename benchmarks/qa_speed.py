@@ -26,9 +26,8 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, logging, 
 from transformers.trainer_pt_utils import EvalLoopContainer
 
 import run_qa
-from benchmarks.side_by_side import alternate, row, table
+from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import DataArguments, ModelArguments, parse_arguments
-from common.files import write_json
 from common.run import StopRequest
 from common.samplers import InOrder, LengthGroupedSampler
 from common.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
@@ -464,12 +463,7 @@ def main(argv: list[str] | None = None) -> dict:
     for part in PARTS if options.only is None else (options.only,):
         rows, results["checks"][part] = measure[part]()
         results["rows"] += rows
-    print(table(results["rows"]))
-    for part, checks in results["checks"].items():
-        print(f"{part}: {checks}")
-    if options.output:
-        write_json(options.output, results)
-    return results
+    return publish(results, options.output)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+from common.files import write_json
 
 
 def alternate(
@@ -45,3 +48,13 @@ def table(rows: list[dict]) -> str:
         cells = (r["part"], *sides, f"{r['ratio']:.2f}x", r["goal"], met)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def publish(results: dict, output: Path | None) -> dict:
+    """Prints the rows and the checks of {"rows", "checks", "setting"}, writes it all to a json file; returns it."""
+    print(table(results["rows"]))
+    for part, checks in results["checks"].items():
+        print(f"{part}: {checks}")
+    if output:
+        write_json(output, results)
+    return results

@@ -31,11 +31,10 @@ from transformers import (
 
 import run_asr
 import run_keyword
-from benchmarks.side_by_side import alternate, row, table
+from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import DataArguments, ModelArguments, parse_arguments
 from common.audio import RATE, decode
 from common.ctc import ctc_head
-from common.files import write_json
 from common.recordings import Reading, Recordings, read_recordings
 from common.run import StopRequest
 from common.speech_encoders import freeze
@@ -238,12 +237,7 @@ def main(argv: list[str] | None = None) -> dict:
         for part in PARTS if options.only is None else (options.only,):
             rows, results["checks"][part] = {"keyword": keyword, "asr": asr, "audio": audio}[part](options)
             results["rows"] += rows
-    print(table(results["rows"]))
-    for part, checks in results["checks"].items():
-        print(f"{part}: {checks}")
-    if options.output:
-        write_json(options.output, results)
-    return results
+    return publish(results, options.output)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,17 @@ def isolated_caches(monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For torch: more would wait for each other on a busy machine, where what is computed is tiny."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data beside the repository; tests that need it are skipped where it is not."""

@@ -1,6 +1,9 @@
 """What several test modules need: the sentence of a refusal, and SQuAD's nested rows as the hub has them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,30 @@ def hub_rows(squad_file: str | Path) -> list[dict]:
         for paragraph in article["paragraphs"]
         for question in paragraph["qas"]
     ]
+
+
+LOAD = """
+import json, socket, sys
+
+def refuse(*args, **kwargs):
+    raise AssertionError("the network was used")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+import evaluate
+metric = evaluate.load(sys.argv[1])
+print(json.dumps(metric.compute(**json.loads(sys.argv[2]))))
+"""
+
+
+def evaluate_offline(metric: str, home: Path, **inputs) -> dict:
+    """What the metric in the folder common/metrics/`metric` computes when `evaluate` loads it without a network."""
+    done = subprocess.run(
+        # -P: the repository is not on the path, so the copy that evaluate makes has to do without the rest of it.
+        [sys.executable, "-P", "-c", LOAD, f"common/metrics/{metric}", json.dumps(inputs)],
+        cwd=Path(__file__).resolve().parent.parent,
+        env={**os.environ, "HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,10 +1,6 @@
 """Class scores: worked by hand, scikit-learn's own figures, and the folder as `evaluate.load` reads it."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from common.metrics.classification.classification import Classification, class_table, confusion_counts, summary
+from tests.helpers import evaluate_offline
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -128,29 +125,7 @@ def test_what_cannot_be_scored_is_refused(references, predictions, labels, words
         Classification()._compute(predictions, references, labels)
 
 
-LOAD = """
-import json, socket, sys
-
-def refuse(*args, **kwargs):
-    raise AssertionError("the network was used")
-
-socket.socket.connect = socket.getaddrinfo = refuse
-import evaluate
-metric = evaluate.load("common/metrics/classification")
-print(json.dumps(metric.compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 2])))
-"""
-
-
 def test_evaluate_loads_the_folder_offline(tmp_path):
-    done = subprocess.run(
-        # -P: the repository is not on the path, so the copy that evaluate makes has to do without the rest of it.
-        [sys.executable, "-P", "-c", LOAD],
-        cwd=REPOSITORY,
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = evaluate_offline("classification", tmp_path, predictions=[0, 1, 1, 2], references=[0, 1, 2, 2])
     assert result["accuracy"] == 75 and result["confusion"] == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert list(result["per_class"]) == ["0", "1", "2"]

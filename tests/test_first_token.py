@@ -15,17 +15,11 @@ from common.lora import LoraArguments, add_lora
 from common.pruning import prune
 from tests.test_adapting import FAMILIES, tiny_batch, tiny_config, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LABELS = torch.tensor([0, 1, 2, 0, 1])
 TRAINING = SimpleNamespace(fsdp=None)
 HIDDEN, TOKENS, TEXTS = 32, 11, 5  # of the tiny models and their batch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def changed(model, form: str):

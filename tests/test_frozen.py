@@ -31,17 +31,11 @@ from common.trainer import FinetuneTrainer, Head
 from tests.conftest import TEXTS
 from tests.distributed_worker import history_of, make_arguments, state_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS, HIDDEN = 4, 32
 FAMILIES = ("bert", "distilbert", "roberta", "xlm-roberta", "electra")
 TOKENIZERS = {"electra": "bert", "deberta-v2": "bert"}  # whose tokenizer stands for that of another family
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

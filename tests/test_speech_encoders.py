@@ -16,6 +16,8 @@ from common.speech_encoders import FAMILIES, frame_counts, frames_in, freeze, ig
 from common.waveforms import SHORTEST_BATCH
 from tests.helpers import message
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENGTHS = (12_000, 400, 1_999, 3_520, 8_001)
 LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 ENCODERS = {
@@ -29,14 +31,6 @@ ENCODERS = {
 }
 GROUP_NORM = [name for name, (_, settings) in ENCODERS.items() if settings is not LARGE]
 AUTO = {"": AutoModel, "ForSequenceClassification": AutoModelForAudioClassification, "ForCTC": AutoModelForCTC}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(name: str, task: str = "", **settings):

@@ -1,9 +1,6 @@
 """SQuAD v2 scoring: cases worked by hand, a plain loop as reference, and the folder as `evaluate.load` reads it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.metrics.squad_v2.squad_v2 import SquadV2, normalize_answer, question_scores, summary, threshold_sweep
+from tests.helpers import evaluate_offline
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -253,33 +251,10 @@ def test_metric_names_the_prediction_too_many(metric):
         metric._compute([_prediction("a", "x"), _prediction("b", "x")], [_reference("a")])
 
 
-LOAD = """
-import json, socket, sys
-
-def refuse(*args, **kwargs):
-    raise AssertionError("the network was used")
-
-socket.socket.connect = socket.getaddrinfo = refuse
-import evaluate
-predictions, references = json.load(sys.stdin)
-metric = evaluate.load("common/metrics/squad_v2")
-print(json.dumps(metric.compute(predictions=predictions, references=references, no_answer_threshold=0.5)))
-"""
-
-
 def test_evaluate_loads_the_folder_offline(tmp_path):
-    done = subprocess.run(
-        # -P: the repository is not on the path, so the copy that evaluate makes has to do without the rest of it.
-        [sys.executable, "-P", "-c", LOAD],
-        cwd=REPOSITORY,
-        env={**os.environ, "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        input=json.dumps([PREDICTIONS, REFERENCES]),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    both = {"predictions": PREDICTIONS, "references": REFERENCES}
+    result = evaluate_offline("squad_v2", tmp_path, **both, no_answer_threshold=0.5)
     scores = question_scores(["normandy", "", "the 10th"], [["Normandy", "the Normandy"], [], ["10th century"]])
-    result = json.loads(done.stdout.splitlines()[-1])
     expected = summary(scores, np.array([True, False, True]))
     assert {key: result[key] for key in expected} == expected
     assert set(result) - set(expected) == {"best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh"}

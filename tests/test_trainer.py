@@ -34,17 +34,10 @@ from tests.distributed_worker import (
     train_resumable,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("labels", "spans")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """More would wait for each other on a busy machine, and what is computed here is tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def assert_close(weights: dict, expected: dict) -> None:
