@@ -8,6 +8,7 @@ For BERT, RoBERTa, XLM-R, ELECTRA and DistilBERT, whose weights stay where they 
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -104,6 +105,7 @@ def quickest_forward(model, training, prefix: FrozenPrefix | None = None) -> Cal
         training: the `TrainingArguments`.
     """
     known = model.config.model_type in FAMILIES and model.config._attn_implementation in ("eager", "sdpa")
-    if known and not training.fsdp and (shortened := FirstToken(model, prefix)).agrees():
+    divided = training.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    if known and not divided and (shortened := FirstToken(model, prefix)).agrees():
         return shortened.forward
     return prefix.forward if prefix is not None else None

@@ -85,7 +85,7 @@ def badges(results: dict) -> list[tuple[str, bool]]:
 def headline_sentences(headline: dict | None) -> list[str]:
     """The result in words: what the number is, and how it stands to the trivial answer."""
     if headline is None:
-        return ["Nothing was evaluated: the data have no truth to compare with."]
+        return ["No headline: nothing was evaluated whose truth is known and has the classes that a figure needs."]
     unit, value, baseline = headline["unit"], headline["value"], headline["baseline"]
     interval = interval_text(headline)
     what = f"{words(headline['metric'])} on {headline['split']}" + (f", 95 % interval {interval}" if interval else "")

@@ -86,7 +86,7 @@ class FinetuneTrainer(Trainer):
         super().__init__(compute_metrics=self._score, **kwargs)  # which makes the output directory
         self.head, self.forward, self.groups = head, forward, groups
         self.model_accepts_loss_kwargs = False
-        self._evaluated = None
+        self._evaluated = self._whole = None
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_Progress(["loss", *(f"eval_{name}{headline}" for name in sets)]))
         self._stop = _StopCallback(self, stop)
@@ -196,6 +196,13 @@ class FinetuneTrainer(Trainer):
         for name, metrics in measured.items():
             self.save_metrics(name, metrics)
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        """`Trainer.save_model`, also where the weights are divided over processes and only one of them saves."""
+        if self._whole is None or _internal_call:
+            super().save_model(output_dir, _internal_call)
+        else:
+            self._save(output_dir, state_dict=self._whole)
+
     # Samplers
 
     def _get_train_sampler(self, train_dataset=None):
@@ -217,7 +224,10 @@ class FinetuneTrainer(Trainer):
         self._stop.resumed_from = resume_from_checkpoint
         with self._stop.request.defer():
             try:
-                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+                trained = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+                if self.is_fsdp_enabled:  # all have to take part in putting the weights together; saving is for one
+                    self._whole = self.accelerator.get_state_dict(self.model)
+                return trained
             except _Stopped:
                 if self._stop.saved_step != self.state.global_step:  # not by looking: another process may be saving
                     self._save_checkpoint(self.model, trial=None)

@@ -271,6 +271,13 @@ def test_the_worked_example_of_one_against_nine():
     assert compare.mcnemar_p(0, 0) == 1
 
 
+def test_the_bootstraps_p_counts_both_sides_and_minds_how_few_examples_differ():
+    differences = np.array([-2.0, -1.0, 0.0, *np.linspace(0.1, 5, 96)])
+    assert compare.bootstrap_p(differences, 50) == compare.bootstrap_p(-differences, 50) == pytest.approx(2 * 4 / 100)
+    assert compare.bootstrap_p(differences, 3) == 0.25
+    assert compare.bootstrap_p(np.zeros(99), 0) == 1
+
+
 def test_runs_that_differ_by_chance_are_seldom_called_different():
     generator, called = np.random.default_rng(12), 0
     for trial in range(300):

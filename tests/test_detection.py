@@ -282,7 +282,7 @@ def test_metrics_are_the_summary_with_intervals():
     assert not any("cost" in name for name in detection_metrics(truth, probabilities, 0.3, costs=None))
 
 
-def test_time_and_memory_do_not_grow_with_the_rows():
+def test_what_is_drawn_does_not_grow_with_the_rows():
     truth, probabilities = made(500, 20)
     few, many = (detection._ranking(np.tile(truth, n), np.tile(probabilities, n)) for n in (1, 400))
     assert len(few.counts) == len(many.counts) <= 3 * 20 + 1 and many.counts.sum() == 200_000
@@ -359,7 +359,7 @@ def test_equally_good_thresholds_give_the_fewest_alarms():
     assert choose_threshold(truth, probabilities, parse_rule("f1", 1, 1))[0] == pytest.approx(0.85)
     tie = np.array([0, 0, 0, 1]), probabilities
     assert choose_threshold(*tie, parse_rule("cost", 3, 1))[0] == pytest.approx(0.95), "a miss, or three alarms"
-    assert choose_threshold(*tie, parse_rule("cost", 0.1 + 0.2, 0.1))[0] == pytest.approx(0.95), "but for a last digit"
+    assert choose_threshold(*tie, parse_rule("cost", 2.1, 0.7))[0] == pytest.approx(0.95), "but for a last digit"
     assert choose_threshold(*tie, parse_rule("cost", 3.1, 1))[0] == pytest.approx(0.3)
 
 

@@ -15,7 +15,7 @@ from sklearn import metrics as sk
 
 from common import plotting, results
 from common.detection import confusion, detection_metrics, sweep, trivial
-from common.detection_results import Detections, draw_plots, error_cards, judge, write_predictions
+from common.detection_results import Detections, _corners, draw_plots, error_cards, judge, write_predictions
 from common.files import whole_file
 from tests.test_report import Page
 
@@ -307,8 +307,6 @@ def test_curves_are_those_of_scikit_learn(drawn, tmp_path):
 def test_corners_lose_nothing():
     split = made(300, 40)
     _, found, alarms = sweep(split.truth, split.probabilities)
-    from common.detection_results import _corners
-
     few, at = _corners(found, alarms)
     assert len(few) < len(found) / 2
     assert (
@@ -318,15 +316,13 @@ def test_corners_lose_nothing():
 
 
 def test_figures_by_threshold(drawn, tmp_path):
-    splits = {"test": made()}
+    at = np.linspace(0, 1, 1001)  # so that many rows are exactly at a threshold
+    splits = {"test": made(probabilities=at[(1000 * made().probabilities).astype(int)])}
     draw_plots(whole(judgement(splits), splits), splits, {}, tmp_path)
     thresholds, series = drawn["test_by_threshold"][0][:2]
     assert drawn["test_by_threshold"][1]["marks"] == {"chosen": 0.3, "half": 0.5}
-    assert (thresholds[0], thresholds[-1], len(thresholds)) == (0, 1, 1001) and list(series) == [
-        "precision",
-        "recall",
-        "F1",
-    ]
+    assert (thresholds[0], thresholds[-1], len(thresholds)) == (0, 1, 1001)
+    assert list(series) == ["precision", "recall", "F1"]
     truth, probabilities = splits["test"].truth, splits["test"].probabilities
     for place in (0, 1, 17, 300, 500, 950):
         called = probabilities >= thresholds[place]
@@ -336,15 +332,15 @@ def test_figures_by_threshold(drawn, tmp_path):
 
 
 def test_calibration_bins_hold_equally_many_frauds(drawn, tmp_path):
-    # 40 frauds in 4 bins of ten, and legitimate rows at the lowest probabilities of each bin
-    frauds = np.arange(1, 41) / 50
+    # 41 frauds in 4 bins, which begin at the 11th, 21st and 31st, and legitimate rows in three of them
+    frauds = np.arange(1, 42) / 50
     legitimate = np.repeat([0.001, 0.25, 0.45], [989, 30, 10])
     truth = np.repeat([1, 0], [len(frauds), len(legitimate)])
     split = Detections(np.arange(len(truth)), truth, np.concatenate([frauds, legitimate]), {}, 0.3)
     splits = {"test": split}
     draw_plots(whole(judgement(splits), splits), splits, {}, tmp_path)
     (mean, share), more = drawn["test_calibration"][0][0]["this model"], drawn["test_calibration"][1]
-    assert share == pytest.approx([10 / 999, 10 / 40, 10 / 20, 10 / 10])
+    assert share == pytest.approx([10 / 999, 10 / 40, 10 / 20, 11 / 11])
     assert mean[0] == pytest.approx((0.001 * 989 + frauds[:10].sum()) / 999) and mean[3] == frauds[30:].mean()
     assert more["diagonal"] and more["logarithmic"]
     one = Detections(np.arange(2), np.array([1, 0]), np.array([0.5, 0.5]), {}, 0.3)

@@ -36,7 +36,14 @@ def brute_densities(X: np.ndarray, y: np.ndarray, label: int, k: int) -> np.ndar
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(
     "counts, columns, k",
-    [([600, 40], 2, 5), ([1500, 60], 30, 5), ([900, 30], 30, 11), ([500, 60, 30], 4, 5), ([300, 20, 200, 90], 30, 3)],
+    [
+        ([600, 40], 2, 5),
+        ([20_000, 50], 2, 5),
+        ([1500, 60], 30, 5),
+        ([900, 30], 30, 11),
+        ([500, 60, 30], 4, 5),
+        ([300, 20, 200, 90], 30, 3),
+    ],
 )
 def test_the_rows_are_imbalanced_learns(counts, columns, k, dtype):
     X, y = cloud(counts, columns)
