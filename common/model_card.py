@@ -27,7 +27,7 @@ from common.formats import (
     published_table,
 )
 
-PIPELINE_TAGS = {
+PIPELINE_TAGS = {  # how the hub calls the tasks; one that is not here has a card without it
     "speech-emotion": "audio-classification",
     "persian-nli": "text-classification",
     "speech-recognition": "automatic-speech-recognition",
@@ -35,6 +35,7 @@ PIPELINE_TAGS = {
     "question-answering": "question-answering",
     "multinli": "text-classification",
     "card-fraud": "tabular-classification",
+    "text-topics": "text-classification",
 }
 HUB_METRICS = {
     "exact": "exact_match",
@@ -67,7 +68,7 @@ def _front_matter(results: dict) -> str:
         return isinstance(name, str) and re.fullmatch(pattern, name) is not None and not Path(name).exists()
 
     keras = task == "card-fraud"
-    facts: dict = {"library_name": "keras" if keras else "transformers", "pipeline_tag": PIPELINE_TAGS[task]}
+    facts: dict = {"library_name": "keras" if keras else "transformers", "pipeline_tag": PIPELINE_TAGS.get(task)}
     if not demo and not keras and hub_id(results["model"]["name"]):
         facts["base_model"] = results["model"]["name"]
     dataset = results["arguments"].get("dataset", {}).get("value")

@@ -11,19 +11,17 @@ from typing import Literal
 
 import numpy as np
 
-from common import plotting, report
-from common import results as facts
+from common import plotting
 from common.arguments import flag
 from common.cache import cache_root
-from common.classification import PAIR_USAGE, Predictions, draw_plots, error_cards, judge, write_predictions
+from common.classification import PAIR_USAGE, Predictions, judge
 from common.data import choose
 from common.errors import UserError
 from common.hub import load_rows
-from common.model_card import write_model_card
 from common.pair_inputs import PairInputs, collate_pairs
 from common.pairs import Pairs, pairs_from_rows, read_pairs, word_overlap
 from common.run import decided_by_main_process
-from common.task import ACCURACIES, LOSSES
+from common.task import publish_predictions
 from common.text import tokenize_once
 
 
@@ -259,19 +257,9 @@ def publish(
         model: which model made the predictions: where it was saved, or, in a run without training, where it came from.
         usage: how to load it, a format string with {model} and the two sentences {first} and {second}.
     """
-    for name, prefix in (("validation", ""), ("test", "test_")):
-        if name in predictions:
-            results["files"] |= write_predictions(output_dir, prefix, predictions[name])
     results["files"] |= draw_pair_plots(splits, inputs, output_dir)
-    results["files"] |= draw_plots(results, output_dir, losses=LOSSES, accuracies=ACCURACIES)
-    results = facts.completed(results)
-    name = results["headline"]["split"] if results["headline"] else None
-    cards = error_cards(predictions[name]) if name else []
-    report.write_report(results, output_dir, error_cards=cards)
     original, pairs = next(iter(splits.values())), next(iter(inputs.values())).examples
     example = {"first": pairs.premises[0], "second": pairs.hypotheses[0]}
     if (pairs.premises, pairs.hypotheses) != (original.premises, original.hypotheses):
         usage += "# texts must be prepared as in training, by the arguments above; these are\n"
-    write_model_card(results, output_dir, usage=usage.format(model=model, **example))
-    facts.write_results(output_dir, results)
-    return results
+    return publish_predictions(results, predictions, output_dir, usage=usage.format(model=model, **example))

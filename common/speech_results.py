@@ -13,12 +13,12 @@ import numpy as np
 from common import plotting, recognition, report
 from common import results as facts
 from common.audio import RATE, decode
-from common.classification import Predictions, draw_plots, error_cards, judge, write_predictions
+from common.classification import Predictions, judge
 from common.files import write_json
 from common.model_card import write_model_card
 from common.recognition import Transcriptions
 from common.recordings import Recordings
-from common.task import ACCURACIES, LOSSES
+from common.task import LOSSES, publish_predictions
 
 UAR = "unweighted_average_recall"
 WERS = {"train set": "eval_train_wer", "validation": "eval_validation_wer"}
@@ -229,15 +229,10 @@ def publish_classes(
     usage: str,
 ) -> dict:
     """Writes predictions, plots, results.json, report and model card; returns what results.json holds."""
-    for name, prefix in (("validation", ""), ("test", "test_")):
-        if name in predictions:
-            results["files"] |= write_predictions(output_dir, prefix, predictions[name])
     if "durations" not in results["files"]:
         results["files"] |= draw_durations(splits, output_dir)
-    results["files"] |= draw_plots(results, output_dir, losses=LOSSES, accuracies=ACCURACIES)
-    name = results["headline"]["split"] if results["headline"] else None
-    cards = error_cards(predictions[name], player=partial(player, splits[name])) if name else []
-    return _written(results, output_dir, cards, usage)
+    players = {name: partial(player, splits[name]) for name in predictions}
+    return publish_predictions(results, predictions, output_dir, usage=usage, players=players)
 
 
 def transcribed(recordings: Recordings, texts: list[str]) -> Transcriptions:
@@ -259,10 +254,6 @@ def publish_transcripts(
     name = results["headline"]["split"] if results["headline"] else None
     players = {row: player(splits[name], row) for row in recognition.worst(heard[name])} if name else {}
     cards = recognition.error_cards(heard[name], players=players) if name else []
-    return _written(results, output_dir, cards, usage)
-
-
-def _written(results: dict, output_dir: Path, cards: list[str], usage: str) -> dict:
     results = facts.completed(results)
     report.write_report(results, output_dir, error_cards=cards)
     write_model_card(results, output_dir, usage=usage)

@@ -1,14 +1,19 @@
-"""What scripts on `Trainer` do alike around a training: which sets are evaluated, under which names, with which loss.
+"""What scripts on `Trainer` do alike around a training: which sets are evaluated, under which names, with which loss;
+and what scripts on classes leave behind.
 
 Not the tasks themselves, nor what pairs of sentences (`common.pair_task`) or recordings (`common.speech_task`) share.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 
-from common.classification import score
+from common import report
+from common import results as facts
+from common.classification import Predictions, draw_plots, error_cards, score, write_predictions
 from common.data import choose
+from common.model_card import write_model_card
 
 PREFIX = {"train": "train", "validation": "eval", "test": "predict"}  # as in official examples
 LOSSES = {"train": "loss", "train set": "eval_train_loss", "validation": "eval_validation_loss"}
@@ -75,3 +80,30 @@ def classification_head(smoothing: float, class_weights: np.ndarray | None = Non
         has_truth=lambda batch: "targets" in batch,
         weights=None if table is None else weights,
     )
+
+
+def publish_predictions(
+    results: dict,
+    predictions: Mapping[str, Predictions],
+    output_dir: Path,
+    *,
+    usage: str,
+    players: Mapping[str, Callable[[int], str]] | None = None,
+) -> dict:
+    """Writes predictions, plots, report, model card and, last, results.json; returns what results.json holds.
+
+    Args:
+        usage: Python code that loads the model.
+        players: split -> what gives the HTML that plays one of its examples (`classification.error_cards`).
+    """
+    for name, prefix in (("validation", ""), ("test", "test_")):
+        if name in predictions:
+            results["files"] |= write_predictions(output_dir, prefix, predictions[name])
+    results["files"] |= draw_plots(results, output_dir, losses=LOSSES, accuracies=ACCURACIES)
+    results = facts.completed(results)
+    name = results["headline"]["split"] if results["headline"] else None
+    cards = error_cards(predictions[name], player=(players or {}).get(name)) if name else []
+    report.write_report(results, output_dir, error_cards=cards)
+    write_model_card(results, output_dir, usage=usage)
+    facts.write_results(output_dir, results)
+    return results

@@ -101,7 +101,7 @@ def used(model: Path | str, out: Path, *more: str) -> dict:
 
 def without_plots(argv: list[str]) -> dict:
     """A run that draws nothing, which is most of the time of a short one; whole runs show that drawing works."""
-    drawing = (f"common.speech_results.{name}" for name in ("draw_plots", "draw_durations"))
+    drawing = ("common.task.draw_plots", "common.speech_results.draw_durations")
     with contextlib.ExitStack() as patches:
         for name in drawing:
             patches.enter_context(mock.patch(name, return_value={}))

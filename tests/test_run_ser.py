@@ -454,7 +454,7 @@ def test_predicting_with_a_trained_model(whole, shemo, tmp_path):
         if what != long:
             assert np.abs(shares[0] - known[name]).max() <= 2e-4
         card = (out / "README.md").read_text("utf-8")
-        assert "Nothing was evaluated" in card and str(folder) in card
+        assert "No headline" in card and str(folder) in card
     again = run_ser.main([*argv, "--test_file", str(shemo), "--output_dir", str(tmp_path / "all")])
     assert again["metrics"]["test"]["accuracy"]["examples"] == 60, "names that say the class are judged by it"
     ids, shares = predictions_of(tmp_path / "all")
