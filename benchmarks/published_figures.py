@@ -94,7 +94,8 @@ def _metric_bars(lines: list[Line], unit: str) -> Html | None:
     for line in lines:
         bars.setdefault(words(line.metric), {})[line.row] = line.score.value
         ends.setdefault(words(line.metric), {})[line.row] = line.score.ends
-    draw = partial(grouped_bars, bars, title="Our runs by metric", ylabel=unit, low_high=ends)
+    title = "Our runs by metric" + (" (DEMO)" if any(line.score.demo for line in lines) else "")
+    draw = partial(grouped_bars, bars, title=title, ylabel=unit, low_high=ends)
     return _drawn("Ours alone: every metric of the table, a colour a row.", draw)
 
 

@@ -122,9 +122,9 @@ def load_split(data, model_arguments, split: str, *, folder: str | None = None) 
     commit = commit_of("dataset", name, data.dataset_revision, token)
     settings = {"revision": commit, "token": token, "cache_dir": model_arguments.cache_dir}
     settings |= {"name": data.dataset_config} if folder is None else {"data_dir": folder}
-    os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # otherwise loading is reported to a third party
     import datasets
 
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise loading is reported to a third party
     with fetching("dataset", name):
         builder = datasets.load_dataset_builder(name, **settings)
         splits = list(builder.info.splits or [])

@@ -23,6 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on machines without a GPU 
 
 TASK = "card-fraud"
 MODEL_FILE, FACTS_FILE = "model.keras", "detector.json"
+FARTHEST = 1e9  # standard deviations from the mean
 SMALLEST = 7  # columns that two convolutions and two poolings leave something of
 USAGE = """\
 import json
@@ -196,8 +197,9 @@ class Detector:
         return detector
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
-        """float32 [N, F] of float64 [N, F]: what the model takes."""
-        return ((features - self.mean) / self.scale).astype(np.float32)
+        """float32 [N, F] of float64 [N, F]: what the model takes; a cell that is beyond all bounds is cut to `FARTHEST`
+        deviations, since from infinity the model would make NaN, which is no probability."""
+        return np.clip((features - self.mean) / self.scale, -FARTHEST, FARTHEST).astype(np.float32)
 
     def probabilities(self, features: np.ndarray, batch_size: int) -> np.ndarray:
         """float64 [N]: of fraud, for rows as they are in the table, float64 [N, F]."""

@@ -18,18 +18,19 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from common.keras_models import predict  # first: it tells Keras how to run
+
+# isort: split
+import keras
 import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
 
 from common.detection import HALF, cross_entropy, summary
 from common.errors import Interrupted, UserError
 from common.files import write_bytes, write_json
 from common.keras_arguments import KerasArguments
-from common.keras_models import predict  # before Keras, which it tells how to run
 from common.run import StopRequest, checkpoints
-
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
-from tqdm import tqdm  # isort: skip
 
 STEPS_PER_EXECUTION = 32
 STATE_FILE, BEST_FILE, FACTS_FILE = "state.npz", "best.npz", "trainer_state.json"
@@ -43,8 +44,8 @@ class KerasTrainer:
         model: built, with one probability as its output; inside `devices_scope` if it is for several devices.
         train: features float32 [N, F] and target, int 0/1 [N].
         validation: the same of the rows that are predicted after every epoch; None: there are none.
-        class_weights: [2], of the rows of each class in the training loss, which is divided by the number of rows (as
-            with `class_weight` of Keras); None: all 1. `eval_loss` is without them.
+        class_weights: float [2], of the rows of each class in the training loss, which is divided by the number of rows
+            (as with `class_weight` of Keras); None: all 1. `eval_loss` is without them.
         stop: when it asks to stop, training ends with `Interrupted`.
 
     Attributes:
@@ -52,7 +53,7 @@ class KerasTrainer:
             of validation eval_loss, eval_auprc, eval_precision, eval_recall, eval_f1 (percent; the last three at 0.5).
 
     Raises:
-        UserError: the best epoch is to be chosen, but the validation rows cannot tell.
+        UserError: the validation rows cannot choose the best epoch; several steps an execution on several devices.
     """
 
     def __init__(
@@ -66,10 +67,14 @@ class KerasTrainer:
         stop: StopRequest,
     ):
         self.model, self.args, self.stop = model, args, stop
-        self.rows, self.validation, self.class_weights = train, validation, class_weights
+        self.rows, self.validation = train, validation
+        self.class_weights = None if class_weights is None or (class_weights == 1).all() else class_weights
         self.devices = model.distribute_strategy.num_replicas_in_sync
         self.batch = args.per_device_train_batch_size * self.devices
         self.steps = -(-len(train[1]) // self.batch)  # of an epoch
+        self.per_execution = args.steps_per_execution or (STEPS_PER_EXECUTION if self.devices == 1 else 1)
+        if self.devices > 1 and self.per_execution > 1:  # TensorFlow cannot take a distributed batch in a loop
+            raise UserError(f"--steps_per_execution {self.per_execution}: has to be 1 on several devices")
         self.history: list[dict] = []
         self.checkpoint: Path | None = None
         self.best = {"epoch": 0, "metric": args.metric_for_best_model, "value": None}
@@ -97,7 +102,7 @@ class KerasTrainer:
                 optimizer=keras.optimizers.Adam(args.learning_rate),
                 loss="binary_crossentropy",
                 jit_compile=False,  # several times slower on a processor
-                steps_per_execution=min(args.steps_per_execution or STEPS_PER_EXECUTION, self.steps),
+                steps_per_execution=min(self.per_execution, self.steps),
             )
             model.optimizer.build(model.trainable_variables)
         if resume_from_checkpoint is not None:
@@ -107,14 +112,14 @@ class KerasTrainer:
             if int(path.name.removeprefix("checkpoint-")) > begun * self.steps:  # would be taken for the newest
                 _remove(path)
         if begun < args.num_train_epochs and not self.out_of_patience():
-            with self.stop.defer(), tf.device("/CPU:0"):  # where data is prepared
-                epoch = tf.Variable(begun, dtype=tf.int64)
-                batches = self._batches(epoch)
             total = {"total": self.steps * args.num_train_epochs, "initial": self.steps * begun}
             with self.stop.defer(), tqdm(**total, unit="step", disable=None) as bar:
+                with tf.device("/CPU:0"):  # where batches are prepared
+                    epoch = tf.Variable(begun, dtype=tf.int64)
+                    batches = self._batches(epoch)
                 follower = _Follower(self, epoch, bar)
-                epochs = {"initial_epoch": begun, "epochs": args.num_train_epochs}
-                model.fit(batches, **epochs, shuffle=False, verbose=0, callbacks=[follower])
+                settings = {"initial_epoch": begun, "epochs": args.num_train_epochs, "shuffle": False, "verbose": 0}
+                model.fit(batches, **settings, callbacks=[follower])
             if self.stop.signal_number is not None:
                 raise Interrupted(self._farewell(follower.step), self.stop.signal_number)
         if self.keeps_best:
@@ -145,7 +150,7 @@ class KerasTrainer:
         arrays = [features.reshape(rows, *self.model.input_shape[1:]), target.reshape(rows, 1).astype(np.float32)]
         filled, share = rows, 1.0
         if self.class_weights is not None or self.devices > 1:
-            weights = np.ones(2) if self.class_weights is None else np.asarray(self.class_weights)
+            weights = np.ones(2) if self.class_weights is None else self.class_weights
             arrays.append(weights[target].astype(np.float32))
         if self.devices > 1 and rows % batch:
             filled = self.steps * batch
@@ -176,8 +181,8 @@ class KerasTrainer:
         row = {"epoch": float(len(self.history) + 1), "step": step, "loss": loss}
         self.history.append(row | {"learning_rate": self.args.learning_rate} | self._scores(step))
         if self.keeps_best:
-            value, wanted = self.history[-1][f"eval_{self.best['metric']}"], self.best["metric"]
-            best = self.best["value"]
+            wanted, best = self.best["metric"], self.best["value"]
+            value = self.history[-1][f"eval_{wanted}"]
             if best is None or (value < best if wanted == "loss" else value > best):
                 self.best |= {"epoch": len(self.history), "value": value}
                 self.best_weights = _values(self.model.variables)
@@ -185,6 +190,7 @@ class KerasTrainer:
         return self.history[-1]
 
     def _scores(self, step: int) -> dict[str, float]:
+        """Of the validation rows, if there are any; what is undefined for them is left out."""
         if self.validation is None:
             return {}
         features, truth = self.validation
@@ -215,8 +221,8 @@ class KerasTrainer:
         same = (checkpoint / STATE_FILE).is_file() and facts["global_step"] == facts["epoch"] * self.steps
         if not same or (self.keeps_best and (facts["best"] or {}).get("metric") != self.best["metric"]):
             raise UserError(
-                f"--resume_from_checkpoint {checkpoint}: belongs to a run with other rows, batches or choice of the best "
-                "epoch; resume with the same settings"
+                f"--resume_from_checkpoint {checkpoint}: belongs to a run with other rows, batches or choice of the "
+                "best epoch; resume with the same settings"
             )
         _assign(self._state(), _unpacked(checkpoint / STATE_FILE))
         if self.keeps_best:
@@ -231,11 +237,11 @@ class KerasTrainer:
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _farewell(self, step: int) -> str:
-        whole = f"stopped at step {step} of {self.steps * self.args.num_train_epochs}"
+        where = f"stopped at step {step} of {self.steps * self.args.num_train_epochs}"
         again = "run the same command with --resume_from_checkpoint auto to"
         if self.checkpoint is None:
-            return f"{whole}, before the first epoch was over: there is no checkpoint yet; {again} begin again"
-        return f"{whole}; {self.checkpoint.name} is saved in {self.checkpoint.parent}: {again} go on"
+            return f"{where}, before the first epoch was over: there is no checkpoint yet; {again} begin again"
+        return f"{where}; {self.checkpoint.name} is saved in {self.checkpoint.parent}: {again} go on"
 
 
 class _Follower(keras.callbacks.Callback):
@@ -264,8 +270,7 @@ class _Follower(keras.callbacks.Callback):
         if self.step < (epoch + 1) * self.trainer.steps:
             return  # stopped inside it
         row = self.trainer.end_epoch(logs["loss"], self.step)
-        names = [name for name in ("eval_loss", "eval_auprc") if name in row]
-        self.shown = {name: f"{row[name]:.4g}" for name in ("loss", *names)}
+        self.shown = {name: f"{row[name]:.4g}" for name in ("loss", "eval_loss", "eval_auprc") if name in row}
         self.bar.set_postfix(self.shown)
         if self.bar.disable:  # stderr is a file
             figures = ", ".join(f"{name} {value}" for name, value in self.shown.items())
@@ -275,7 +280,6 @@ class _Follower(keras.callbacks.Callback):
 
 
 def diverged(step: int) -> UserError:
-    """The refusal to go on after the loss is not a number any more."""
     return UserError(f"the loss is not a number any more at step {step}: training has diverged; lower --learning_rate")
 
 

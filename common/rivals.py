@@ -50,8 +50,8 @@ def side_by_side(
 ) -> dict[str, dict]:
     """Tables for the report, by title: row -> metric -> figure.
 
-    On each tested part the network and its rivals, whose thresholds are chosen by the same rule on the same validation
-    rows; and, where there is a part "untouched" beside a leaking "test", the network on both.
+    Where there is a part "untouched" beside a leaking "test", the network on both; and on each tested part the network
+    and its rivals, whose thresholds are chosen by the same rule on the same validation rows.
 
     Args:
         metrics: part -> the network's figures.
@@ -60,13 +60,13 @@ def side_by_side(
     """
     ours = {part: {metric: figures[metric] for metric in COMPARED} for part, figures in metrics.items()}
     tables = {}
+    if "untouched" in ours:
+        titles = {"test, resampled before the split (leaks)": "test", "untouched rows (honest)": "untouched"}
+        tables["what the leak is worth: the same model on"] = {title: ours[part] for title, part in titles.items()}
     for part in [part for part in ("test", "untouched") if rivals and part in ours]:
         tables[f"models on {part}"] = rows = {"this model": ours[part]}
         for name, found in rivals[part].items():
             threshold, _ = choose_threshold(truths["validation"], rivals["validation"][name], rule)
             figures = detection_metrics(truths[part], found, threshold, costs=costs)
             rows[name] = {metric: figures[metric] for metric in COMPARED}
-    if "untouched" in ours:
-        titles = {"test, resampled before the split (leaks)": "test", "untouched rows (honest)": "untouched"}
-        tables["the same model"] = {title: ours[part] for title, part in titles.items()}
     return tables

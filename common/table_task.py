@@ -13,8 +13,9 @@ import numpy as np
 from common.data import choose, overlap
 from common.errors import UserError
 from common.hub import load_split
+from common.table_cells import TableReading
 from common.table_splits import split_table
-from common.tables import Table, TableReading, describe, read_chunks, read_table, table_from_openml, table_of_arrow
+from common.tables import Table, check_trainable, describe, read_chunks, read_table, table_from_openml, table_of_arrow
 
 OPENML = "openml:"
 
@@ -44,6 +45,7 @@ def load_parts(
         shares: part -> its share of what is left, in the order in which they are cut: {"test": 0.3, "validation": 0.2}.
     """
     train = source_table(data, model_arguments, reading)
+    check_trainable(train)  # before it is split: what is wrong with all of it is said best of all of it
     files = {"validation": data.validation_file, "test": data.test_file, "untouched": data.test_file}
     same = replace(reading, columns=tuple(train.columns))
     parts = {"train": train}
@@ -55,22 +57,35 @@ def load_parts(
     if cut:
         time = task.time_column if task.time_column in train.columns else None
         rows = split_table(parts["train"], task.split, cut, task.split_seed, time)
-        how = (
-            "stratified, split_seed {task.split_seed}"
-            if task.split == "stratified"
-            else f"by {time or 'order of rows'}"
-        )
-        how = how.format(task=task)
+        by_time = f"by {time or 'order of rows'}"
+        how = by_time if task.split == "time" else f"stratified, split_seed {task.split_seed}"
         whole = len(parts["train"])
         parts |= {name: parts["train"].take(of_part) for name, of_part in rows.items()}
         chosen |= {name: f"{len(of_part):,} of {whole:,} rows, {how}" for name, of_part in rows.items()}
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples}
-    for name, part in parts.items():
-        rows, how = choose(len(part), limits.get(name, data.max_predict_samples), data.sample_seed)
-        if len(rows) < len(part):
-            parts[name], chosen[name] = part.take(rows), f"{chosen[name]}; of these {how}"
+    limits |= dict.fromkeys(("test", "untouched"), data.max_predict_samples)
     order = [name for name in ("train", "validation", "test", "untouched") if name in parts]
-    return {name: parts[name] for name in order}, {name: chosen[name] for name in order}
+    return limited({name: parts[name] for name in order}, chosen, limits, data)
+
+
+def split_afterwards(parts: dict[str, Table], chosen: dict[str, str], task, data) -> tuple[dict, dict]:
+    """The published order of things: the resampled rows are split, so that what comes of one row is everywhere."""
+    whole, shares = parts.pop("train"), {"test": task.test_share, "validation": task.validation_share}
+    rows = split_table(whole, "stratified", shares, task.split_seed, None)
+    cut = {name: whole.take(rows[name]) for name in ("train", "validation", "test")}
+    how = dict.fromkeys(cut, f"after {task.resample}, split at random (split_seed {task.split_seed})")
+    cut, how = limited(cut, how, {"validation": data.max_eval_samples, "test": data.max_predict_samples}, data)
+    return cut | parts, chosen | how
+
+
+def limited(parts: Mapping[str, Table], chosen: Mapping[str, str], limits: Mapping[str, int | None], data):
+    """The parts with at most `limits` rows (part -> number; None: all), and how they were chosen, in words."""
+    fewer, how = dict(parts), {name: chosen[name] for name in parts}
+    for name, part in parts.items():
+        rows, of_these = choose(len(part), limits.get(name), data.sample_seed)
+        if len(rows) < len(part):
+            fewer[name], how[name] = part.take(rows), f"{chosen[name]}; of these {of_these}"
+    return fewer, how
 
 
 def without_copies(parts: Mapping[str, Table]) -> dict[str, Table]:
