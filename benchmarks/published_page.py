@@ -16,7 +16,9 @@ from common.report import Html, escaped, html_page, html_table
 
 DEMO = "DEMO: built-in synthetic data: the figures say nothing about real data"
 FILES = "on files of your own: they compare with the published figures as far as the data do"
-LEAKING = "what is marked with leaks is too good: what is tested, or its speakers, had a part in training"
+LEAKING = (
+    "what is marked with leaks is too good: what is tested, its speakers, or rows made from it had a part in training"
+)
 LESSON = "What leaks, beside what does not"
 # A row of several lines reads as one; on a narrow page its name stays in view.
 STYLE = """

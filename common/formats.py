@@ -74,9 +74,8 @@ def badges(results: dict) -> list[tuple[str, bool]]:
     found = [demo] if protocol.get("demo") else []
     if protocol["leaks"]:
         start = "LEAKS: published protocol" if published else "LEAKS"
-        found.append(
-            (f"{start}: what is tested, or its speakers, had a part in training: the figures are too good", True)
-        )
+        cause = "what is tested, its speakers, or rows made from it had a part in training"
+        found.append((f"{start}: {cause}: the figures are too good", True))
     elif published:
         found.append(("published protocol: the published procedure, not this script's default", False))
     return found

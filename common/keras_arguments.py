@@ -36,7 +36,7 @@ class KerasArguments:
     per_device_train_batch_size: int = flag(32, "training rows a device and step", "--batch_size")
     per_device_eval_batch_size: int = flag(4096, "rows a step without training")
     steps_per_execution: int | None = flag(
-        None, "steps between two looks at the progress, which cost time with small batches; unset: chosen"
+        None, "steps between two looks at the progress, which cost time; unset: 32, and 1 with several devices"
     )
     early_stopping_patience: int | None = flag(
         None, "stop after this many epochs without a better --metric_for_best_model, and keep the best; unset: never"

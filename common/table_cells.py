@@ -215,9 +215,10 @@ class TableCheck:
             return f"row {row} {value}{several}; {MEND}"
         if reason == TEXT:
             point = "write decimals with a point, " if DECIMAL_COMMA.fullmatch(value) else ""
-            return (
-                f"{column} holds {value!r} in row {row}: {point}encode it as numbers, or leave it out with "
-                f"--ignore_columns {shlex.quote(column)}" + (f"{several}; {MEND}" if count < self._seen else "")
+            chosen = self.reading.columns is None  # otherwise by the training table
+            other = f"or leave it out with --ignore_columns {shlex.quote(column)}" if chosen else "as in training"
+            return f"{column} holds {value!r} in row {row}: {point}encode it as numbers, {other}" + (
+                f"{several}; {MEND}" if count < self._seen else ""
             )
         if reason == OTHER_TARGET:
             return (

@@ -287,7 +287,11 @@ def test_badges_only_when_they_should(results, tmp_path, demo, name, leaks):
     for found in (text, readme):
         assert ("DEMO: built-in synthetic data" in found) == demo
         start = "LEAKS: published protocol" if name == "published" else "LEAKS"
-        assert (f"{start}: what is tested, or its speakers, had a part" in found) == ("LEAKS" in found) == leaks
+        assert (
+            (f"{start}: what is tested, its speakers, or rows made from it had a part" in found)
+            == ("LEAKS" in found)
+            == leaks
+        )
         assert ("published protocol" in found) == (name == "published")
         assert "a note on the protocol" in found
     front = yaml.safe_load(readme.split("---\n")[1])
