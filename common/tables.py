@@ -24,6 +24,7 @@ from common.table_cells import TableCheck, TableReading, few
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 CSV_BLOCK = 4 * 2**20  # bytes; a row must fit into it, and pyarrow may read 32 of them ahead
 SECONDS_TO_ANSWER = 10.0
+LONGEST_NAME = 2**17  # characters
 SHOWN = 40  # names of columns in a remedy
 
 
@@ -241,6 +242,7 @@ def _csv_chunks(path: Path, reading: TableReading, rows: int) -> Iterator[Table]
 
 def _csv_header(path: Path) -> tuple[list[str], str]:
     """(names, delimiter)."""
+    csv.field_size_limit(LONGEST_NAME)  # behind a quotation mark that nothing closes the whole file would be one name
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             line = next((line for line in file if line.strip("\r\n")), None)

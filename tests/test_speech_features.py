@@ -25,11 +25,11 @@ from common.speech_heads import PooledClassifier, RecurrentCtc
 from common.trainer import FinetuneTrainer, Head
 from common.waveforms import Waveforms, collate_waveforms
 from tests.distributed_worker import history_of, make_arguments, state_of
-from tests.test_speech_encoders import make, one_thread, process_group
+from tests.test_speech_encoders import make, process_group
 from tests.test_speech_heads import LABELS, SIZE, SMALL, encoder, louder
 from tests.test_waveforms import recordings
 
-__all__ = ["one_thread"]  # a fixture of this module, too
+pytestmark = pytest.mark.usefixtures("one_thread")
 LAYERS, HIDDEN = 2, 32
 LENGTHS = (8_000, 400, 1_999, 5_001, 3_520, 7_000, 8_000, 2_400, 640, 6_400, 4_321)
 

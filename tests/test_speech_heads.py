@@ -26,9 +26,9 @@ from transformers import (
 from common.speech_encoders import frames_in, freeze, keep_layers
 from common.speech_heads import POOLING, PooledClassifier, RecurrentCtc, load_speech_model
 from tests.helpers import message
-from tests.test_speech_encoders import LENGTHS, alone, batch_of, gradients, largest_difference, one_thread
+from tests.test_speech_encoders import LENGTHS, alone, batch_of, gradients, largest_difference
 
-__all__ = ["one_thread"]  # a fixture of this module, too
+pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SIZE |= {"conv_dim": (16,) * 7}
 LABELS = ("calm", "angry", "sad")
