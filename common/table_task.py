@@ -15,7 +15,17 @@ from common.errors import UserError
 from common.hub import load_split
 from common.table_cells import TableReading
 from common.table_splits import split_table
-from common.tables import Table, check_trainable, describe, read_chunks, read_table, table_from_openml, table_of_arrow
+from common.tables import (
+    Table,
+    check_trainable,
+    contradictions,
+    describe,
+    duplicates,
+    read_chunks,
+    read_table,
+    table_from_openml,
+    table_of_arrow,
+)
 
 OPENML = "openml:"
 
@@ -36,7 +46,7 @@ def source_table(data, model_arguments, reading: TableReading) -> Table:
 def load_parts(
     task, data, model_arguments, reading: TableReading, shares: Mapping[str, float]
 ) -> tuple[dict[str, Table], dict[str, str]]:
-    """The parts of the data (train last in `shares`' order of cutting, first here) and, in words, how each was chosen.
+    """The parts of the data, train first, and, in words, how each was chosen.
 
     Parts that have a file of their own are read from it; the others are cut from the training table by `split_table`.
 
@@ -93,9 +103,7 @@ def without_copies(parts: Mapping[str, Table]) -> dict[str, Table]:
     seen, kept = np.array([], dtype=np.uint64), {}
     for name, part in parts.items():
         keys = part.keys()
-        first = np.zeros(len(part), dtype=bool)
-        first[np.unique(keys, return_index=True)[1]] = True
-        new = first & ~np.isin(keys, seen)
+        new = ~duplicates(part) & ~np.isin(keys, seen)
         seen = np.concatenate([seen, keys[new]])
         copies = int((~new).sum())
         kept[name] = part.take(np.flatnonzero(new))
@@ -136,8 +144,11 @@ def describe_parts(parts: Mapping[str, Table], chosen: Mapping[str, str]) -> dic
     """results.json's `data`: sizes, classes, fingerprints, copies within a part, and rows that parts share."""
     described, keys = {}, {name: part.keys() for name, part in parts.items()}
     for name, part in parts.items():
-        copies = len(part) - len(np.unique(keys[name]))
-        described[name] = describe(part, chosen[name], {"exact copies of other rows": copies})
+        statistics = {
+            "exact copies of other rows": int(duplicates(part).sum()),
+            "rows that stand elsewhere with the other class": contradictions(part),
+        }
+        described[name] = describe(part, chosen[name], statistics)
     return {"splits": described, "overlaps": overlap({name: found.tolist() for name, found in keys.items()}, "row")}
 
 

@@ -69,7 +69,7 @@ def save(figure, path):  # drawing is most of the time of such short runs, and t
     path.write_bytes(b"no picture")
     return path
 
-plotting._save = save
+plotting.save = save
 for command in json.load(sys.stdin):
     print("$", shlex.join(command), flush=True)
     status = 0
