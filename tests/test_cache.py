@@ -442,10 +442,17 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     for number in range(10**9):
         write_bytes(Path(sys.argv[1]), bytes([65 + number % 26]) * 100_000)
     """
+    versions = []
+
+    def replaced():
+        """150 reads, and on until one differs: on a loaded machine the writer has its turn late."""
+        versions.extend(path.read_bytes() for _ in range(10))
+        return len(versions) >= 150 and versions[-1] != versions[0]
+
     writer = start(program, path)
     try:
         wait_for(path.exists)
-        versions = [path.read_bytes() for _ in range(150)]
+        wait_for(replaced)
     finally:
         writer.kill()
         writer.communicate(timeout=30)
