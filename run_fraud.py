@@ -64,8 +64,8 @@ PUBLISHED = [
     ("ADASYN before the split (leaks)", {"precision_at_half": 99.974, "recall_at_half": 99.951, "f1_at_half": 99.963}),
 ]
 LEAKS = (
-    "Published protocol: rows were scaled and resampled before the split, so that rows made from test rows stand in "
-    "training, and most frauds that are tested are themselves made."
+    "Published protocol: rows were scaled and resampled before the split: copies of test rows, or rows made from them, "
+    "may stand in training, and the tested rows are balanced as no real ones are."
 )
 UNTOUCHED = "The part 'untouched' was put aside before all that: its figures, of the same model, are those to believe"
 NONE_UNTOUCHED = "No row was put aside before that (--untouched_share 0): no figure of this run is to be believed."
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> dict:
     with StopRequest() as stop:
         # Data
         with clock.phase("data"):
-            if data.demo and data.train_file is None:
+            if data.demo and training.do_train and data.train_file is None:
                 from common.demo_fraud import fraud_demo
 
                 data.train_file = fraud_demo(output_dir / DEMO_FOLDER)["train_file"]
@@ -178,8 +178,9 @@ def main(argv: list[str] | None = None) -> dict:
                 check_trainable(parts["train"])
 
         # Preprocessing
-        from common.keras_models import USAGE, Detector, devices_scope, layer_table, mlp, published_cnn
+        from common.keras_models import USAGE, Detector, choose_kernels, devices_scope, layer_table, mlp, published_cnn
 
+        choose_kernels(training.per_device_train_batch_size)
         with clock.phase("preprocessing"):
             extra, prior, before = {}, None, {}
             if training.do_train:
@@ -200,11 +201,9 @@ def main(argv: list[str] | None = None) -> dict:
                 detector = Detector.load(Path(model_args.model))
                 columns = {"target": detector.target, "positive": detector.positive, "columns": tuple(detector.columns)}
                 reading = replace(reading, **columns, truth=None)
-                parts = (
-                    {"validation": read_table(data.validation_file, replace(reading, truth=True))}
-                    if training.do_eval
-                    else {}
-                )
+                parts = {}
+                if training.do_eval:
+                    parts["validation"] = read_table(data.validation_file, replace(reading, truth=True))
                 chosen = dict.fromkeys(parts, "the whole file")
             inputs = {name: detector.standardise(part.features) for name, part in parts.items()}
 

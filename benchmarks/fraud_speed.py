@@ -78,8 +78,9 @@ def standardised(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def our_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[float]]:
     """Seconds and loss of each epoch of `KerasTrainer` with its checkpoints, without validation rows."""
-    from common.keras_models import published_cnn
+    from common.keras_models import choose_kernels, published_cnn
 
+    choose_kernels(batch)
     # isort: split
     import keras
 
@@ -138,11 +139,11 @@ def stock_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[
 def training(options: argparse.Namespace) -> tuple[list[dict], dict]:
     """Epochs of our trainer with both batches, of stock Keras with the published one; not the first, which traces."""
     seconds: dict = {"stock": [], SMALL: [], LARGE: []}
-    # Stock Keras as it is, which our scripts are not: common.keras_models turns off what does not pay for small models.
-    with process(TF_ENABLE_ONEDNN_OPTS="1") as stock, process() as ours:
+    with contextlib.ExitStack() as stack:  # TensorFlow chooses its kernels once in a process
+        pools = {side: stack.enter_context(process()) for side in seconds}
         for _ in range(options.repeats):
-            for side in seconds:
-                pool, run, batch = (stock, stock_epochs, SMALL) if side == "stock" else (ours, our_epochs, side)
+            for side, pool in pools.items():
+                run, batch = (stock_epochs, SMALL) if side == "stock" else (our_epochs, side)
                 found, losses = pool.submit(run, options.rows, batch, options.epochs).result()
                 seconds[side] += found[1:]
                 if side == "stock":

@@ -17,13 +17,17 @@ from common.errors import UserError
 from common.files import write_json
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# These models are so small that oneDNN costs more than it saves; without it results depend less on the processor, too.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+# With small batches, oneDNN and several threads in one operation cost more than they save; and results depend less on
+# the processor without them.
+FOR_SMALL_BATCHES = {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_NUM_INTRAOP_THREADS": "1"}
+NOT_THE_USERS = sorted(set(FOR_SMALL_BATCHES) - set(os.environ))
+os.environ.update({name: FOR_SMALL_BATCHES[name] for name in NOT_THE_USERS})
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on machines without a GPU even errors are said that are none
 
 TASK = "card-fraud"
 MODEL_FILE, FACTS_FILE = "model.keras", "detector.json"
 FARTHEST = 1e9  # standard deviations from the mean
+LARGE_BATCH = 256  # rows a batch; measured, see benchmarks/README.md
 SMALLEST = 7  # columns that two convolutions and two poolings leave something of
 USAGE = """\
 import json
@@ -44,6 +48,16 @@ scaled = (rows - detector["mean"]) / detector["scale"]
 probabilities = model.predict(scaled.astype("float32"), verbose=0)[:, 0]
 print(probabilities, probabilities >= detector["threshold"])  # of fraud, by row
 """
+
+
+def choose_kernels(batch: int) -> None:
+    """For large batches, TensorFlow's own choices instead of `FOR_SMALL_BATCHES`; before it is loaded.
+
+    What the user has set in these variables stays.
+    """
+    if batch >= LARGE_BATCH:
+        for name in NOT_THE_USERS:
+            os.environ.pop(name, None)
 
 
 @contextlib.contextmanager

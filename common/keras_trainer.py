@@ -33,6 +33,7 @@ from common.keras_arguments import KerasArguments
 from common.run import StopRequest, checkpoints
 
 STEPS_PER_EXECUTION = 32
+PREFETCHED = 64  # batches, of a few kB each with the published size
 STATE_FILE, BEST_FILE, FACTS_FILE = "state.npz", "best.npz", "trainer_state.json"
 MEASURED = {"auprc": "auprc", "precision": "precision_at_half", "recall": "recall_at_half", "f1": "f1_at_half"}
 
@@ -172,7 +173,10 @@ class KerasTrainer:
             return batches.concatenate(tf.data.Dataset.from_tensors(tuple(rest))) if filled % batch else batches
 
         batches = tf.data.Dataset.range(1).flat_map(cut)
-        return batches.apply(tf.data.experimental.assert_cardinality(self.steps)).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread sleeps 10, 20, 40 ... ms, and the end of an epoch waits for it
+        batches = batches.apply(tf.data.experimental.assert_cardinality(self.steps))
+        return batches.prefetch(PREFETCHED).with_options(options)
 
     # After every epoch
 

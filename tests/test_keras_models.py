@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +213,19 @@ def test_importing_the_module_loads_nothing_heavy():
     program = "import sys, common.keras_models; print({'keras', 'tensorflow', 'torch', 'h5py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("users", [{}, {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_NUM_INTRAOP_THREADS": "3"}])
+@pytest.mark.parametrize(("batch", "chosen"), [(32, ["0", "1"]), (255, ["0", "1"]), (256, [None, None])])
+def test_kernels_go_by_the_batch_and_the_users_own_choice_stays(users, batch, chosen):
+    names = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS")
+    program = f"""if True:
+        import os
+        from common.keras_models import choose_kernels
+        choose_kernels({batch})
+        print([os.environ.get(name) for name in {names}])
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in names} | users
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == f"{list(users.values()) or chosen}\n"

@@ -366,7 +366,7 @@ make_full(Path(sys.argv[1]), num_train_epochs=100000).train(None)
 def test_a_killed_process_is_resumed_and_torch_is_never_loaded(tmp_path, whole):
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
-    for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS"):
         environment.pop(name, None)
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
