@@ -78,6 +78,7 @@ LIBRISPEECH = {"dataset_config": "clean", "train_split_name": "train.100"}
 DEMO = {
     "output_dir": "outputs/demo/asr",
     "feature_cache": "float32",
+    "head_size": 64,
     "learning_rate": 3e-2,
     "warmup_steps": 0.1,
     "per_device_train_batch_size": 4,
@@ -123,13 +124,12 @@ class RecognitionArguments(SpeechArguments):
     _argument_group_name = "speech recognition"
 
     head: Literal["linear", "blstm"] = flag("linear", "one linear layer (published), or SUPERB's two recurrent layers")
+    head_size: int = flag(1024, "units of --head blstm in each direction")
     text_column: str | None = flag(None, "column of the transcripts; unset = text, sentence, ...", "--text_column_name")
     case: Literal["upper", "lower", "keep"] = flag("upper", "case of all transcripts; a trained model brings its own")
     punctuation: Literal["remove", "keep"] = flag("remove", "what happens to punctuation; apostrophes in words stay")
     digits: Literal["keep", "refuse"] = flag("keep", "refuse: a transcript with digits in it is a bad example")
-    chars_to_ignore: list[str] = field(
-        default_factory=list, metadata={"help": "characters that are dropped from all transcripts"}
-    )
+    chars_to_ignore: list[str] = field(default_factory=list, metadata={"help": "characters dropped from transcripts"})
     min_seconds: float = flag(0.0, "shorter utterances are not trained on", "--min_duration_in_seconds")
     max_seconds: float | None = flag(
         None, "longer utterances are not trained on; unset: all are", "--max_duration_in_seconds"
@@ -146,8 +146,8 @@ class RecognitionArguments(SpeechArguments):
         super().__post_init__()
         if not 0 < self.chunk_overlap < self.chunk_seconds / 2:
             raise UserError("--chunk_overlap must be above 0 and below half of --chunk_seconds")
-        if self.beam_width < 1:
-            raise UserError(f"--beam_width {self.beam_width}: must be 1 or more")
+        if min(self.beam_width, self.head_size) < 1:
+            raise UserError(f"--beam_width {self.beam_width}, --head_size {self.head_size}: must be 1 or more")
         if self.language_model and self.decoding != "beam":
             raise UserError("--language_model belongs to --decoding beam")
 
@@ -259,7 +259,7 @@ def main(argv: list[str] | None = None) -> dict:
             processing_class=processor,
         )
         if training.do_train:
-            identity = identity_of(parsed, splits["train"], "layer", "freeze", "head")
+            identity = identity_of(parsed, splits["train"], "layer", "freeze", "head", "head_size")
             decided_by_main_process(lambda: start_training(output_dir, checkpoint, identity))
             with clock.phase("training"):
                 outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -313,22 +313,23 @@ def recognizer(task: RecognitionArguments, model_args, tokenizer, training: bool
     from common.modeling import load_model
     from common.speech_heads import RecurrentCtc  # the auto class knows it, too, once it is imported
 
-    vocabulary = {} if trained else {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    shape = {} if trained else {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (task.head == "blstm" or task.weighted):
         settings = {"head": "speech", "training": training, "configured": {"layerdrop": 0.0}}
         encoder, warnings = load_model(AutoModel, model_args, **settings)
-        layers = 2 if task.head == "blstm" else 0
-        return RecurrentCtc.around(encoder, weighted=task.weighted, recurrent_layers=layers, **vocabulary), warnings
-    configured = {"layerdrop": 0.0, "ctc_loss_reduction": "mean", "ctc_zero_infinity": True, **vocabulary}
+        shape |= {"projection_size": task.head_size, "recurrent_size": task.head_size, "weighted": task.weighted}
+        return RecurrentCtc.around(encoder, recurrent_layers=2 if task.head == "blstm" else 0, **shape), warnings
+    configured = {"layerdrop": 0.0, "ctc_loss_reduction": "mean", "ctc_zero_infinity": True, **shape}
     return load_model(AutoModelForCTC, model_args, head="CTC", training=training, configured=configured)
 
 
 def head_of(model, tokenizer, task: RecognitionArguments, name: str, explicit: set[str]) -> dict[str, str]:
     """What the flags are for the head of the trained model `name`; it keeps it, so that others are refused."""
-    found = {"head": "blstm" if getattr(model, "recurrent", None) else "linear"}
+    recurrent = getattr(model, "recurrent", None)
+    found = {"head": "blstm", "head_size": model.config.recurrent_size} if recurrent else {"head": "linear"}
     if getattr(model, "layer_weights", None) is not None:
         found["layer"] = "weighted"
-    asked = {"head": task.head} if "head" in explicit else {}
+    asked = {name: getattr(task, name) for name in ("head", "head_size") if name in explicit}
     asked |= {"layer": task.layer} if task.weighted else {}
     for flag_name, value in asked.items():
         if value != found.get(flag_name):

@@ -10,11 +10,13 @@ token (BERT, DistilBERT, RoBERTa, XLM-R). `benchmarks/README.md` says what the r
 """
 
 import argparse
+import contextlib
 import gc
 import multiprocessing
 import os
 import re
 import tempfile
+import time
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,6 +27,7 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, logging, set_seed
 from transformers.trainer_pt_utils import EvalLoopContainer
 
+import common.trainer
 import run_qa
 from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import DataArguments, ModelArguments, parse_arguments
@@ -39,6 +42,14 @@ MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
 SPANS = {"n_best": 20, "max_answer_length": 30}
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
+LENGTHS: dict[str, tuple[int, ...]] = {  # sides of training: tokens a window at most, and to which it is padded
+    "ours": (MAX_LENGTH,),
+    "bare": (MAX_LENGTH,),
+    "padded": (MAX_LENGTH, MAX_LENGTH),
+    "ours, long": (PUBLISHED_LENGTH,),
+    "padded, long": (PUBLISHED_LENGTH, PUBLISHED_LENGTH),
+}
+TRAININGS = None  # of a process that trains
 
 
 # Preprocessing
@@ -213,45 +224,80 @@ class Picked(torch.utils.data.Dataset):
         return self.windows, int(self.rows[i])
 
 
-def training(options: argparse.Namespace, tokenizer, questions: Questions) -> tuple[list[dict], dict]:
-    """One pass over the same batches for every side, from the same weights and random state."""
-    set_seed(0)
-    model = AutoModelForQuestionAnswering.from_pretrained(options.model)
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+class Trainings:
+    """What a process needs to train some sides, each from the same weights and random state.
 
-    def cut(*lengths, **settings) -> Picked:
-        return Picked(our_windows(tokenizer, questions, *lengths, **settings), max(1, options.train_questions // BATCH))
+    Args:
+        stock: memory is freed as without `common.allocator`, which is ours.
+    """
 
-    windows = {"ours": cut(), "bare": cut(), "padded": cut(pad_to=MAX_LENGTH)}
-    windows |= {"ours, long": cut(PUBLISHED_LENGTH), "padded, long": cut(PUBLISHED_LENGTH, PUBLISHED_LENGTH)}
-    sides = {name: bare_loop if name == "bare" else FinetuneTrainer.train for name in windows}
-    trainers, weights = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
+    def __init__(self, options: argparse.Namespace, names: list[str], stock: bool):
+        if stock:
+            common.trainer.keep_freed_memory = lambda: None
+        quiet()
+        set_seed(0)
+        self.options = options
+        self.model = AutoModelForQuestionAnswering.from_pretrained(options.model)
+        self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        tokenizer = AutoTokenizer.from_pretrained(options.model)
+        questions = read_questions(options.train_file, truth=True, skip_bad=False)
+        count = max(1, options.train_questions // BATCH)
+        self.windows = {name: Picked(our_windows(tokenizer, questions, *LENGTHS[name]), count) for name in names}
 
-        def prepare(name: str, **settings) -> list:
-            model.load_state_dict(initial)
-            trainers[name] = make_trainer(options, model, windows[name], folder, **settings)
+    def train(self, name: str, **settings) -> tuple[float, dict, np.ndarray]:
+        """Seconds, facts about the batches, and the weights afterwards."""
+        clock = time.process_time if self.options.cpu_time else time.perf_counter
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.load_state_dict(self.initial)
+            trainer = make_trainer(self.options, self.model, self.windows[name], folder, **settings)
             set_seed(0)
-            return [trainers[name]]
+            gc.collect()
+            start = clock()
+            bare_loop(trainer) if name == "bare" else trainer.train()
+            seconds = clock() - start
+        facts = {"windows": len(self.windows[name]), "tokens": trainer.data_collator.tokens}
+        return seconds, facts, torch.cat([p.detach().flatten() for p in self.model.parameters()]).numpy()
 
-        weights["before"] = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-        for name in ("ours", "bare"):  # warm-up, and whether they do the same
-            sides[name](*prepare(name, max_steps=2))
-            weights[name] = torch.cat([p.detach().flatten().cpu() for p in model.parameters()])
-        seconds = alternate(sides, options.repeats, options.cpu_time, prepare)
+
+def start_trainings(*arguments) -> None:
+    """Of a process: makes its `Trainings`."""
+    global TRAININGS
+    TRAININGS = Trainings(*arguments)
+
+
+def train_side(name: str, settings: dict) -> tuple[float, dict, np.ndarray]:
+    """In such a process: `Trainings.train`."""
+    return TRAININGS.train(name, **settings)
+
+
+def training(options: argparse.Namespace) -> tuple[list[dict], dict]:
+    """One pass over the same batches for every side; ours in one process, the plain references in another."""
+    spawn, ours = multiprocessing.get_context("spawn"), [name for name in LENGTHS if name.startswith("ours")]
+    seconds, facts, weights = {name: [] for name in LENGTHS}, {}, {}
+    with contextlib.ExitStack() as stack:
+        pools = {}
+        for names, stock in ((ours, False), ([name for name in LENGTHS if name not in ours], True)):
+            pool = stack.enter_context(spawn.Pool(1, start_trainings, (options, names, stock)))
+            pools |= dict.fromkeys(names, pool)
+        for name in LENGTHS:  # warm-up, and whether the first two sides do the same
+            *_, weights[name] = pools[name].apply(train_side, (name, {"max_steps": 2}))
+        for _ in range(options.repeats):
+            for name, pool in pools.items():
+                took, facts[name], _ = pool.apply(train_side, (name, {}))
+                seconds[name].append(took)
     compared = (
         (f"every window padded to {MAX_LENGTH}", "ours", "padded", 3.0),
         (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
     )
     rows = [
-        row(f"training, to {what}", seconds[a], seconds[b], len(windows[a]), goal, unit="questions/s")
+        row(f"training, to {what}", seconds[a], seconds[b], facts[a]["windows"], goal, unit="windows/s")
         for what, a, b, goal in compared
     ]
-    tokens = {n: round(t.data_collator.tokens / len(windows[n])) for n, t in trainers.items() if n != "bare"}
-    apart = (weights["ours"] - weights["bare"]).abs().mean() / (weights["ours"] - weights["before"]).abs().mean()
-    facts = {"windows": len(windows["ours"]), "tokens a window, with padding": tokens}
-    return rows, facts | {"weights of ours and bare after two steps, difference by change": apart.item()}
+    tokens = {name: round(found["tokens"] / found["windows"]) for name, found in facts.items() if found["tokens"]}
+    apart = np.abs(weights["ours"] - weights["bare"]).max()
+    found = {"windows": facts["ours"]["windows"], "tokens a window, with padding": tokens}
+    return rows, found | {"weights of ours and bare after two steps, largest difference": float(apart)}
 
 
 # Post-processing
@@ -428,6 +474,14 @@ def memory(options: argparse.Namespace) -> tuple[list[dict], dict]:
 # Results
 
 
+def quiet() -> None:
+    """The table is what is printed."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    disable_caching()
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Measures, prints the table and returns {"rows", "checks", "setting"}."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -441,17 +495,13 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--cpu_time", action="store_true", help="processor time, not the clock's: for a busy machine")
     parser.add_argument("--output", type=Path, help="write everything to this json file")
     options = parser.parse_args(argv)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    disable_caching()
-
+    quiet()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     train = read_questions(options.train_file, truth=True, skip_bad=False)
     validation = read_questions(options.validation_file, truth=True, skip_bad=False)
     measure = {
         "preprocessing": lambda: preprocessing(options, tokenizer, train),
-        "training": lambda: training(options, tokenizer, train),
+        "training": lambda: training(options),
         "postprocessing": lambda: postprocessing(options, tokenizer, train, validation),
         "memory": lambda: memory(options),
     }

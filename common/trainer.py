@@ -23,6 +23,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_callback import DefaultFlowCallback, ProgressCallback
 
+from common.allocator import keep_freed_memory
 from common.errors import Interrupted, UserError
 from common.run import StopRequest
 from common.samplers import InOrder, LengthGroupedSampler
@@ -83,6 +84,8 @@ class FinetuneTrainer(Trainer):
         if chooses and wanted and not any(wanted.removeprefix("eval_").startswith(name) for name in sets):
             known = ", ".join(f"{name}{metric}" for name in sets for metric in dict.fromkeys(("loss", headline)))
             raise UserError(f"--metric_for_best_model {wanted}: must name the evaluated set too, as in {known}")
+        if args.device.type == "cpu":
+            keep_freed_memory()
         super().__init__(compute_metrics=self._score, **kwargs)  # which makes the output directory
         self.head, self.forward, self.groups = head, forward, groups
         self.model_accepts_loss_kwargs = False

@@ -288,26 +288,23 @@ def test_features_kept_or_not_is_the_same(short, encoder, tables, tmp_path):
     assert kept["metrics"]["test"]["loss"]["value"] == pytest.approx(off["metrics"]["test"]["loss"]["value"], abs=1e-4)
 
 
-@pytest.fixture
-def small_recurrent(monkeypatch):
-    """SUPERB's head at a size for tests."""
-    around = RecurrentCtc.around
-    monkeypatch.setattr(RecurrentCtc, "around", partial(around, projection_size=16, recurrent_size=8))
-
-
 @pytest.mark.parametrize(
     ("flags", "architecture", "trainable"),
     [
-        (["--head", "blstm"], "RecurrentCtc", ("projector.", "recurrent.", "lm_head.")),
+        (["--head", "blstm", "--head_size", "8"], "RecurrentCtc", ("projector.", "recurrent.", "lm_head.")),
         (["--layer", "weighted"], "RecurrentCtc", ("layer_weights", "lm_head.")),
-        (["--head", "blstm", "--layer", "1"], "RecurrentCtc", ("projector.", "recurrent.", "lm_head.")),
+        (
+            ["--head", "blstm", "--head_size", "8", "--layer", "1"],
+            "RecurrentCtc",
+            ("projector.", "recurrent.", "lm_head."),
+        ),
         (["--layer", "1"], "HubertForCTC", ("lm_head.",)),
         (["--freeze", "none"], "HubertForCTC", ("hubert.", "lm_head.")),
         (["--freeze", "convolution"], "HubertForCTC", ("hubert.feature_projection", "hubert.encoder", "lm_head.")),
     ],
     ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, list) else "",
 )
-def test_heads_layers_and_freezing(small_recurrent, encoder, clips, tables, tmp_path, flags, architecture, trainable):
+def test_heads_layers_and_freezing(encoder, clips, tables, tmp_path, flags, architecture, trainable):
     folder = tmp_path / "out"
     results = run_asr.main(["--model", encoder, *tables, *QUICK, *SHORT, *flags, "--output_dir", str(folder)])
     assert results["model"]["architecture"] == architecture
@@ -330,13 +327,14 @@ def test_heads_layers_and_freezing(small_recurrent, encoder, clips, tables, tmp_
         again = run_asr.main([*evaluating, "--output_dir", str(tmp_path / "again")])
         assert heard(tmp_path / "again", "test_") == heard(folder, "test_")
         assert again["arguments"]["head"]["value"] == ("blstm" if "blstm" in flags else "linear")
+        assert "blstm" not in flags or again["arguments"]["head_size"]["value"] == 8
         assert use_card(folder, clips["test"][0][0]).split() == heard(folder, "test_")[0].split()
 
 
 def test_a_trained_model_keeps_its_head(short, tables, tmp_path, capsys):
     folder, _ = short
     argv = ["--model", str(folder), *tables, *QUICK, *SHORT, "--output_dir", str(tmp_path / "out")]
-    for flags in (["--head", "blstm"], ["--layer", "weighted"]):
+    for flags in (["--head", "blstm"], ["--head_size", "8"], ["--layer", "weighted"]):
         said = refuse(capsys, *argv, *flags)
         assert said.startswith(" ".join(flags)) and str(folder) in said and "another head" in said
     assert not (tmp_path / "out").exists()
@@ -522,6 +520,7 @@ def test_lj_speech_itself(encoder, shared_data, tmp_path):
         (["--layer", "0"], ("--layer 0",)),
         (["--chunk_overlap", "12"], ("--chunk_overlap",)),
         (["--beam_width", "0"], ("--beam_width 0",)),
+        (["--head_size", "0"], ("--head_size 0",)),
         (["--language_model", "words.arpa"], ("--language_model", "--decoding beam")),
         (["--min_seconds", "99"], ("--min_seconds",)),
         (["--text_column", "words"], ("words", "transcript")),
