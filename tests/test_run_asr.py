@@ -11,7 +11,6 @@ import sys
 import tarfile
 import types
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import jiwer
@@ -25,7 +24,6 @@ import run_asr
 from common.chunking import chunked, joined
 from common.errors import exit_status
 from common.recordings import Reading, read_recordings
-from common.speech_heads import RecurrentCtc
 from common.trainer import FinetuneTrainer
 from tests.hub import Hub, add_librispeech
 from tests.scripts import ROOT, TORCHRUN, finish, plain, read, refused, rows_of, start
