@@ -77,7 +77,7 @@ def quick_plots(monkeypatch):
         path.write_bytes(b"no picture")
         return path
 
-    monkeypatch.setattr(plotting, "_save", save)
+    monkeypatch.setattr(plotting, "save", save)
 
 
 @pytest.fixture(scope="module")
