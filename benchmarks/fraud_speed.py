@@ -110,8 +110,9 @@ def our_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[fl
 
 def stock_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[float]]:
     """The same of `model.fit` on numpy arrays, which are shuffled before it, as ours are: that is not in the time."""
-    from common.keras_models import published_cnn
+    from common.keras_models import LARGE_BATCH, choose_kernels, published_cnn
 
+    choose_kernels(LARGE_BATCH)  # TensorFlow's own choices, since the module has made ours
     # isort: split
     import keras
     import tensorflow as tf
