@@ -124,7 +124,7 @@ class RecognitionArguments(SpeechArguments):
     _argument_group_name = "speech recognition"
 
     head: Literal["linear", "blstm"] = flag("linear", "one linear layer (published), or SUPERB's two recurrent layers")
-    head_size: int = flag(1024, "units of --head blstm, in each direction and in the layer below; a linear head has none")
+    head_size: int = flag(1024, "units of --head blstm, in each direction and in the layer below; linear: none")
     text_column: str | None = flag(None, "column of the transcripts; unset = text, sentence, ...", "--text_column_name")
     case: Literal["upper", "lower", "keep"] = flag("upper", "case of all transcripts; a trained model brings its own")
     punctuation: Literal["remove", "keep"] = flag("remove", "what happens to punctuation; apostrophes in words stay")
