@@ -44,6 +44,7 @@ SPANS = {"n_best": 20, "max_answer_length": 30}
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
 LENGTHS: dict[str, tuple[int, ...]] = {  # sides of training: tokens a window at most, and to which it is padded
     "ours": (MAX_LENGTH,),
+    "ours, bare": (MAX_LENGTH,),  # a bare loop with our dropout and allocator
     "bare": (MAX_LENGTH,),
     "padded": (MAX_LENGTH, MAX_LENGTH),
     "ours, long": (PUBLISHED_LENGTH,),
@@ -197,7 +198,8 @@ def bare_loop(trainer: FinetuneTrainer) -> None:
     for batch in islice(loader, args.max_steps if args.max_steps > 0 else None):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         optimizer.zero_grad()
-        run_qa.span_losses(model(**model_inputs(batch, model)), batch, 0.0).mean().backward()
+        with common.trainer.quick_dropout(args):  # in the process of the references: nothing
+            run_qa.span_losses(model(**model_inputs(batch, model)), batch, 0.0).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
         optimizer.step()
 
@@ -228,24 +230,28 @@ class Trainings:
     """What a process needs to train some sides, each from the same weights and random state.
 
     Args:
-        stock: memory is freed as without `common.allocator`, which is ours.
+        stock: memory and dropout are PyTorch's, without `common.allocator` and `common.dropout`, which are ours.
     """
 
     def __init__(self, options: argparse.Namespace, names: list[str], stock: bool):
         if stock:
             common.trainer.keep_freed_memory = lambda: None
+            common.trainer.quick_dropout = lambda args: contextlib.nullcontext()
         quiet()
         set_seed(0)
         self.options = options
         self.model = AutoModelForQuestionAnswering.from_pretrained(options.model)
         self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.dropouts = [(m, m.p) for m in self.model.modules() if isinstance(m, torch.nn.Dropout)]
         tokenizer = AutoTokenizer.from_pretrained(options.model)
         questions = read_questions(options.train_file, truth=True, skip_bad=False)
         count = max(1, options.train_questions // BATCH)
         self.windows = {name: Picked(our_windows(tokenizer, questions, *LENGTHS[name]), count) for name in names}
 
-    def train(self, name: str, **settings) -> tuple[float, dict, np.ndarray]:
+    def train(self, name: str, dropout: bool = True, **settings) -> tuple[float, dict, np.ndarray]:
         """Seconds, facts about the batches, and the weights afterwards."""
+        for module, p in self.dropouts:
+            module.p = p if dropout else 0.0
         clock = time.process_time if self.options.cpu_time else time.perf_counter
         with tempfile.TemporaryDirectory() as folder:
             self.model.load_state_dict(self.initial)
@@ -253,7 +259,7 @@ class Trainings:
             set_seed(0)
             gc.collect()
             start = clock()
-            bare_loop(trainer) if name == "bare" else trainer.train()
+            bare_loop(trainer) if "bare" in name else trainer.train()
             seconds = clock() - start
         facts = {"windows": len(self.windows[name]), "tokens": trainer.data_collator.tokens}
         return seconds, facts, torch.cat([p.detach().flatten() for p in self.model.parameters()]).numpy()
@@ -279,8 +285,8 @@ def training(options: argparse.Namespace) -> tuple[list[dict], dict]:
         for names, stock in ((ours, False), ([name for name in LENGTHS if name not in ours], True)):
             pool = stack.enter_context(spawn.Pool(1, start_trainings, (options, names, stock)))
             pools |= dict.fromkeys(names, pool)
-        for name in LENGTHS:  # warm-up, and whether the first two sides do the same
-            *_, weights[name] = pools[name].apply(train_side, (name, {"max_steps": 2}))
+        for name in LENGTHS:  # warm-up, and whether trainer and loop do the same
+            *_, weights[name] = pools[name].apply(train_side, (name, {"dropout": False, "max_steps": 2}))
         for _ in range(options.repeats):
             for name, pool in pools.items():
                 took, facts[name], _ = pool.apply(train_side, (name, {}))
@@ -289,15 +295,18 @@ def training(options: argparse.Namespace) -> tuple[list[dict], dict]:
         (f"every window padded to {MAX_LENGTH}", "ours", "padded", 3.0),
         (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
+        ("a bare torch loop with our dropout", "ours", "ours, bare", 0.9),
     )
     rows = [
         row(f"training, to {what}", seconds[a], seconds[b], facts[a]["windows"], goal, unit="windows/s")
         for what, a, b, goal in compared
     ]
     tokens = {name: round(found["tokens"] / found["windows"]) for name, found in facts.items() if found["tokens"]}
-    apart = np.abs(weights["ours"] - weights["bare"]).max()
+    apart = max(float(np.abs(weights["ours"] - weights[name]).max()) for name in ("ours, bare", "bare"))
+    if apart > 1e-6:  # a tenth of a step at this learning rate
+        raise SystemExit(f"two steps without dropout: weights of the trainer and of a bare loop differ by {apart:g}")
     found = {"windows": facts["ours"]["windows"], "tokens a window, with padding": tokens}
-    return rows, found | {"weights of ours and bare after two steps, largest difference": float(apart)}
+    return rows, found | {"largest difference of weights to a bare loop after two steps without dropout": apart}
 
 
 # Post-processing

@@ -1,4 +1,4 @@
-"""A model that is changed for a while: context managers after which it is as it was before.
+"""What is changed for a while: context managers after which a model or a module is as it was before.
 
 Not for lasting changes (`common.adapting`, `common.speech_encoders`).
 """
@@ -22,7 +22,7 @@ def evaluating(model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced(replacements: Iterable[tuple]) -> Iterator[None]:
-    """Submodules (parent, name, module) in the place of others within."""
+    """Attributes (owner, name, value), such as a model's submodules, in the place of others within."""
     replacements = list(replacements)
     before = [(parent, name, getattr(parent, name)) for parent, name, _ in replacements]
     try:

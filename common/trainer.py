@@ -24,6 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_callback import DefaultFlowCallback, ProgressCallback
 
 from common.allocator import keep_freed_memory
+from common.dropout import quick_dropout
 from common.errors import Interrupted, UserError
 from common.run import StopRequest
 from common.samplers import InOrder, LengthGroupedSampler
@@ -119,6 +120,11 @@ class FinetuneTrainer(Trainer):
         loss = (self.head.losses(outputs, inputs) * self._weights(inputs)).sum() / num_items_in_batch
         loss = loss * self.args.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        """`Trainer.training_step`, forward and backward, with quick random numbers on processors."""
+        with quick_dropout(self.args):
+            return super().training_step(*args, **kwargs)
 
     def create_optimizer(self, model=None):
         """`Trainer.create_optimizer`, over `groups`."""
