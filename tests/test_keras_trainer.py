@@ -237,6 +237,10 @@ def test_divergence_is_said_and_leaves_no_checkpoint(tmp_path):
     assert names(tmp_path) == []
 
 
+def test_nothing_waits_for_the_thread_that_would_tune_the_batches(tmp_path):
+    assert make_trainer(tmp_path)._batches(tf.Variable(0, dtype=tf.int64)).options().autotune.enabled is False
+
+
 # Checkpoints
 
 

@@ -302,7 +302,7 @@ def test_features_kept_or_not_is_the_same(short, encoder, tables, tmp_path):
     ],
     ids=lambda value: "-".join(value).replace("--", "") if isinstance(value, list) else "",
 )
-def test_heads_layers_and_freezing(encoder, clips, tables, tmp_path, flags, architecture, trainable):
+def test_heads_layers_and_freezing(encoder, clips, tables, tmp_path, capsys, flags, architecture, trainable):
     folder = tmp_path / "out"
     results = run_asr.main(["--model", encoder, *tables, *QUICK, *SHORT, *flags, "--output_dir", str(folder)])
     assert results["model"]["architecture"] == architecture
@@ -326,6 +326,9 @@ def test_heads_layers_and_freezing(encoder, clips, tables, tmp_path, flags, arch
         assert heard(tmp_path / "again", "test_") == heard(folder, "test_")
         assert again["arguments"]["head"]["value"] == ("blstm" if "blstm" in flags else "linear")
         assert "blstm" not in flags or again["arguments"]["head_size"]["value"] == 8
+        for flag in ["--head linear", "--head_size 16"] if "blstm" in flags else []:
+            said = refuse(capsys, *evaluating, "--output_dir", str(tmp_path / "other"), *flag.split())
+            assert said.startswith(flag) and str(folder) in said and "another head" in said
         assert use_card(folder, clips["test"][0][0]).split() == heard(folder, "test_")[0].split()
 
 

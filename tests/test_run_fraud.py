@@ -513,9 +513,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(straight, table, tmp_path, m
     assert len(one) == len(other) == 3 and [r["eval_auprc"] for r in one] == [r["eval_auprc"] for r in other]
 
 
-def test_killed_and_resumed_is_as_if_never_killed(straight, table, tmp_path):
-    whole, argv = straight
-    program = """
+KILLED = """
 import os, signal, sys
 import run_fraud
 from common.keras_trainer import KerasTrainer
@@ -527,11 +525,27 @@ def kill(self, *arguments):
 KerasTrainer.end_epoch = kill
 run_fraud.main(sys.argv[1:])
 """
+
+
+def test_killed_and_resumed_is_as_if_never_killed(straight, table, tmp_path):
+    whole, argv = straight
     everything = ["--train_file", str(table), "--output_dir", str(tmp_path / "killed"), *QUICK, *argv]
     environment = plain(tmp_path) | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    finish(start([sys.executable, "-c", program, *everything], tmp_path, environment), -signal.SIGKILL)
+    finish(start([sys.executable, "-c", KILLED, *everything], tmp_path, environment), -signal.SIGKILL)
     without_plots([*everything, "--resume_from_checkpoint", "auto"])
     assert same(whole, tmp_path / "killed")
+
+
+def test_large_batches_are_resumed_alike(straight, table, tmp_path):
+    """They have other kernels, which TensorFlow chooses when it is loaded: every run is a process of its own."""
+    argv = ["--train_file", str(table), *QUICK, *straight[1], "--per_device_train_batch_size", "256", "--output_dir"]
+    environment = plain(tmp_path) | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    script = [sys.executable, str(ROOT / "run_fraud.py"), *argv]
+    finish(start([*script, "whole"], tmp_path, environment), 0)
+    finish(start([sys.executable, "-c", KILLED, *argv, "killed"], tmp_path, environment), -signal.SIGKILL)
+    assert not (tmp_path / "killed" / "results.json").exists()
+    finish(start([*script, "killed", "--resume_from_checkpoint", "auto"], tmp_path, environment), 0)
+    assert same(tmp_path / "whole", tmp_path / "killed")
 
 
 # A trained model is used
