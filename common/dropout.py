@@ -1,6 +1,6 @@
 """Dropout on processors, where PyTorch's own is up to half of a training step.
 
-PyTorch draws a random number for each value that may be dropped, one after another. Here one number of 64 bits, of the
+PyTorch draws a random number for each value that may be dropped, one after another. Here one 64-bit number of the
 same generator decides for four values: each is dropped where its 16 bits are below `p`, rounded to a multiple of 2^-16.
 What is kept is scaled for that, so that the mean stays exact. Attention with dropout has no fused kernel on processors;
 it is computed as PyTorch computes it then, but for the masks.
