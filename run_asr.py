@@ -29,19 +29,33 @@ from typing import Literal
 
 import numpy as np
 
-from common import results as facts
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.chunking import chunked, joined
-from common.decoding import BeamDecoder, greedy, to_texts
-from common.errors import UserError, exit_status
-from common.recognition import judge
-from common.recordings import Reading, describe_splits
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.speech_results import publish_transcripts, transcribed
-from common.speech_task import SpeechArguments, features_or_waveforms, identity_of, load_splits, of_length, use_demo
-from common.spellings import SPEECH, only
-from common.task import PREFIX, evaluated_sets
-from common.transcripts import (
+from common.legacy import results as facts
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.chunking import chunked, joined
+from common.legacy.decoding import BeamDecoder, greedy, to_texts
+from common.legacy.errors import UserError, exit_status
+from common.legacy.recognition import judge
+from common.legacy.recordings import Reading, describe_splits
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.speech_results import publish_transcripts, transcribed
+from common.legacy.speech_task import (
+    SpeechArguments,
+    features_or_waveforms,
+    identity_of,
+    load_splits,
+    of_length,
+    use_demo,
+)
+from common.legacy.spellings import SPEECH, only
+from common.legacy.task import PREFIX, evaluated_sets
+from common.legacy.transcripts import (
     Normalization,
     case_of,
     characters_of,
@@ -108,7 +122,7 @@ OUR_HEAD_USAGE = """\
 import librosa
 from transformers import AutoProcessor
 
-from common.speech_heads import load_speech_model  # of the repository with the training scripts
+from common.legacy.speech_heads import load_speech_model  # of the repository with the training scripts
 
 model, processor = load_speech_model("{model}"), AutoProcessor.from_pretrained("{model}")
 waveform, _ = librosa.load("speech.wav", sr=16000)
@@ -175,7 +189,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                from common.demo_speech import asr_demo
+                from common.legacy.demo_speech import asr_demo
 
                 use_demo(data, task, model_args, asr_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
@@ -185,9 +199,9 @@ def main(argv: list[str] | None = None) -> dict:
                 )
 
         # Preprocessing
-        from common.modeling import load_feature_extractor, model_commit, trained_processor
-        from common.speech_encoders import frame_counts, freeze, ignore_padding, keep_layers
-        from common.waveforms import Waveforms, collate_waveforms
+        from common.legacy.modeling import load_feature_extractor, model_commit, trained_processor
+        from common.legacy.speech_encoders import frame_counts, freeze, ignore_padding, keep_layers
+        from common.legacy.waveforms import Waveforms, collate_waveforms
 
         skip_bad = data.on_bad_example == "skip"
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
@@ -241,9 +255,9 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += found
 
         # Training
-        from common.ctc import ctc_head, every_score, searched
-        from common.speech_features import collate_features
-        from common.trainer import FinetuneTrainer
+        from common.legacy.ctc import ctc_head, every_score, searched
+        from common.legacy.speech_features import collate_features
+        from common.legacy.trainer import FinetuneTrainer
 
         head = ctc_head(model, tokenizer)
         trainer = FinetuneTrainer(
@@ -310,8 +324,8 @@ def recognizer(task: RecognitionArguments, model_args, tokenizer, training: bool
     """A `trained` model with the head it has; else the encoder with a new head, the one of the flags. And warnings."""
     from transformers import AutoModel, AutoModelForCTC
 
-    from common.modeling import load_model
-    from common.speech_heads import RecurrentCtc  # the auto class knows it, too, once it is imported
+    from common.legacy.modeling import load_model
+    from common.legacy.speech_heads import RecurrentCtc  # the auto class knows it, too, once it is imported
 
     shape = {} if trained else {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (task.head == "blstm" or task.weighted):

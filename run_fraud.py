@@ -28,20 +28,20 @@ from typing import Literal
 
 import numpy as np
 
-from common import report
-from common import results as facts
-from common.arguments import SourceArguments, flag, parse_arguments
-from common.balancing import class_weights
-from common.detection import choose_threshold, cross_entropy, parse_rule
-from common.detection_results import Detections, draw_plots, error_cards, judge, write_predictions
-from common.errors import UserError, exit_status
-from common.keras_arguments import DetectorArguments, KerasArguments
-from common.model_card import write_model_card
-from common.rivals import rival_probabilities, side_by_side
-from common.run import DEMO_FOLDER, Clock, StopRequest, check_launch, prepare_output_dir, start_training
-from common.table_cells import TableReading
-from common.table_task import ChunkedFile, describe_parts, identity_of, load_parts, split_afterwards
-from common.tables import Table, check_trainable, read_table
+from common.legacy import report
+from common.legacy import results as facts
+from common.legacy.arguments import SourceArguments, flag, parse_arguments
+from common.legacy.balancing import class_weights
+from common.legacy.detection import choose_threshold, cross_entropy, parse_rule
+from common.legacy.detection_results import Detections, draw_plots, error_cards, judge, write_predictions
+from common.legacy.errors import UserError, exit_status
+from common.legacy.keras_arguments import DetectorArguments, KerasArguments
+from common.legacy.model_card import write_model_card
+from common.legacy.rivals import rival_probabilities, side_by_side
+from common.legacy.run import DEMO_FOLDER, Clock, StopRequest, check_launch, prepare_output_dir, start_training
+from common.legacy.table_cells import TableReading
+from common.legacy.table_task import ChunkedFile, describe_parts, identity_of, load_parts, split_afterwards
+from common.legacy.tables import Table, check_trainable, read_table
 
 # The published recipe (report 004, card fraud), in one place; the names are the flags.
 RECIPE = {
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo and training.do_train and data.train_file is None:
-                from common.demo_fraud import fraud_demo
+                from common.legacy.demo_fraud import fraud_demo
 
                 data.train_file = fraud_demo(output_dir / DEMO_FOLDER)["train_file"]
             columns = {"target": task.target, "positive": task.positive, "ignored": tuple(task.ignore_columns)}
@@ -178,7 +178,15 @@ def main(argv: list[str] | None = None) -> dict:
                 check_trainable(parts["train"])
 
         # Preprocessing
-        from common.keras_models import USAGE, Detector, choose_kernels, devices_scope, layer_table, mlp, published_cnn
+        from common.legacy.keras_models import (
+            USAGE,
+            Detector,
+            choose_kernels,
+            devices_scope,
+            layer_table,
+            mlp,
+            published_cnn,
+        )
 
         choose_kernels(training.per_device_train_batch_size)
         with clock.phase("preprocessing"):
@@ -219,7 +227,7 @@ def main(argv: list[str] | None = None) -> dict:
             extra["layers"] = layer_table(detector.model)
 
         # Training
-        from common.keras_trainer import KerasTrainer
+        from common.legacy.keras_trainer import KerasTrainer
 
         if training.do_train:
             sets = {name: (inputs[name], parts[name].target) for name in ("train", "validation")}
@@ -304,7 +312,7 @@ def shares_of(task: FraudArguments) -> dict[str, float]:
 def resampled(table: Table, detector, task: FraudArguments, seed: int) -> tuple[Table, list[str]]:
     """The rows of the table and those made from them, or fewer; and why there are none, if so. Neighbours are looked
     for among standardised rows, since columns of large numbers would decide alone."""
-    from common.resampling import ADASYN, RandomOversampler, RandomUndersampler
+    from common.legacy.resampling import ADASYN, RandomOversampler, RandomUndersampler
 
     if task.resample == "adasyn":
         sampler = ADASYN(ratio=task.resample_ratio, k=task.adasyn_neighbours, random_state=seed)

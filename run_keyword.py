@@ -23,18 +23,25 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from common import results as facts
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.audio import MINIMUM_SAMPLES, RATE
-from common.class_names import in_order_of, listed
-from common.errors import UserError, exit_status
-from common.files import write_csv
-from common.modeling import classes_of, load_feature_extractor, load_model, model_commit
-from common.recordings import Reading, Recordings, describe_splits
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.speech_commands import SILENCE, UNKNOWN, with_unknown
-from common.speech_results import AUDIO_USAGE, judged_classes, publish_classes
-from common.speech_task import (
+from common.legacy import results as facts
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.audio import MINIMUM_SAMPLES, RATE
+from common.legacy.class_names import in_order_of, listed
+from common.legacy.errors import UserError, exit_status
+from common.legacy.files import write_csv
+from common.legacy.modeling import classes_of, load_feature_extractor, load_model, model_commit
+from common.legacy.recordings import Reading, Recordings, describe_splits
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.speech_commands import SILENCE, UNKNOWN, with_unknown
+from common.legacy.speech_results import AUDIO_USAGE, judged_classes, publish_classes
+from common.legacy.speech_task import (
     ClassArguments,
     features_or_waveforms,
     identity_of,
@@ -43,10 +50,10 @@ from common.speech_task import (
     weights_of,
     without_labels,
 )
-from common.spellings import SPEECH, Spelling
-from common.splitting import cut
-from common.spotting import sliding_windows, spotted
-from common.task import PREFIX, classification_head, evaluated_sets
+from common.legacy.spellings import SPEECH, Spelling
+from common.legacy.splitting import cut
+from common.legacy.spotting import sliding_windows, spotted
+from common.legacy.task import PREFIX, classification_head, evaluated_sets
 
 # The published recipe (report 002, keyword spotting), in one place; the names are the flags.
 RECIPE = {
@@ -147,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                from common.demo_speech import keyword_demo
+                from common.legacy.demo_speech import keyword_demo
 
                 own = any((task.data_dir, data.train_file, data.validation_file, data.test_file))
                 if own and "keywords" not in parsed.explicit:
@@ -168,7 +175,7 @@ def main(argv: list[str] | None = None) -> dict:
                 )
 
         # Preprocessing
-        from common.waveforms import Waveforms, collate_waveforms
+        from common.legacy.waveforms import Waveforms, collate_waveforms
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             if "test" in splits and trained_for:
@@ -186,7 +193,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Model
         from transformers import AutoModelForAudioClassification, set_seed
 
-        from common.speech_encoders import freeze, ignore_padding, keep_layers
+        from common.legacy.speech_encoders import freeze, ignore_padding, keep_layers
 
         with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
@@ -209,8 +216,8 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += found
 
         # Training
-        from common.speech_features import collate_features
-        from common.trainer import FinetuneTrainer
+        from common.legacy.speech_features import collate_features
+        from common.legacy.trainer import FinetuneTrainer
 
         trainer = FinetuneTrainer(
             head=classification_head(training.label_smoothing_factor, class_weights),

@@ -29,16 +29,25 @@ from typing import Literal
 
 import numpy as np
 
-from common import results as facts
-from common.adapter_folder import is_adapter
-from common.adapting import Strategy, apply
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.class_names import in_order_of
-from common.classification import PAIR_USAGE
-from common.data import fingerprint
-from common.errors import UserError, exit_status
-from common.lora import LoraArguments, add_lora, class_names, combine, load_adapter, merge, quantization, reloaded
-from common.pair_task import (
+from common.legacy import results as facts
+from common.legacy.adapter_folder import is_adapter
+from common.legacy.adapting import Strategy, apply
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.class_names import in_order_of
+from common.legacy.classification import PAIR_USAGE
+from common.legacy.data import fingerprint
+from common.legacy.errors import UserError, exit_status
+from common.legacy.lora import (
+    LoraArguments,
+    add_lora,
+    class_names,
+    combine,
+    load_adapter,
+    merge,
+    quantization,
+    reloaded,
+)
+from common.legacy.pair_task import (
     PairArguments,
     encode,
     judged,
@@ -48,10 +57,17 @@ from common.pair_task import (
     states_or_inputs,
     use_demo,
 )
-from common.pairs import Pairs, describe_splits
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.spellings import TEXT_CLASSIFICATION, only
-from common.task import PREFIX, Sample, classification_head, evaluated_sets
+from common.legacy.pairs import Pairs, describe_splits
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.spellings import TEXT_CLASSIFICATION, only
+from common.legacy.task import PREFIX, Sample, classification_head, evaluated_sets
 
 # The published recipe (report 004, MultiNLI), in one place; the names are the flags.
 RECIPE = {
@@ -147,7 +163,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                from common.demo_nli import mnli_demo
+                from common.legacy.demo_nli import mnli_demo
 
                 use_demo(data, model_args, mnli_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
@@ -155,7 +171,7 @@ def main(argv: list[str] | None = None) -> dict:
                 splits, selection = load_splits(task, data, training, model_args, **given)
 
         # Preprocessing
-        from common.modeling import classes_of, load_model, load_tokenizer, model_commit
+        from common.legacy.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             source, trained_for = model_args.model, classes_of(model_args)
@@ -187,8 +203,8 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += [f"the frozen part is computed in every epoch: {reason}"] if reason else []
 
         # Training
-        from common.frozen import collate_states
-        from common.trainer import FinetuneTrainer
+        from common.legacy.frozen import collate_states
+        from common.legacy.trainer import FinetuneTrainer
 
         trainer = FinetuneTrainer(
             head=classification_head(training.label_smoothing_factor),
@@ -316,7 +332,7 @@ def check_saved(output_dir: Path, trainer, model_args, lora, inputs, logits: np.
     """Loads the adapter from disk into a fresh base model, which must score `inputs` as the trained one did."""
     from transformers import AutoModelForSequenceClassification
 
-    from common.modeling import quietly, source_of
+    from common.legacy.modeling import quietly, source_of
 
     settings = {**source_of(model_args, model_args.model), **quantization(lora)}
     settings["ignore_mismatched_sizes"] = True  # the base may have a head for other classes; the adapter brings its own

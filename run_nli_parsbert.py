@@ -18,7 +18,7 @@ Classify pairs with a trained model, evaluate it, or try everything without data
     python run_nli_parsbert.py --do_eval --model outputs/nli --validation_file dev.csv --output_dir outputs/scores
     python run_nli_parsbert.py --demo
 
-A pruned model is loaded by `common.pruning.load_pruned(AutoModelForSequenceClassification, "outputs/nli")`.
+A pruned model is loaded by `common.legacy.pruning.load_pruned(AutoModelForSequenceClassification, "outputs/nli")`.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from common import results as facts
-from common.adapting import STRATEGIES, Strategy, apply, learning_rates, parameter_groups, trainable_formula
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.class_names import in_order_of
-from common.classification import PAIR_USAGE
-from common.data import fingerprint
-from common.errors import UserError, exit_status
-from common.pair_inputs import collate_pairs
-from common.pair_task import (
+from common.legacy import results as facts
+from common.legacy.adapting import STRATEGIES, Strategy, apply, learning_rates, parameter_groups, trainable_formula
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.class_names import in_order_of
+from common.legacy.classification import PAIR_USAGE
+from common.legacy.data import fingerprint
+from common.legacy.errors import UserError, exit_status
+from common.legacy.pair_inputs import collate_pairs
+from common.legacy.pair_task import (
     PairArguments,
     encode,
     judged,
@@ -45,13 +45,20 @@ from common.pair_task import (
     states_or_inputs,
     use_demo,
 )
-from common.pairs import Pairs, describe_splits
-from common.persian import PUBLISHED as PUBLISHED_STEPS
-from common.persian import Steps, keep_steps, prepare
-from common.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.spellings import TEXT_CLASSIFICATION, Spelling, only
-from common.task import PREFIX, classification_head, evaluated_sets
+from common.legacy.pairs import Pairs, describe_splits
+from common.legacy.persian import PUBLISHED as PUBLISHED_STEPS
+from common.legacy.persian import Steps, keep_steps, prepare
+from common.legacy.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.spellings import TEXT_CLASSIFICATION, Spelling, only
+from common.legacy.task import PREFIX, classification_head, evaluated_sets
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
 # report does not give them.
@@ -107,7 +114,7 @@ PUBLISHED = {
 PRUNED_USAGE = """\
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from common.pruning import load_pruned  # of the repository that trained it: transformers 5 cannot load pruned heads
+from common.legacy.pruning import load_pruned  # of the repository that trained it: transformers 5 cannot load pruned heads
 
 model = load_pruned(AutoModelForSequenceClassification, "{model}")
 tokenizer = AutoTokenizer.from_pretrained("{model}")
@@ -177,7 +184,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                from common.demo_nli import farstail_demo
+                from common.legacy.demo_nli import farstail_demo
 
                 use_demo(data, model_args, farstail_demo, output_dir / "demo", RECIPE["model"])
             with training.main_process_first(desc="data"):
@@ -186,7 +193,7 @@ def main(argv: list[str] | None = None) -> dict:
                 )
 
         # Preprocessing
-        from common.modeling import classes_of, load_model, load_tokenizer, model_commit
+        from common.legacy.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             order = {"classes": CLASSES, "label_order": task.order, "training": training.do_train}
@@ -218,8 +225,8 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += [f"the frozen part is computed in every epoch: {reason}"] if reason else []
 
         # Training
-        from common.frozen import collate_states
-        from common.trainer import FinetuneTrainer
+        from common.legacy.frozen import collate_states
+        from common.legacy.trainer import FinetuneTrainer
 
         def groups_of(model) -> list[dict]:
             rates = learning_rates(model, training.learning_rate, task.head_learning_rate, task.layer_decay)
@@ -298,7 +305,7 @@ def preprocess(pairs: Pairs, steps: Steps) -> Pairs:
 
 def adapt(model, task: PersianNliArguments, training, inputs) -> tuple:
     """Freezes, truncates or prunes as the strategy says; what was done, and its facts for the results."""
-    from common.modeling import count_parameters
+    from common.legacy.modeling import count_parameters
 
     whole = count_parameters(model)["total"]
     extra = {}

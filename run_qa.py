@@ -24,18 +24,25 @@ from pathlib import Path
 
 import numpy as np
 
-from common import report
-from common import results as facts
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.cache import cache_root
-from common.data import choose, fingerprint
-from common.errors import UserError, exit_status
-from common.hub import load_rows
-from common.model_card import write_model_card
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.spans import answers_of_questions, best_spans_of_windows
-from common.squad import Questions, describe_splits, flat_questions, read_questions
-from common.text import PairTemplate, Windows, collate_windows, tokenize_once, too_long
+from common.legacy import report
+from common.legacy import results as facts
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.cache import cache_root
+from common.legacy.data import choose, fingerprint
+from common.legacy.errors import UserError, exit_status
+from common.legacy.hub import load_rows
+from common.legacy.model_card import write_model_card
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.spans import answers_of_questions, best_spans_of_windows
+from common.legacy.squad import Questions, describe_splits, flat_questions, read_questions
+from common.legacy.text import PairTemplate, Windows, collate_windows, tokenize_once, too_long
 
 # The published recipe (report 002, question answering), in one place; the names are the flags.
 RECIPE = {
@@ -125,7 +132,7 @@ def main(argv: list[str] | None = None) -> dict:
                 splits, selection = load_splits(task, data, training, model_args)
 
         # Preprocessing
-        from common.modeling import load_model, load_tokenizer, model_commit
+        from common.legacy.modeling import load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             tokenizer = load_tokenizer(model_args)
@@ -144,8 +151,8 @@ def main(argv: list[str] | None = None) -> dict:
             )
 
         # Training
-        from common.answers import Scorer, judge
-        from common.trainer import FinetuneTrainer, Head
+        from common.legacy.answers import Scorer, judge
+        from common.legacy.trainer import FinetuneTrainer, Head
 
         scorer = Scorer(
             splits,
@@ -223,7 +230,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 def use_demo(data: DataArguments, model_args: ModelArguments, output_dir: Path) -> None:
     """Points data and model at the built-in ones, written below the output directory; what was given stays."""
-    from common.demo_qa import question_answering_demo
+    from common.legacy.demo_qa import question_answering_demo
 
     given = Path(model_args.model).is_dir()
     architecture = RECIPE["model"] if given else model_args.model
@@ -330,7 +337,7 @@ def span_losses(output: dict, batch: dict, smoothing: float):
 
 def publish(results: dict, scorer, splits, windows, answers, output_dir: Path) -> dict:
     """Writes answers, plots, results.json, report and model card; returns what results.json holds."""
-    from common.answers import USAGE, draw_plots, error_cards, write_answers
+    from common.legacy.answers import USAGE, draw_plots, error_cards, write_answers
 
     for name, prefix in (("validation", ""), ("test", "test_")):
         if name in answers:

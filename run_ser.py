@@ -25,17 +25,24 @@ from typing import Literal
 
 import numpy as np
 
-from common import results as facts
-from common.archives import extracted, is_archive
-from common.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.balancing import oversampled_rows
-from common.cache import cache_root
-from common.class_names import in_order_of
-from common.errors import UserError, exit_status
-from common.recording_readers import is_audio, list_files, name_pattern, stem
-from common.recordings import Reading, Recordings, describe_splits
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.speech_results import (
+from common.legacy import results as facts
+from common.legacy.archives import extracted, is_archive
+from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
+from common.legacy.balancing import oversampled_rows
+from common.legacy.cache import cache_root
+from common.legacy.class_names import in_order_of
+from common.legacy.errors import UserError, exit_status
+from common.legacy.recording_readers import is_audio, list_files, name_pattern, stem
+from common.legacy.recordings import Reading, Recordings, describe_splits
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.speech_results import (
     AUDIO_USAGE,
     UAR,
     by_gender,
@@ -49,7 +56,7 @@ from common.speech_results import (
     utterance_figures,
     utterance_score,
 )
-from common.speech_task import (
+from common.legacy.speech_task import (
     ClassArguments,
     features_or_waveforms,
     identity_of,
@@ -58,9 +65,9 @@ from common.speech_task import (
     weights_of,
     without_labels,
 )
-from common.spellings import SPEECH
-from common.splitting import cut
-from common.task import PREFIX, classification_head, evaluated_sets
+from common.legacy.spellings import SPEECH
+from common.legacy.splitting import cut
+from common.legacy.task import PREFIX, classification_head, evaluated_sets
 
 # The published recipe (report 000, emotion), in one place; the names are the flags. Batch, epochs and warm-up are ours:
 # the report does not give them.
@@ -111,7 +118,9 @@ PUBLISHED = {
     (True, True): (REPORT, "5 s segments, oversampled", {"accuracy": 69.0, "f1": 66.0, "f1_weighted": 68.0}),
 }
 AUTHORS = ("ShEMO's authors", "support vector machine", {UAR: 58.2})
-OUR_HEAD = "import common.speech_heads  # of the repository with the training scripts; pipeline knows this head by it\n"
+OUR_HEAD = (
+    "import common.legacy.speech_heads  # of the repository with the training scripts; pipeline knows this head by it\n"
+)
 
 
 @dataclass
@@ -161,7 +170,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Data
         with clock.phase("data"):
             if data.demo:
-                from common.demo_speech import emotion_demo
+                from common.legacy.demo_speech import emotion_demo
 
                 use_demo(data, task, model_args, emotion_demo, output_dir / "demo", RECIPE["model"])
             source = task.data_dir or data.train_file or data.validation_file or data.test_file
@@ -192,9 +201,9 @@ def main(argv: list[str] | None = None) -> dict:
             return publish_data(described, whole, splits, output_dir)
 
         # Preprocessing
-        import common.speech_heads  # noqa: F401 - from here on the auto classes know models with the published head
-        from common.modeling import classes_of, load_feature_extractor, model_commit
-        from common.waveforms import Waveforms, collate_waveforms
+        import common.legacy.speech_heads  # noqa: F401 - from here on the auto classes know models with the published head
+        from common.legacy.modeling import classes_of, load_feature_extractor, model_commit
+        from common.legacy.waveforms import Waveforms, collate_waveforms
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             order = {"classes": EMOTIONS, "label_order": task.order, "training": training.do_train}
@@ -207,7 +216,7 @@ def main(argv: list[str] | None = None) -> dict:
         # Model
         from transformers import set_seed
 
-        from common.speech_encoders import freeze, ignore_padding, keep_layers
+        from common.legacy.speech_encoders import freeze, ignore_padding, keep_layers
 
         with clock.phase("model"), training.main_process_first(desc="model"):
             set_seed(training.seed)
@@ -224,8 +233,8 @@ def main(argv: list[str] | None = None) -> dict:
             warnings += found
 
         # Training
-        from common.speech_features import collate_features
-        from common.trainer import FinetuneTrainer
+        from common.legacy.speech_features import collate_features
+        from common.legacy.trainer import FinetuneTrainer
 
         head = classification_head(training.label_smoothing_factor, class_weights)
         trainer = FinetuneTrainer(
@@ -331,8 +340,8 @@ def emotion_model(task: EmotionArguments, model_args, names: tuple[str, ...], tr
     """HuBERT with the published head or with that of transformers; warnings."""
     from transformers import AutoModel, AutoModelForAudioClassification
 
-    from common.modeling import classes_of, load_model
-    from common.speech_heads import PooledClassifier
+    from common.legacy.modeling import classes_of, load_model
+    from common.legacy.speech_heads import PooledClassifier
 
     settings = {"training": training, "configured": {"layerdrop": 0.0}}
     trained = classes_of(model_args) is not None

@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data import read_json, read_rows
-from common.errors import UserError, exit_status
-from common.files import write_json
-from common.formats import badges, format_difference, format_value, words
+from common.legacy.data import read_json, read_rows
+from common.legacy.errors import UserError, exit_status
+from common.legacy.files import write_json
+from common.legacy.formats import badges, format_difference, format_value, words
 
 CHANCE = 0.05  # from this p on, a difference may be chance
 RELIABLE = 2.80  # standard errors: four of five tests find a difference that large (1.96 + 0.84)
@@ -77,7 +77,7 @@ def share(weights: np.ndarray, examples: np.ndarray) -> np.ndarray:
 def by_class(weights: np.ndarray, examples: np.ndarray, name: str, only: int | None = None) -> np.ndarray:
     """The mean of precision, recall or f1 over the classes that have it, or that of the class `only`.
 
-    A class that is there and never predicted has precision 0, as in `common.metrics.classification`.
+    A class that is there and never predicted has precision 0, as in `common.legacy.metrics.classification`.
     """
     numbers = np.arange(examples.max() + 1) if only is None else np.array([only])
     of_class, as_class = (np.equal.outer(column, numbers) for column in examples.T)  # [N, C]

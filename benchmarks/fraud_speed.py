@@ -23,7 +23,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks.side_by_side import publish, row
-from common.demo_fraud import synthetic_cards
+from common.legacy.demo_fraud import synthetic_cards
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("training", "adasyn", "start")
@@ -41,7 +41,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
 """
 MODEL = """
 import sys
-from common.keras_models import published_cnn
+from common.legacy.keras_models import published_cnn
 published_cnn(30)
 """
 LOADED = f"print(*sorted(set({HEAVY}) & set(sys.modules)))"
@@ -78,15 +78,15 @@ def standardised(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def our_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[float]]:
     """Seconds and loss of each epoch of `KerasTrainer` with its checkpoints, without validation rows."""
-    from common.keras_models import choose_kernels, published_cnn
+    from common.legacy.keras_models import choose_kernels, published_cnn
 
     choose_kernels(batch)
     # isort: split
     import keras
 
-    from common.keras_arguments import KerasArguments
-    from common.keras_trainer import KerasTrainer
-    from common.run import StopRequest
+    from common.legacy.keras_arguments import KerasArguments
+    from common.legacy.keras_trainer import KerasTrainer
+    from common.legacy.run import StopRequest
 
     ends = []
 
@@ -110,7 +110,7 @@ def our_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[fl
 
 def stock_epochs(rows: int, batch: int, epochs: int) -> tuple[list[float], list[float]]:
     """The same of `model.fit` on numpy arrays, which are shuffled before it, as ours are: that is not in the time."""
-    from common.keras_models import LARGE_BATCH, choose_kernels, published_cnn
+    from common.legacy.keras_models import LARGE_BATCH, choose_kernels, published_cnn
 
     choose_kernels(LARGE_BATCH)  # TensorFlow's own choices, since the module has made ours
     # isort: split
@@ -169,7 +169,7 @@ def resampled(ours: bool, folder: str) -> tuple[float, int, int, float]:
     """Seconds, bytes added to the peak of this process, rows, and the sum of all cells, of one `fit_resample`."""
     from imblearn.over_sampling import ADASYN as Reference
 
-    from common.resampling import ADASYN
+    from common.legacy.resampling import ADASYN
 
     features, target = (np.load(Path(folder) / f"{name}.npy") for name in ("features", "target"))
     sampler = ADASYN(k=5, random_state=SEED) if ours else Reference(n_neighbors=5, random_state=SEED)

@@ -30,17 +30,17 @@ from transformers import (
 import run_mnli_lora
 import run_nli_parsbert
 from benchmarks.side_by_side import alternate, publish, row
-from common.adapting import Strategy, apply
-from common.arguments import DataArguments, ModelArguments, parse_arguments
-from common.first_token import FirstToken
-from common.frozen import FrozenPrefix, collate_states, states_of
-from common.pair_inputs import PairInputs, collate_pairs
-from common.pairs import read_pairs
-from common.pruning import choose_heads, prune, random_scores
-from common.run import StopRequest
-from common.task import classification_head
-from common.text import tokenize
-from common.trainer import FinetuneTrainer
+from common.legacy.adapting import Strategy, apply
+from common.legacy.arguments import DataArguments, ModelArguments, parse_arguments
+from common.legacy.first_token import FirstToken
+from common.legacy.frozen import FrozenPrefix, collate_states, states_of
+from common.legacy.pair_inputs import PairInputs, collate_pairs
+from common.legacy.pairs import read_pairs
+from common.legacy.pruning import choose_heads, prune, random_scores
+from common.legacy.run import StopRequest
+from common.legacy.task import classification_head
+from common.legacy.text import tokenize
+from common.legacy.trainer import FinetuneTrainer
 
 PARTS = ("cache", "first_token", "padding", "inference")
 STRATEGIES = {"head_only": 20.0, "last_layer": 3.5, "freeze_9": 1.7}  # and the goals for their cache

@@ -8,9 +8,9 @@ from pathlib import Path
 from benchmarks.published_lines import Line, lessons_of, lines_of, split_of
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import TABLES
-from common.formats import words
-from common.plotting import confusion_matrix, curves, grouped_bars
-from common.report import Html, figure
+from common.legacy.formats import words
+from common.legacy.plotting import confusion_matrix, curves, grouped_bars
+from common.legacy.report import Html, figure
 
 LOSSES = ("eval_validation_loss", "eval_loss")  # of the scripts on Trainer, and on Keras
 CURVES = 7  # colours that can be told apart

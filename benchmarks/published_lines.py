@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import LESSONS, TABLES, Lesson
-from common.formats import Cell, format_difference, format_memory, format_value, interval_text, words
+from common.legacy.formats import Cell, format_difference, format_memory, format_value, interval_text, words
 
 LOWER_IS_BETTER = ("wer", "cer", "loss")
 LEAKS = "leaks"

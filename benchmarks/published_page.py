@@ -10,9 +10,9 @@ from benchmarks.published_figures import lesson_figures, matrices, table_figures
 from benchmarks.published_lines import HEAD, LESSON_HEAD, Line, lesson_cells, lessons_of, lines_of
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import TABLES
-from common.files import write_bytes, write_csv
-from common.formats import Cell
-from common.report import Html, escaped, html_page, html_table
+from common.legacy.files import write_bytes, write_csv
+from common.legacy.formats import Cell
+from common.legacy.report import Html, escaped, html_page, html_table
 
 DEMO = "DEMO: built-in synthetic data: the figures say nothing about real data"
 FILES = "on files of your own: they compare with the published figures as far as the data do"

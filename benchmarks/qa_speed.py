@@ -27,16 +27,16 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, logging, set_seed
 from transformers.trainer_pt_utils import EvalLoopContainer
 
-import common.trainer
+import common.legacy.trainer
 import run_qa
 from benchmarks.side_by_side import alternate, publish, row
-from common.arguments import DataArguments, ModelArguments, parse_arguments
-from common.run import StopRequest
-from common.samplers import InOrder, LengthGroupedSampler
-from common.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
-from common.squad import Questions, read_questions
-from common.text import TokenLists, Windows, collate_windows, tokenize
-from common.trainer import FinetuneTrainer, Head
+from common.legacy.arguments import DataArguments, ModelArguments, parse_arguments
+from common.legacy.run import StopRequest
+from common.legacy.samplers import InOrder, LengthGroupedSampler
+from common.legacy.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
+from common.legacy.squad import Questions, read_questions
+from common.legacy.text import TokenLists, Windows, collate_windows, tokenize
+from common.legacy.trainer import FinetuneTrainer, Head
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
@@ -230,7 +230,7 @@ class Trainings:
     """What a process needs to train some sides, each from the same weights and random state.
 
     Args:
-        stock: memory and dropout are PyTorch's, without `common.allocator` and `common.dropout`, which are ours.
+        stock: memory and dropout are PyTorch's, without `common.legacy.allocator` and `common.legacy.dropout`, which are ours.
     """
 
     def __init__(self, options: argparse.Namespace, names: list[str], stock: bool):

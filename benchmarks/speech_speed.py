@@ -32,17 +32,17 @@ from transformers import (
 import run_asr
 import run_keyword
 from benchmarks.side_by_side import alternate, publish, row
-from common.arguments import DataArguments, ModelArguments, parse_arguments
-from common.audio import RATE, decode
-from common.ctc import ctc_head
-from common.recordings import Reading, Recordings, read_recordings
-from common.run import StopRequest
-from common.speech_encoders import freeze
-from common.speech_features import FrozenSpeech, collate_features, features_of
-from common.task import classification_head
-from common.trainer import FinetuneTrainer
-from common.transcripts import Normalization, characters_of, encode, make_processor, prepare
-from common.waveforms import Waveforms, collate_waveforms
+from common.legacy.arguments import DataArguments, ModelArguments, parse_arguments
+from common.legacy.audio import RATE, decode
+from common.legacy.ctc import ctc_head
+from common.legacy.recordings import Reading, Recordings, read_recordings
+from common.legacy.run import StopRequest
+from common.legacy.speech_encoders import freeze
+from common.legacy.speech_features import FrozenSpeech, collate_features, features_of
+from common.legacy.task import classification_head
+from common.legacy.trainer import FinetuneTrainer
+from common.legacy.transcripts import Normalization, characters_of, encode, make_processor, prepare
+from common.legacy.waveforms import Waveforms, collate_waveforms
 
 PARTS = ("keyword", "asr", "audio")
 GOALS = {"keyword": (10.0, 100.0), "asr": (4.0, None)}  # all epochs together, an epoch after the first

@@ -1,12 +1,17 @@
-"""One sentence instead of a traceback: what a script says when its input, not its code, is wrong.
+"""One sentence instead of a traceback, and files that are whole or not there.
 
 Not for bugs: anything that is not a `UserError` (or one of the few system conditions below) keeps its traceback.
 """
 
+import contextlib
+import csv
 import errno
+import io
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 DISK_ERRORS = {
     errno.ENOSPC: "no space is left on the disk; free some, or choose another --output_dir",
@@ -57,3 +62,40 @@ def exit_status(run: Callable[[], object], script: str) -> int:
     who = script if rank == "0" else f"{script} (process {rank})"
     print(f"{who}: error: {sentence}" if status == 2 else f"{who}: {sentence}", file=sys.stderr, flush=True)
     return status
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there when the block ends takes the place of `path`, and nothing if the block fails.
+
+    A reader finds the old file or the new one, never half of it. For files that are written piece by piece.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Writes a file in one move."""
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+    return path
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Writes json (UTF-8, readable, no NaN)."""
+    return write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> Path:
+    """Writes a csv file (UTF-8)."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    return write_bytes(path, text.getvalue().encode())

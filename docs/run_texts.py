@@ -11,17 +11,24 @@ from pathlib import Path
 
 import numpy as np
 
-from common import results as facts
-from common.arguments import ModelArguments, SourceArguments, flag, parse_arguments
-from common.class_names import listed
-from common.classification import Predictions, judge
-from common.data import choose, fingerprint, overlap, read_rows, require_columns
-from common.demo_nli import mnli_demo
-from common.errors import UserError, exit_status
-from common.hub import load_rows
-from common.pair_task import use_demo
-from common.run import Clock, StopRequest, check_launch, decided_by_main_process, prepare_output_dir, start_training
-from common.task import PREFIX, classification_head, evaluated_sets, publish_predictions
+from common.legacy import results as facts
+from common.legacy.arguments import ModelArguments, SourceArguments, flag, parse_arguments
+from common.legacy.class_names import listed
+from common.legacy.classification import Predictions, judge
+from common.legacy.data import choose, fingerprint, overlap, read_rows, require_columns
+from common.legacy.demo_nli import mnli_demo
+from common.legacy.errors import UserError, exit_status
+from common.legacy.hub import load_rows
+from common.legacy.pair_task import use_demo
+from common.legacy.run import (
+    Clock,
+    StopRequest,
+    check_launch,
+    decided_by_main_process,
+    prepare_output_dir,
+    start_training,
+)
+from common.legacy.task import PREFIX, classification_head, evaluated_sets, publish_predictions
 
 RECIPE = {"model": "distilbert-base-uncased", "output_dir": "outputs/texts", "learning_rate": 2e-5, "logging_steps": 20}
 RECIPE |= {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2, "load_best_model_at_end": True}
@@ -57,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
             splits, described = load_splits(task, data, training, model_args, parsed.explicit)
 
         # Preprocessing
-        from common.modeling import classes_of, load_model, load_tokenizer, model_commit
+        from common.legacy.modeling import classes_of, load_model, load_tokenizer, model_commit
 
         with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
             known = {label for *_, label in splits.get("train", ())} or (classes_of(model_args) or {}).values()
@@ -75,7 +82,7 @@ def main(argv: list[str] | None = None) -> dict:
             model, warnings = load_model(AutoModelForSequenceClassification, model_args, **settings)
 
         # Training
-        from common.trainer import FinetuneTrainer
+        from common.legacy.trainer import FinetuneTrainer
 
         shared = {"head": classification_head(training.label_smoothing_factor), "stop": stop, "headline": "accuracy"}
         sets = {"train_dataset": inputs.get("train"), "eval_dataset": evaluated_sets(inputs, 1000, data.sample_seed)}

@@ -65,7 +65,7 @@ def tiny_folder(tmp_path_factory):
 
     @functools.cache
     def make(architecture: str) -> Path:
-        from common.tiny_models import tiny_model
+        from common.demo.tiny_text import tiny_model
 
         return Path(tiny_model(architecture, TEXTS * 3, tmp_path_factory.mktemp("tiny") / architecture, "none"))
 

@@ -1,0 +1,59 @@
+"""One sentence instead of a traceback: what a script says when its input, not its code, is wrong.
+
+Not for bugs: anything that is not a `UserError` (or one of the few system conditions below) keeps its traceback.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+DISK_ERRORS = {
+    errno.ENOSPC: "no space is left on the disk; free some, or choose another --output_dir",
+    errno.EDQUOT: "the disk quota is used up; free some space, or choose another --output_dir",
+    errno.EROFS: "the file system is read-only; choose another --output_dir",
+    errno.EACCES: "permission is denied; see who may read and write there",
+}
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message is one sentence: the file, the row, the remedy."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGINT or SIGTERM) and has left a state that can be resumed.
+
+    `signal_number` is what asked; the exit status is the shell's convention, 128 + signal_number.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def exit_status(run: Callable[[], object], script: str) -> int:
+    """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n.
+
+    Every process of a distributed launch prints its own sentence; only what a user can act on is printed, on stderr.
+    """
+    try:
+        run()
+    except UserError as error:
+        sentence, status = str(error), 2
+    except Interrupted as stop:
+        sentence, status = str(stop), 128 + stop.signal_number
+    except KeyboardInterrupt:
+        sentence, status = "interrupted before anything was trained; nothing was written that a new run would need", 130
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        sentence = f"{where}{DISK_ERRORS[error.errno]}"
+        status = 2
+    else:
+        return 0
+    sys.stdout.flush()
+    rank = os.environ.get("RANK", "0")
+    who = script if rank == "0" else f"{script} (process {rank})"
+    print(f"{who}: error: {sentence}" if status == 2 else f"{who}: {sentence}", file=sys.stderr, flush=True)
+    return status

@@ -1,0 +1,1 @@
+"""Tests: the scripts run as users run them, every module against an independent reference."""
