@@ -9,6 +9,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ DISK_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another --output_dir",
     errno.EACCES: "permission is denied; see who may read and write there",
 }
+# How libraries that write files by themselves say that the disk is full: safetensors, torch, numpy.
+FULL = re.compile(
+    r"os error 28|No space left|iostream error|inline_container|PytorchStreamWriter|\d+ requested and \d+ written"
+)
 
 
 class UserError(Exception):
@@ -36,6 +41,17 @@ class Interrupted(Exception):
         self.signal_number = signal_number
 
 
+def disk_problem(error: BaseException) -> str | None:
+    """The sentence for an error that the disk is to blame for, whichever library raised it; None for others."""
+    number = getattr(error, "errno", None)
+    if number is None and isinstance(error, Exception) and FULL.search(str(error)):
+        number = errno.ENOSPC
+    if number not in DISK_ERRORS:
+        return None
+    name = getattr(error, "filename", None)
+    return f"{name}: {DISK_ERRORS[number]}" if name else DISK_ERRORS[number]
+
+
 def exit_status(run: Callable[[], object], script: str) -> int:
     """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n.
 
@@ -49,12 +65,10 @@ def exit_status(run: Callable[[], object], script: str) -> int:
         sentence, status = str(stop), 128 + stop.signal_number
     except KeyboardInterrupt:
         sentence, status = "interrupted before anything was trained; nothing was written that a new run would need", 130
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
+    except Exception as error:
+        sentence, status = disk_problem(error), 2
+        if sentence is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        sentence = f"{where}{DISK_ERRORS[error.errno]}"
-        status = 2
     else:
         return 0
     sys.stdout.flush()

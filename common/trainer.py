@@ -1,0 +1,457 @@
+"""The Trainer of the torch scripts: stock `Trainer`, with what it gets wrong for these tasks made right.
+
+- The loss of a step is the weighted mean over all examples of the step, however they are spread over accumulation
+  steps and processes. (Stock `Trainer` takes every head with `**kwargs` for one that normalises by itself, and
+  multiplies loss and gradient by accumulation steps x processes.)
+- The order of the examples depends on (seed, epoch) alone, with or without groups of similar length.
+- Predictions come back in the order of the data set, each example once; the evaluation loss is the exact mean.
+- Parts without a trainable weight stay in eval mode: a frozen encoder has no dropout.
+- SIGINT and SIGTERM save a checkpoint and leave; resuming from it gives the weights of a run that never stopped.
+- Nothing is evaluated twice with the same weights.
+
+A script's subclass says what the loss of an example is.
+"""
+
+import itertools
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PredictionOutput
+
+from common.checkpoints import finish_files
+from common.errors import Interrupted, UserError
+from common.models import (
+    count_parameters,
+    frozen_modules,
+    load_whole,
+    model_commit,
+    weights_fingerprint,
+)
+from common.progress import Bars, LogLines
+from common.run import Run
+
+Batch = dict[str, torch.Tensor]
+LOWER_IS_BETTER = ("loss", "wer", "cer")
+POOL = 64  # batches that are sorted by length together
+
+
+def lengths_of(dataset) -> np.ndarray | None:
+    """int [N]: how long each example is, from a column "length" or an attribute `lengths`; None where neither is."""
+    if "length" in (getattr(dataset, "column_names", None) or ()):
+        return np.asarray(dataset["length"][:])
+    lengths = getattr(dataset, "lengths", None)
+    return None if lengths is None else np.asarray(lengths)
+
+
+def epoch_order(count: int, seed: int, epoch: int, lengths: np.ndarray | None = None, step_size: int = 1) -> np.ndarray:
+    """int [N]: the order of an epoch. With `lengths`, steps are of similar length, and the longest comes first.
+
+    Every 64 steps' worth of a shuffled epoch are sorted by length and cut into steps, which are shuffled. What is left
+    over comes last, so that a step is not filled up twice.
+
+    Args:
+        step_size: examples of a step, over accumulation and processes.
+    """
+    random = np.random.default_rng((seed, epoch))
+    order = random.permutation(count)
+    if lengths is None:
+        return order
+    whole = count - count % step_size
+    if whole:  # the longest example is never left over: too little memory shows at once
+        at = int(lengths[order].argmax())
+        order[[0, at]] = order[[at, 0]]
+    pool = POOL * step_size
+    sorted_pools = [
+        part[np.argsort(lengths[part], kind="stable")]
+        for part in np.split(order[:whole], range(pool, whole, pool))
+        if len(part)
+    ]
+    steps = np.concatenate(sorted_pools or [order[:0]]).reshape(-1, step_size)
+    steps = steps[random.permutation(len(steps))]
+    if len(steps):
+        longest = int(lengths[steps].max(axis=1).argmax())
+        steps[[0, longest]] = steps[[longest, 0]]
+    return np.concatenate([steps.ravel(), order[whole:]])
+
+
+class EpochSampler(torch.utils.data.Sampler[int]):
+    """The order of the epoch that the trainer is in, drawn when it is iterated."""
+
+    def __init__(self, trainer: "FinetuneTrainer", count: int, lengths: np.ndarray | None):
+        self.trainer, self.count, self.lengths = trainer, count, lengths
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        args = self.trainer.args
+        seed, epoch = args.seed if args.data_seed is None else args.data_seed, int(self.trainer.state.epoch or 0)
+        step_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        if args.train_sampling_strategy == "sequential":
+            return iter(range(self.count))
+        return iter(epoch_order(self.count, seed, epoch, self.lengths, step_size).tolist())
+
+
+class FinetuneTrainer(Trainer):
+    """`Trainer` for a model whose loss the subclass gives by example.
+
+    Attributes:
+        target_names: entries of a batch that are the truth; the model does not get them. Without them there is no loss.
+        extra_names: entries of a batch that only `example_predictions` needs.
+        metric_names: what `compute_metrics` gives beside the loss; to check --metric_for_best_model before training.
+        metrics: prefix ("train", "eval", "predict") -> metrics as official examples save them.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole step
+    target_names: tuple[str, ...] = ("labels",)
+    extra_names: tuple[str, ...] = ()
+    metric_names: tuple[str, ...] = ()
+
+    def __init__(self, run: Run, **kwargs):
+        self.run, args = run, run.training_args
+        args.logging_nan_inf_filter = False  # a diverged run is stopped in `training_step`
+        args.remove_unused_columns = False  # what the model does not take is the loss's
+        _settle_best_metric(args, "metric_for_best_model" in run.args.explicit, self.metric_names, kwargs)
+        super().__init__(args=args, **kwargs)
+        self.metrics: dict[str, dict[str, float]] = {}
+        self._kept: dict[int, dict[int, object]] = {}  # id of a data set -> step -> output of its evaluation
+        self._frozen = frozen_modules(self.model)
+        self._train_begin, self._earlier_seconds = time.perf_counter(), 0.0
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(Bars if sys.stderr.isatty() else LogLines)
+        self.pop_callback(PrinterCallback)
+        if (patience := run.args.early_stopping_patience) is not None and args.do_train:
+            if not args.load_best_model_at_end or args.eval_strategy == "no":
+                raise UserError(
+                    "--early_stopping_patience needs evaluations and --load_best_model_at_end while training"
+                )
+            self.add_callback(EarlyStoppingCallback(patience, run.args.early_stopping_threshold))
+        self.add_callback(StopAndResume(self))
+
+    # What a task's subclass gives
+
+    def example_losses(self, outputs, batch: Batch) -> torch.Tensor:
+        """float [B]: the loss of each example, not weighted."""
+        raise NotImplementedError
+
+    def example_weights(self, batch: Batch) -> torch.Tensor:
+        """float [B]: how much each example counts in the loss; needs no more than `target_names`."""
+        return torch.ones(len(batch[self.target_names[0]]), device=batch[self.target_names[0]].device)
+
+    def example_predictions(self, outputs, batch: Batch) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """[B, ...]: all that scoring needs of a batch; small."""
+        return outputs["logits"].float()
+
+    def model_outputs(self, model, batch: Batch):
+        """What the model gives for a batch without the truth."""
+        hidden = (*self.target_names, *self.extra_names, "example_weights")
+        return model(**{name: value for name, value in batch.items() if name not in hidden})
+
+    def parameter_groups(self) -> list[dict] | None:
+        """Groups of the optimizer's parameters, where they have learning rates of their own."""
+        return None
+
+    # Loss
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step with the weight of each example, and the weight of the whole step by process."""
+        if self.state.global_step >= self.state.max_steps:  # resumed after the end
+            return [], None
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        weights = [self.example_weights(batch).to(device) for batch in batches]
+        world, repeated = (
+            self.args.world_size,
+            len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size),
+        )
+        last = self.accelerator.gradient_state.end_of_dataloader
+        if batches and world > 1 and last and repeated and not self.args.dataloader_drop_last:
+            # accelerate fills the last batches up with rows that this epoch has seen; they count nothing.
+            first = self.args.process_index * self.args.train_batch_size
+            there = torch.arange(first, first + len(weights[-1]), device=device) < repeated
+            weights[-1] = weights[-1] * there
+        for batch, of_batch in zip(batches, weights):
+            batch["example_weights"] = of_batch
+        total = torch.stack([of_batch.sum() for of_batch in weights]).sum() if weights else None
+        if total is not None and world > 1:
+            total = self.accelerator.reduce(total, "mean")
+        return batches, total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """This process's share of the step's mean loss, times the processes, whose gradients are averaged."""
+        for module in self._frozen:
+            module.eval()
+        outputs = self.model_outputs(model, inputs)
+        loss = (self.example_losses(outputs, inputs) * inputs["example_weights"]).sum() / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args, **kwargs):
+        """`Trainer.training_step`; raises `UserError` as soon as the loss is not a number."""
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is not a number any more at step {self.state.global_step + 1}: training has diverged; "
+                "lower --learning_rate, or use --bf16 instead of --fp16"
+            )
+        return loss
+
+    def create_optimizer(self, model=None):
+        """`Trainer.create_optimizer`, over `parameter_groups`."""
+        if self.optimizer is None and (groups := self.parameter_groups()) is not None:
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups, **settings)
+        return super().create_optimizer(model)
+
+    # Order
+
+    def get_train_dataloader(self):
+        """Stock, in the order of `epoch_order`."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            loader = super().get_train_dataloader()
+        finally:
+            self.args.train_sampling_strategy = strategy
+        lengths = lengths_of(self.train_dataset) if strategy == "group_by_length" else None
+        loader.set_sampler(EpochSampler(self, len(self.train_dataset), lengths))
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Stock, the longest examples first, each once."""
+        return self._longest_first(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        """As `get_eval_dataloader`."""
+        return self._longest_first(super().get_test_dataloader, test_dataset)
+
+    def _longest_first(self, make, dataset):
+        settings = {"train_sampling_strategy": "sequential", "dataloader_drop_last": False}
+        before = {name: getattr(self.args, name) for name in settings}
+        vars(self.args).update(settings)
+        try:
+            loader = make(dataset)
+        finally:
+            vars(self.args).update(before)
+        loader.set_sampler(evaluation_order(loader.dataset).tolist())
+        return loader
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Of a batch: (None, (predictions..., losses, weights), truth)."""
+        batch = self._prepare_inputs(inputs)
+        truth = tuple(batch[name] for name in self.target_names if name in batch)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = self.model_outputs(model, batch)
+            predictions = self.example_predictions(outputs, batch)
+            predictions = predictions if isinstance(predictions, tuple) else (predictions,)
+            if len(truth) == len(self.target_names):
+                weights = self.example_weights(batch).float()
+                losses = self.example_losses(outputs, batch).float() * weights
+            else:
+                truth, losses = None, torch.zeros(len(predictions[0]), device=predictions[0].device)
+                weights = losses
+        truth = truth[0] if truth and len(truth) == 1 else truth
+        return None, (*predictions, losses, weights), truth
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """Stock, with predictions and truth in the order of the data set, and the exact mean of the loss.
+
+        Takes no random numbers from training: a run that is resumed after an evaluation has the same dropout.
+        """
+        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        try:
+            with torch.random.fork_rng(devices=[]):
+                output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        finally:
+            self.compute_metrics = compute_metrics
+        dataset = dataloader.dataset
+        back = np.argsort(evaluation_order(dataset))
+        *predictions, losses, weights = (array[back] for array in output.predictions)
+        predictions = predictions[0] if len(predictions) == 1 else tuple(predictions)
+        truth = output.label_ids
+        if truth is not None:
+            truth = tuple(array[back] for array in truth) if isinstance(truth, tuple) else truth[back]
+        metrics = dict(output.metrics)
+        if truth is not None:
+            if not np.isfinite(losses).all():
+                raise UserError(
+                    f"the loss of {(~np.isfinite(losses)).sum():,} evaluated examples is not a number: the weights are "
+                    "damaged, or training has diverged; lower --learning_rate"
+                )
+            found = compute_metrics(EvalPrediction(predictions, truth, inputs=dataset)) if compute_metrics else {}
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            mean = losses.sum(dtype=np.float64) / max(weights.sum(dtype=np.float64), 1e-12)
+            metrics[f"{metric_key_prefix}_loss"] = float(mean)
+        output = output._replace(predictions=predictions, label_ids=truth, metrics=metrics)
+        if self.is_in_train:
+            steps = self._kept.setdefault(id(dataset), {})
+            for step in set(steps) - {self.state.best_global_step}:
+                del steps[step]
+            steps[self.state.global_step] = output
+        return output
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """`Trainer.evaluate`; raises `UserError` where it does not give the metric that is to choose the best model."""
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        wanted = self.args.metric_for_best_model
+        chooses = self.is_in_train and wanted and eval_dataset is None and self.args.load_best_model_at_end
+        if chooses and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+            known = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise UserError(f"--metric_for_best_model {wanted}: not one of {known}")
+        return metrics
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """`Trainer.predict`, or what training kept of its evaluation of `test_dataset` with these weights."""
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        kept = self._kept.get(id(test_dataset), {}).get(best or self.state.global_step)
+        if kept is not None:
+            old = next(name for name in kept.metrics if name.endswith("_loss")).removesuffix("_loss")
+            metrics = {name.replace(old, metric_key_prefix, 1): value for name, value in kept.metrics.items()}
+            output = PredictionOutput(kept.predictions, kept.label_ids, metrics)
+        else:
+            output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        self.metrics[metric_key_prefix] = dict(output.metrics)
+        return output
+
+    # Training
+
+    def train(self, **kwargs):
+        """`Trainer.train`, resumed where the run was; raises `Interrupted`, with a checkpoint saved, on a signal."""
+        run, checkpoint = self.run, self.run.checkpoint
+        run.identity["weights"] = weights_fingerprint(run.args.model) or model_commit(run.args)
+        run.begin_training()
+        with run.phase("training", together=True), run.stop.defer():
+            self._train_begin = time.perf_counter()
+            trained = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+                load_whole(self.model, Path(self.state.best_model_checkpoint))
+        seconds, steps = self._earlier_seconds + time.perf_counter() - self._train_begin, self.state.global_step
+        losses, before = 0.0, 0
+        for entry in self.state.log_history:
+            if "loss" in entry:
+                losses, before = losses + entry["loss"] * (entry["step"] - before), entry["step"]
+        of_whole_run = {"train_loss": losses / max(before, 1), "train_runtime": round(seconds, 4)}
+        of_whole_run |= {"train_samples": len(self.train_dataset), "train_steps_per_second": steps / seconds}
+        self.metrics["train"] = {**trained.metrics, **of_whole_run}
+        return trained
+
+    def log(self, logs, start_time=None):
+        """`Trainer.log`, with the seconds of training so far, over all parts of the run."""
+        if self.is_in_train:
+            logs = logs | {"seconds": round(self._earlier_seconds + time.perf_counter() - self._train_begin, 3)}
+        super().log(logs, start_time)
+
+    # What is left behind
+
+    def save(self) -> None:
+        """Saves the model, if one was trained, and the trainer's state; by all processes."""
+        if self.args.do_train:
+            self.save_model()
+            self.save_state()
+            if self.args.should_save:
+                finish_files(self.run.output_dir)
+
+    def run_facts(self) -> dict:
+        """For results.json: the model, what was logged, the device."""
+        model = self.accelerator.unwrap_model(self.model)
+        of_model = {"revision": model_commit(self.run.args), "architecture": type(model).__name__}
+        return {
+            "model": {**of_model, "parameters": count_parameters(model)},
+            "history": self.state.log_history,
+            "device": str(self.args.device),
+        }
+
+    def track(self, results: dict) -> None:
+        """Gives the final metrics with their intervals to the trackers of --report_to."""
+        final = {
+            f"final_{split}_{name}{end}": metric[key]
+            for split, metrics in results["metrics"].items()
+            for name, metric in metrics.items()
+            for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+            if metric[key] is not None
+        }
+        if final and self.args.report_to:
+            self.log(final)
+
+
+class StopAndResume(TrainerCallback):
+    """Saves and leaves when the run was asked to stop, and puts right what a resumed state says of its folder."""
+
+    def __init__(self, trainer: FinetuneTrainer):
+        self.trainer, self.stopping = trainer, False
+
+    def _asked(self) -> bool:
+        """Whether any process was asked to stop; all of them get the same answer, at the same step."""
+        asked = self.trainer.run.stop.signal_number is not None
+        if self.trainer.args.world_size > 1:
+            flag = torch.tensor(float(asked), device=self.trainer.args.device)
+            asked = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
+        self.stopping = self.stopping or asked
+        return self.stopping
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if (checkpoint := self.trainer.run.checkpoint) is None:
+            return
+        load_whole(self.trainer.model, checkpoint)
+        self.trainer._earlier_seconds = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
+        if state.best_global_step:  # the folder may have been renamed or copied since
+            best = checkpoint.parent / f"checkpoint-{state.best_global_step}"
+            if not best.is_dir() and args.load_best_model_at_end:
+                raise UserError(f"{best}: the best model of this run is missing; start anew in another --output_dir")
+            state.best_model_checkpoint = str(best)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_evaluate or state.global_step >= state.max_steps:
+            control.should_log = True
+        if self._asked() and state.epoch % 1:  # at the end of an epoch what is due then comes first
+            control.should_log = control.should_save = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_log = True
+        if self.stopping:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if args.should_save:
+            finish_files(checkpoint)
+        if not self.stopping:
+            return
+        self.trainer.accelerator.wait_for_everyone()
+        self.trainer.is_in_train = False
+        number = self.trainer.run.stop.signal_number
+        raise Interrupted(
+            f"stopped at step {state.global_step} of {state.max_steps}; {checkpoint.name} is saved in "
+            f"{args.output_dir}: run the same command with --resume_from_checkpoint auto to go on",
+            number if number is not None else signal.SIGTERM,  # another process got it
+        )
+
+
+def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict) -> None:
+    """Checks --metric_for_best_model before anything is trained, and which way it is better."""
+    if not args.do_train or not args.load_best_model_at_end or args.eval_strategy == "no":
+        return
+    if kwargs.get("eval_dataset") is None:
+        args.load_best_model_at_end = False
+        return
+    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    sets = kwargs["eval_dataset"] if isinstance(kwargs["eval_dataset"], dict) else ()
+    names = [f"{name}_{metric}" for name in sets for metric in ("loss", *known)] or ["loss", *known]
+    if known and given and wanted not in names:
+        raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
+    args.metric_for_best_model = wanted
+    args.greater_is_better = not wanted.endswith(LOWER_IS_BETTER)
+
+
+def evaluation_order(dataset) -> np.ndarray:
+    """int [N]: the longest first, so that batches need little padding; the same for every process."""
+    lengths = lengths_of(dataset)
+    return np.arange(len(dataset)) if lengths is None else np.argsort(-lengths, kind="stable")

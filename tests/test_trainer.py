@@ -1,0 +1,292 @@
+"""common/trainer.py against bare loops of torch, and against itself: other batches, processes, stopped and resumed."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from common.trainer import epoch_order, evaluation_order
+from tests.helpers import ROOT, TORCHRUN, message
+from tests.trainer_worker import (
+    CLASS_WEIGHTS,
+    STRATEGIES,
+    WAYS,
+    LabelTrainer,
+    Sentences,
+    collate,
+    losses_of,
+    make_model,
+    train,
+    weights_of,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EVERY_TWO = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "eval_count": 11}
+EVERY_EPOCH = {"eval_strategy": "epoch", "save_strategy": "epoch", "eval_count": 11}
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> list[dict]:
+    """What each of two processes found (`trainer_worker.main`)."""
+    folder = tmp_path_factory.mktemp("two")
+    done = subprocess.run(
+        [*TORCHRUN, str(ROOT / "tests" / "trainer_worker.py"), str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def sizes(way: str) -> dict:
+    size, steps = WAYS[way]
+    return {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_same_training_however_a_step_is_divided(tmp_path, two_processes, strategy):
+    settings = {"num_train_epochs": 2, "train_sampling_strategy": strategy, "optim": "sgd"}
+    whole = train(tmp_path / "whole", **settings, **sizes("16x1"))
+    pieces = train(tmp_path / "pieces", **settings, **sizes("4x4"))
+    assert whole.state.global_step == 6  # 34 rows: the last step of an epoch has 2
+    rows = [sorted(step) for step in whole.seen]
+    first, second = rows[:3], rows[3:]
+    assert sorted(itertools.chain(*first)) == list(range(34)) == sorted(itertools.chain(*second))
+    assert (first == second) == (strategy == "sequential")
+    torch.testing.assert_close(weights_of(pieces), weights_of(whole), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(losses_of(pieces), losses_of(whole), atol=1e-6)
+    for way in ("8x1", "4x2"):
+        for rank in two_processes:
+            weights, losses = rank[strategy, way]
+            torch.testing.assert_close(weights, weights_of(whole), rtol=0, atol=5e-6)
+            np.testing.assert_allclose(losses, losses_of(whole), atol=1e-6)
+
+
+def test_a_step_is_the_weighted_mean_of_a_bare_loop(tmp_path):
+    trainer = train(tmp_path / "out", train_sampling_strategy="sequential", optim="sgd", **sizes("4x4"))
+    model, data, losses = make_model().train(), Sentences(34), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    for begin in range(0, 34, 16):
+        batch = collate(data.rows[begin : begin + 16])
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        loss = cross_entropy(logits, batch["labels"], weight=CLASS_WEIGHTS)  # sum of w l over sum of w
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(losses_of(trainer), losses, atol=1e-5)
+    bare = torch.cat([p.detach().double().flatten() for p in model.parameters()])
+    torch.testing.assert_close(weights_of(trainer), bare, rtol=0, atol=1e-6)
+
+
+def test_predictions_stand_in_the_order_of_the_data_and_the_loss_is_exact(tmp_path, two_processes):
+    trainer, data = train(tmp_path / "out"), Sentences(37, seed=3)
+    output = trainer.predict(data, metric_key_prefix="eval")
+    with torch.no_grad():
+        trainer.model.eval()
+        logits = torch.cat([trainer.model(input_ids=row["input_ids"][None]).logits for row in data.rows])
+    np.testing.assert_allclose(output.predictions, logits, atol=1e-5)
+    assert (output.label_ids == data.labels).all()
+    mean = cross_entropy(logits, torch.tensor(data.labels), weight=CLASS_WEIGHTS).item()
+    assert output.metrics["eval_loss"] == pytest.approx(mean, abs=1e-6)
+    assert output.metrics["eval_accuracy"] == (logits.argmax(1).numpy() == data.labels).mean()
+    for rank in two_processes:
+        predictions, truth, metrics = rank["prediction"]
+        assert len(predictions) == 37 and (truth == data.labels).all()
+        assert metrics["eval_accuracy"] == (predictions.argmax(axis=1) == data.labels).mean()
+    (first, *_), (second, *_) = (rank["prediction"] for rank in two_processes)
+    assert (first == second).all()
+
+
+def test_without_truth_there_are_predictions_and_no_loss(tmp_path):
+    output = train(tmp_path / "out").predict(Sentences(9, truth=False), metric_key_prefix="predict")
+    assert output.predictions.shape == (9, 3) and output.label_ids is None
+    assert not {"predict_loss", "predict_accuracy"} & output.metrics.keys()
+
+
+def test_two_processes_stop_together_and_resume_to_the_same_weights(two_processes):
+    for rank in two_processes:
+        whole, sentence, resumed = rank["resumed"]
+        assert "stopped at step 3 of 8" in sentence and torch.equal(whole, resumed)
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 9, 10])  # in an epoch, where one evaluates, at an epoch's end, last
+@pytest.mark.parametrize("schedule", [EVERY_TWO | BEST, EVERY_EPOCH | BEST | {"save_total_limit": 1}])
+def test_a_stopped_run_resumes_to_the_weights_of_one_that_never_stopped(tmp_path, schedule, stop_at):
+    settings = {**schedule, "dropout": 0.1, "num_train_epochs": 2, **sizes("8x1")}
+    whole = train(tmp_path / "whole", **settings)
+    stopped = train(tmp_path / "out", stop_at=stop_at, **settings)
+    assert f"stopped at step {stop_at} of 10" in stopped.interrupted
+    resumed = train(tmp_path / "out", resume_from_checkpoint="auto", **settings)
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+    shown = [
+        [
+            {k: v for k, v in e.items() if k in ("step", "loss", "eval_loss", "eval_accuracy")}
+            for e in t.state.log_history
+        ]
+        for t in (whole, resumed)
+    ]
+    evaluations = [[e for e in log if "eval_loss" in e] for log in shown]
+    assert evaluations[0] == evaluations[1]
+    assert whole.metrics["train"]["train_loss"] == pytest.approx(resumed.metrics["train"]["train_loss"], abs=1e-6)
+    assert resumed.metrics["train"]["train_runtime"] > stopped.state.log_history[-1]["seconds"]
+    finished = train(tmp_path / "out", resume_from_checkpoint="auto", **settings)
+    assert torch.equal(weights_of(whole), weights_of(finished))
+
+
+def test_what_differs_from_the_run_that_is_resumed_is_refused_by_name(tmp_path):
+    settings = {**EVERY_TWO, "num_train_epochs": 2, **sizes("8x1")}
+    train(tmp_path / "out", stop_at=3, **settings)
+    sentence = message(train, tmp_path / "out", resume_from_checkpoint="auto", **settings | {"weight_decay": 0.5})
+    assert "weight_decay was null, is 0.5" in sentence
+    sentence = message(train, tmp_path / "out", resume_from_checkpoint="auto", **settings | {"num_train_epochs": 3})
+    assert "num_train_epochs was 2, is 3" in sentence
+    assert train(tmp_path / "out", resume_from_checkpoint="auto", **settings).state.global_step == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("how", ["empty", "cut", "missing"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, checkpoints_of_a_run, name, how, caplog):
+    from common.checkpoints import _newest_whole
+
+    folder = shutil.copytree(checkpoints_of_a_run, tmp_path / "out")
+    file = folder / "checkpoint-10" / name
+    content = file.read_bytes()
+    file.unlink() if how == "missing" else file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+    found = _newest_whole(folder)
+    assert found == folder / "checkpoint-8" and "checkpoint-10 is passed over" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def checkpoints_of_a_run(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "out"
+    train(folder, num_train_epochs=2, **EVERY_TWO, **BEST, **sizes("8x1"))
+    return folder
+
+
+def test_a_run_folder_that_was_renamed_keeps_its_best_model(tmp_path):
+    settings = {**EVERY_TWO, **BEST, "num_train_epochs": 2, "learning_rate": 3e-2, **sizes("8x1")}
+    whole = train(tmp_path / "whole", **settings)
+    train(tmp_path / "out", stop_at=7, **settings)
+    (tmp_path / "out").rename(tmp_path / "renamed")
+    resumed = train(tmp_path / "renamed", resume_from_checkpoint="auto", **settings)
+    assert Path(resumed.state.best_model_checkpoint).parent == tmp_path / "renamed"
+    assert torch.equal(weights_of(whole), weights_of(resumed))
+
+
+def test_nothing_is_evaluated_twice_with_the_same_weights(tmp_path):
+    trainer = train(tmp_path / "out", num_train_epochs=2, **EVERY_TWO, **BEST, **sizes("8x1"))
+    before, kept = trainer.forwards, trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    assert trainer.forwards == before
+    trainer._kept.clear()
+    again = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+    assert trainer.forwards > before
+    np.testing.assert_array_equal(kept.predictions, again.predictions)
+    assert kept.metrics["eval_loss"] == again.metrics["eval_loss"]
+    best = max(e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e)
+    assert again.metrics["eval_accuracy"] == best
+
+
+def test_evaluations_take_no_random_numbers_from_training(tmp_path):
+    often = train(tmp_path / "often", dropout=0.3, **{**EVERY_TWO, "eval_steps": 1}, **sizes("8x1"))
+    never = train(tmp_path / "never", dropout=0.3, **sizes("8x1"))
+    assert torch.equal(weights_of(often), weights_of(never))
+
+
+def test_frozen_parts_have_no_dropout(tmp_path):
+    class Frozen(LabelTrainer):
+        def __init__(self, run, model, **kwargs):
+            model.bert.requires_grad_(False)
+            super().__init__(run, model=model, **kwargs)
+
+        def example_losses(self, outputs, batch):
+            assert not self.model.bert.encoder.layer[0].training and not self.model.bert.embeddings.training
+            assert self.model.dropout.training == torch.is_grad_enabled()
+            return super().example_losses(outputs, batch)
+
+    assert train(tmp_path / "out", kind=Frozen, dropout=0.5, **EVERY_TWO).state.global_step
+
+
+def test_a_diverged_run_stops_at_that_step(tmp_path):
+    class Diverging(LabelTrainer):
+        def example_losses(self, outputs, batch):
+            return super().example_losses(outputs, batch) * (float("nan") if self.state.global_step == 2 else 1)
+
+    sentence = message(train, tmp_path / "out", kind=Diverging, **sizes("8x1"))
+    assert "at step 3" in sentence and "--learning_rate" in sentence
+
+
+def test_a_wrong_metric_is_refused_before_training(tmp_path):
+    class Untrained(LabelTrainer):
+        def train(self):
+            raise AssertionError("training began")
+
+    wrong = {**EVERY_TWO, **BEST, "metric_for_best_model": "eval_acuracy"}
+    assert "not one of loss, accuracy" in message(train, tmp_path / "out", kind=Untrained, **wrong)
+    for name in ("accuracy", "eval_accuracy", "loss", "eval_loss"):
+        trainer = train(tmp_path / name, **EVERY_TWO, **BEST | {"metric_for_best_model": name}, **sizes("8x1"))
+        assert trainer.args.greater_is_better == ("loss" not in name) and trainer.state.best_global_step
+
+
+def test_early_stopping(tmp_path):
+    settings = {**EVERY_TWO, **BEST, "num_train_epochs": 20, "learning_rate": 0.0, **sizes("8x1")}
+    trainer = train(tmp_path / "out", early_stopping_patience=2, **settings)
+    assert trainer.state.global_step == 6 and trainer.state.best_global_step == 2
+    assert "--early_stopping_patience" in message(train, tmp_path / "no", early_stopping_patience=2)
+
+
+def test_weights_that_are_saved_under_other_names_are_loaded_whole_or_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from common.models import load_whole
+
+    model = make_model()
+    model.save_pretrained(tmp_path / "saved")
+    other = make_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    load_whole(other, tmp_path / "saved")  # all names are there: stock Trainer has loaded them
+    assert not any(parameter.any() for parameter in other.parameters())
+    weights = load_file(tmp_path / "saved" / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, tmp_path / "saved" / "model.safetensors", metadata={"format": "pt"})
+    assert "does not hold all weights" in message(load_whole, other, tmp_path / "saved")
+
+
+def test_epoch_order():
+    lengths = np.random.default_rng(0).integers(1, 500, 1000)
+    order = epoch_order(1000, 1, 0, lengths, 16)
+    assert sorted(order) == list(range(1000)) and lengths[order[:16]].max() == lengths.max()
+    spread = lambda o: np.mean([np.ptp(lengths[o[i : i + 16]]) for i in range(0, 992, 16)])  # noqa: E731
+    assert spread(order) < 0.1 * spread(epoch_order(1000, 1, 0))
+    assert (order == epoch_order(1000, 1, 0, lengths, 16)).all() and (
+        order != epoch_order(1000, 1, 1, lengths, 16)
+    ).any()
+    data = Sentences(50)
+    assert (np.diff(data.lengths[evaluation_order(data)]) <= 0).all()
+
+
+def test_permissions_and_no_token_in_what_is_saved(tmp_path, checkpoints_of_a_run):
+    checkpoint = checkpoints_of_a_run / "checkpoint-10"
+    probe = tmp_path / "probe"
+    probe.touch()
+    assert {path.stat().st_mode for path in checkpoint.iterdir()} == {probe.stat().st_mode}
+    trainer = train(tmp_path / "out", hub_token="hf_secret", **sizes("8x1"))
+    trainer.save()
+    assert all(b"hf_secret" not in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 5
