@@ -25,6 +25,9 @@ FULL = re.compile(
     r"os error 28|No space left|iostream error|inline_container|PytorchStreamWriter|\d+ requested and \d+ written"
 )
 
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
+
 
 class UserError(Exception):
     """A mistake the user can mend. The message is one sentence: the file, the row, the remedy."""
@@ -106,10 +109,19 @@ def write_json(path: Path, content: object) -> Path:
     return write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def csv_cell(value: object) -> object:
+    """The value; a text that a spreadsheet would run as a formula (it begins with =, +, -, @) after an apostrophe."""
+    dangerous = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{value}" if dangerous else value
+
+
+def csv_text(cell: str) -> str:
+    """The text that `csv_cell` wrote as this cell."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> Path:
-    """Writes a csv file (UTF-8)."""
+    """Writes a csv file (UTF-8), its texts by `csv_cell`."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text).writerows([csv_cell(cell) for cell in row] for row in (header, *rows))
     return write_bytes(path, text.getvalue().encode())

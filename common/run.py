@@ -176,6 +176,16 @@ class Run:
         """How the evaluated data had a part in training: every output says so from now on."""
         self.leak_sentences.append(sentence)
 
+    def use_demo(self, make: Callable[[Path], Mapping[str, object]]) -> None:
+        """With --demo, model and data are the built-in ones that `make(folder)` writes; what the user gave stays."""
+        if not self.args.demo:
+            return
+        made = self.decide(lambda: dict(make(self.output_dir / "demo")))  # another process could read what one rewrites
+        for name, value in made.items():
+            twin = name == "model" and not Path(self.args.model).is_dir()  # a hub id stands for its tiny twin
+            if twin or name not in self.args.explicit:
+                setattr(self.args, name, [value] if name.endswith("_file") and isinstance(value, str) else value)
+
     def describe(self, splits) -> None:
         """Takes what `splits` say of themselves (`common.data.Splits`: facts, overlaps) into results and identity."""
         self.data = {"splits": splits.facts, "overlaps": splits.overlaps}
@@ -337,7 +347,7 @@ def start_run(args, *, task: str) -> Iterator[Run]:
     """
     check_launch()
     run = Run(args, task)
-    _start_logging(args.command[0], run.is_main)
+    _start_logging(args.command[0], run)
     with run.stop, contextlib.ExitStack() as until_end:
         read = (*args.train_file, *args.validation_file, *args.test_file, getattr(args, "data_dir", None), args.model)
         kept = {"overwrite": args.overwrite_output_dir, "inputs": [name for name in read if name]}
@@ -345,10 +355,17 @@ def start_run(args, *, task: str) -> Iterator[Run]:
         yield run
 
 
-def _start_logging(script: str, is_main: bool) -> None:
+def _start_logging(script: str, run: Run) -> None:
+    """Sentences of the scripts on the main process; bars of the libraries on a terminal only."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for name in ("common", "__main__", Path(script).stem):
-        logging.getLogger(name).setLevel(logging.INFO if is_main else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.INFO if run.is_main else logging.ERROR)
+    if run.on_torch and not (run.is_main and sys.stderr.isatty()):
+        import datasets
+        from transformers.utils.logging import disable_progress_bar
+
+        datasets.disable_progress_bars()
+        disable_progress_bar()
 
 
 def _short(value: object) -> str:

@@ -287,7 +287,8 @@ class FinetuneTrainer(Trainer):
                     "damaged, or training has diverged; lower --learning_rate"
                 )
             found = compute_metrics(EvalPrediction(predictions, truth, inputs=dataset)) if compute_metrics else {}
-            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+            metrics |= {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
             mean = losses.sum(dtype=np.float64) / max(weights.sum(dtype=np.float64), 1e-12)
             metrics[f"{metric_key_prefix}_loss"] = float(mean)
         output = output._replace(predictions=predictions, label_ids=truth, metrics=metrics)
