@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from common import results as facts
 from common.checkpoints import RUN_FILE, prepare_output_dir
 from common.errors import Interrupted, UserError, write_json
 
@@ -248,6 +247,8 @@ class Run:
         Returns:
             What results.json holds.
         """
+        from common import results as facts
+
         self.output_dir.mkdir(parents=True, exist_ok=True)
         trainer.save()
         run_facts = trainer.run_facts()
@@ -289,6 +290,7 @@ class Run:
         return results
 
     def _write(self, results: dict, trainer, write, usage: str) -> None:
+        from common import results as facts
         from common.report.card import write_model_card
         from common.report.page import write_report
 

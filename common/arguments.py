@@ -1,0 +1,344 @@
+"""The command line of every script: dataclasses to flags, their values from all sources, and the help.
+
+A value comes from the command line, else the file of arguments, else the demo (with --demo), else what another flag's
+value decides (`variants`), else the recipe, else the default; `record` says which.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from common.errors import UserError
+from common.legacy_flags import DROPPED, Spelling, translate
+from common.training_flags import (
+    ALWAYS,
+    PHASES,
+    CommonTrainingArguments,
+    Values,
+    check_ranges,
+    flag,
+    training_arguments,
+)
+
+T = TypeVar("T", bound="Arguments")
+SECRETS = {"token", "hub_token", "push_to_hub_token", "use_auth_token"}
+LIMITS = {"train_file": "max_train_samples", "validation_file": "max_eval_samples", "test_file": "max_predict_samples"}
+KINDS = {bool: "[true|false]", int: "N", float: "X"}
+
+
+class Arguments:
+    """What every script's arguments have besides its flags.
+
+    training_args: TrainingArguments, or the script's own dataclass. record: name -> {"value", "source"}, for JSON.
+    explicit: names given on the command line or in the file. command: script and argv. Secrets are masked in both.
+    """
+
+    training_args: Any
+    record: dict[str, dict[str, Any]]
+    explicit: set[str]
+    command: list[str]
+
+    def __post_init__(self):
+        """Each dataclass checks its values in its own `__post_init__`, and calls the next one's."""
+
+    def set(self, source: str, **values: Any) -> None:
+        """Sets what neither the command line nor a file nor the demo has chosen; `source` says who does now."""
+        for name, value in values.items():
+            if name not in self.explicit and self.record[name]["source"] != "demo":
+                setattr(self if hasattr(self, name) else self.training_args, name, value)
+                self.record[name] = {"value": _plain(value), "source": source}
+
+
+@dataclass
+class ModelArguments(Arguments):
+    """The model to start from, and how the hub is asked for it."""
+
+    _argument_group_name = "model"
+
+    model: str | None = flag(None, "hub id or local folder of the model to start from", "--model_name_or_path")
+    config_name: str | None = flag(None, "hub id or folder of the configuration; unset: the model's own")
+    tokenizer_name: str | None = flag(None, "hub id or folder of the tokenizer or processor; unset: the model's own")
+    model_revision: str = flag("main", "branch, tag or commit of the model")
+    token: str | None = flag(None, "access token for private models and data; unset: the one of `hf auth login`")
+    cache_dir: str | None = flag(None, "folder for downloads and prepared data; unset: each library's own cache")
+    trust_remote_code: bool = flag(False, "run code that comes with a model from the hub, with your rights")
+
+
+@dataclass
+class DataArguments(Arguments):
+    """Where the data come from, how much of them is used, and how they are prepared."""
+
+    _argument_group_name = "data"
+
+    demo: bool = flag(False, "built-in synthetic data and a tiny model: no network, done in seconds")
+    dataset: str | None = flag(None, "hub id of the data; files, where given, are used instead", "--dataset_name")
+    dataset_config: str | None = flag(
+        None, "configuration of the dataset; unset: its only one", "--dataset_config_name"
+    )
+    dataset_revision: str | None = flag(None, "branch, tag or commit of the dataset; unset: its main branch")
+    train_file: list[str] = flag([], "your own training data: files, patterns such as data/*.csv, URLs")
+    validation_file: list[str] = flag([], "your own validation data")
+    test_file: list[str] = flag([], "your own test data")
+    max_train_samples: int | None = flag(None, "training examples to use; unset, or own data: all")
+    max_eval_samples: int | None = flag(None, "of validation; unset, or own data: all", "--max_validation_samples")
+    max_predict_samples: int | None = flag(None, "of test; unset, or own data: all", "--max_test_samples")
+    sample_seed: int = flag(42, "which examples a max_* flag picks; apart from --seed, so that seeds share examples")
+    on_bad_example: Literal["stop", "skip"] = flag("stop", "a broken example ends the run, or is left out and counted")
+    overwrite_cache: bool = flag(False, "prepare the data again instead of using what is in the cache")
+    preprocessing_num_workers: int | None = flag(None, "processes that prepare the data; unset: one for each core")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in LIMITS.values():
+            count = getattr(self, name)
+            if count == 0:
+                raise UserError(f"--{name} 0 leaves no example; give a positive number, or -1 for all of them")
+            setattr(self, name, None if count is not None and count < 0 else count)
+
+
+@dataclass
+class RunArguments(Arguments):
+    """How a run begins and ends."""
+
+    _argument_group_name = "training"
+
+    overwrite_output_dir: bool = flag(False, "empty the output folder of an earlier run first")
+    early_stopping_patience: int | None = flag(
+        None, "stop after so many evaluations without a better one; unset: never"
+    )
+    early_stopping_threshold: float = flag(0.0, "by how much an evaluation must be better to count as such")
+    push_predictions: bool = flag(True, "--push_to_hub uploads the predictions, too, which hold texts of your data")
+
+
+@dataclass
+class TaskArguments(RunArguments, DataArguments, ModelArguments):
+    """What all scripts on `Trainer` have."""
+
+
+def parse_arguments(
+    kind: type[T],
+    argv: Sequence[str] | None = None,
+    *,
+    recipe: Mapping[str, Any],
+    demo: Mapping[str, Any] | None = None,
+    script: str | None = None,
+    description: str | None = None,
+    legacy: Mapping[str, str | Spelling] | None = None,
+    variants: Mapping[str, Mapping[Any, Mapping[str, Any]]] | None = None,
+    training: type | Literal["transformers"] = "transformers",
+    phases: Sequence[str] = ("do_train", "do_eval"),
+) -> T:
+    """Parses a script's command line into an instance of `kind`; --help prints and exits with 0.
+
+    Args:
+        kind: the script's dataclass, which inherits from those above; every field has a default.
+        argv: flags, optionally after one .yaml or .json file of arguments; None: those of the process.
+        recipe, demo: name -> value. variants: name of a flag -> its value -> name -> value.
+        script, description: path and docstring of the script; None: of the module that defines `kind`.
+        legacy: flags of official examples, beside `DROPPED`.
+        training: whose fields `training_args` has: TrainingArguments, or a dataclass (then torch is not imported).
+        phases: what the script does when no phase is asked for; a test file is predicted, too.
+
+    Raises:
+        UserError: what the user got wrong. KeyError: a recipe, demo or variant of unknown names.
+    """
+    module, rows, in_file = sys.modules[kind.__module__], dict(legacy or {}), {}
+    script = Path(script or getattr(module, "__file__", None) or kind.__name__).name
+    argv = [str(token) for token in (sys.argv[1:] if argv is None else argv)]
+    demo, variants = demo or {}, variants or {}
+    if {"-h", "--help", "--help_all", "--help-all"} & set(argv):
+        others = {f"--{name} {value}": row for name, cases in variants.items() for value, row in cases.items()}
+        shown = {**dict.fromkeys(phases, True), **ALWAYS, **recipe}
+        text = f"usage: {script} [arguments.yaml] [--flag value ...]\n\n{(description or module.__doc__ or '').strip()}"
+        _print_help(text, kind, training, shown, others | {"--demo": demo}, not {"-h", "--help"} & set(argv))
+        sys.exit(0)
+    file = argv.pop(0) if argv and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
+    from_file = file and _tokens_of_file(file)
+
+    from transformers.hf_argparser import HfArgumentParser
+
+    command = [script, *([file] if file else []), *_masked(argv)]
+    on_transformers = training == "transformers"
+    if on_transformers:
+        from transformers import TrainingArguments as training
+
+        rows = DROPPED | rows
+    every = {field.name: field for field in (*fields(kind), *fields(training)) if field.init}
+    for layer in (recipe, demo, variants, *(row for cases in variants.values() for row in cases.values())):
+        if unknown := layer.keys() - every.keys():
+            raise KeyError(f"the recipe, the demo or a variant sets {sorted(unknown)}, which is no argument")
+
+    parser = HfArgumentParser((kind, training), allow_abbrev=False, add_help=False, exit_on_error=False)
+    known = {option for field in every.values() for option in _options(field)}
+    if file:
+        in_file = _parse(parser, every, translate(from_file, rows, known, f"{file}: "), f"{file}: ")
+    given = _parse(parser, every, translate(argv, rows, known))
+
+    values = Values(every, in_file.keys() | given.keys())
+    demo = demo if {**in_file, **given}.get("demo") else {}
+    chosen = {**recipe, **demo, **in_file, **given}
+    values.put("recipe", recipe)
+    for name, cases in variants.items():
+        case = chosen.get(name, every[name].default)
+        values.put(f"variant --{name} {case}", cases.get(case, {}))
+    for source, layer in (("demo", demo), (f"file {Path(file or '').name}", in_file), ("command line", given)):
+        values.put(source, layer)
+    _derive(values, recipe, phases)
+    check_ranges(values)
+
+    args = kind(**values.of(kind))
+    args.training_args = training_arguments(values) if on_transformers else training(**values.of(training))
+    args.explicit, args.command, args.record = values.explicit, command, {}
+    for group, origin in ((args.training_args, "library" if on_transformers else "script"), (args, "script")):
+        for name in (field.name for field in fields(group) if field.init):
+            shown = "***" if name in SECRETS and getattr(group, name) else _plain(getattr(group, name))
+            args.record[name] = {"value": shown, "source": values.sources.get(name, f"{origin} default")}
+    return args
+
+
+def _derive(values: Values, recipe: Mapping[str, Any], phases: Sequence[str]) -> None:
+    """No limit of the recipe for data of the user's own; the phases of the script unless some are given."""
+    own = {name for name in (*LIMITS, "data_dir") if name in values.explicit and values[name]}
+    if "dataset" in values.explicit and values["dataset"] != recipe.get("dataset"):
+        own.add("data_dir")
+    for name, limit in LIMITS.items():
+        if limit in values and limit not in values.explicit and own & {name, "train_file", "data_dir"}:
+            values.put("own data", {limit: None})
+    if not any(values.get(phase) for phase in PHASES):
+        asked = {"do_predict": True} if values.get("test_file") else {}
+        values.derive(**(dict.fromkeys(phases, True) | asked))
+
+
+def _options(field: dataclasses.Field) -> list[str]:
+    """The flag's names with underscores; HfArgumentParser adds --no_x to what is true by default."""
+    negated = [f"--no_{field.name}"] if field.default is True else []
+    aliases = field.metadata.get("aliases", [])
+    return [f"--{field.name}", *([aliases] if isinstance(aliases, str) else aliases), *negated]
+
+
+def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[str], where: str = "") -> dict[str, Any]:
+    """What the tokens give, and nothing else: no defaults."""
+    try:
+        namespace, extra = parser.parse_known_args(tokens, argparse.Namespace(**dict.fromkeys(names)))
+    except argparse.ArgumentError as error:
+        raise UserError(f"{where}{(error.argument_name or '').split('/')[0]}: {error.message[:200]}") from None
+    if extra and extra[0].startswith("-"):
+        raise UserError(f"{where}unknown flag {extra[0]}; see --help")
+    if extra:
+        raise UserError(f"{where}{extra[0]!r} is one value too many; a file of arguments (.yaml, .json) comes first")
+    return {name: value for name, value in vars(namespace).items() if value is not None}
+
+
+def _masked(argv: list[str]) -> list[str]:
+    shown = list(argv)
+    for i, token in enumerate(argv):
+        name, equals, _ = token.partition("=")
+        if name.startswith("--") and name[2:].replace("-", "_") in SECRETS:
+            if equals:
+                shown[i] = f"{name}=***"
+            elif argv[i + 1 :] and not argv[i + 1].startswith("--"):
+                shown[i + 1] = "***"
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: members of enumerations by value, settings as dictionaries, all else as text."""
+    text = json.dumps(value, default=lambda item: item.to_dict() if hasattr(item, "to_dict") else str(item))
+    return json.loads(text, parse_constant=str)
+
+
+class _Yaml(yaml.SafeLoader):
+    """Without aliases, which make small files large, and without tags."""
+
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise yaml.MarkedYAMLError(problem="aliases and tags are not taken", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _tokens_of_file(path: str) -> list[str]:
+    """A file of arguments as command-line arguments, values as they are written: argparse reads `5e-5`, `no`, `0123`.
+
+    JSON is read as YAML, of which it is a part. A mapping goes on as its text, for flags that take JSON.
+    """
+    try:
+        if not Path(path).is_file() or Path(path).stat().st_size > 100_000:
+            raise UserError(f"{path}: there is no such file, or it is too large for a file of arguments")
+        text = Path(path).read_text("utf-8-sig")
+        root = _Yaml(text.replace("\t", " ") if path.lower().endswith(".json") else text).get_single_node()
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
+        problem = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or error
+        raise UserError(f"{path}{line}: {' '.join(str(problem).split())}") from None
+    if root is not None and not isinstance(root, yaml.MappingNode):
+        raise UserError(f"{path}: a file of arguments has one `name: value` for each flag, not a bare list or value")
+    tokens, names = [], set()
+    for key, value in root.value if root else ():
+        name = str(key.value).lstrip("-").replace("-", "_")
+        if name in names:
+            raise UserError(f"{path}, line {key.start_mark.line + 1}: {name} is given twice")
+        names.add(name)
+        items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+        if isinstance(value, yaml.MappingNode) and name.endswith(("_kwargs", "_config", "deepspeed")):
+            tokens.append(f"--{name}={text[value.start_mark.index : value.end_mark.index]}")
+        elif not all(isinstance(item, yaml.ScalarNode) for item in items):
+            raise UserError(f"{path}, line {key.start_mark.line + 1}: {name} takes plain values, no nested ones")
+        elif len(items) > 1:
+            tokens += [f"--{name}", *(item.value for item in items)]
+        elif items and not items[0].tag.endswith(":null"):
+            tokens.append(f"--{name}={items[0].value}")
+    return tokens
+
+
+def _print_help(head: str, kind: type, training: Any, recipe: Mapping, others: Mapping, everything: bool) -> None:
+    """Prints what a run does without each flag. `others`: flag -> what it sets in place of the recipe's values."""
+    width = min(120, shutil.get_terminal_size().columns)
+    sources = [*kind.__mro__[:-2], CommonTrainingArguments if training == "transformers" else training]
+    if everything and training == "transformers":
+        from transformers import TrainingArguments
+
+        sources.append(TrainingArguments)
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    for group in sources:
+        lines = groups.setdefault(getattr(group, "_argument_group_name", group.__name__), [])
+        own, hints = inspect.get_annotations(group).keys(), get_type_hints(group)
+        for field in (field for field in fields(group) if field.init and field.name in own - seen):
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            known = {"default": recipe.get(field.name, default)}
+            known |= {other: row[field.name] for other, row in others.items() if field.name in row}
+            told = "; ".join(f"{of}: {value}" for of, value in known.items() if value not in (None, "", []))
+            text = field.metadata.get("help", "").replace("%%", "%") + f" ({told})" * bool(told)
+            lines.append(f"  {', '.join(_options(field))} {_metavar(hints[field.name])}")
+            lines.append(textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
+        seen |= own
+    groups["training"] = groups.pop("training", [])  # the run's and the trainer's
+    try:
+        print(head)
+        for title in (title for title in groups if groups[title]):
+            print(f"\n{title}:", *groups[title], sep="\n")
+        if sources[-1] is CommonTrainingArguments:
+            print("\n--help_all: the other flags of transformers' TrainingArguments, too")
+        sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _metavar(hint: Any) -> str:
+    """What the help writes after a flag: the choices, or the kind of value."""
+    parts = (hint, *get_args(hint))
+    choices = next((get_args(part) for part in parts if get_origin(part) is Literal), None)
+    kind = next((KINDS[part] for part in parts if part in KINDS), "TEXT")
+    return f"{{{','.join(map(str, choices))}}}" if choices else kind + " ..." * (get_origin(hint) is list)
