@@ -28,8 +28,8 @@ from pathlib import Path
 from benchmarks.published_page import terminal_tables, write_outputs
 from benchmarks.published_runs import Run, planned
 from benchmarks.published_tables import TABLES
-from common.legacy.errors import Interrupted, UserError, exit_status
-from common.legacy.run import StopRequest
+from common.errors import Interrupted, UserError, exit_status
+from common.run import StopRequest
 
 
 def last_words(log: Path, script: str) -> str:

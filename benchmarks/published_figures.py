@@ -5,18 +5,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from markupsafe import Markup
+
 from benchmarks.published_lines import Line, lessons_of, lines_of, split_of
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import TABLES
-from common.legacy.formats import words
-from common.legacy.plotting import confusion_matrix, curves, grouped_bars
-from common.legacy.report import Html, figure
+from common.report.page import svg
+from common.report.plots import confusion_matrix, curves, grouped_bars
+from common.report.words import words
 
-LOSSES = ("eval_validation_loss", "eval_loss")  # of the scripts on Trainer, and on Keras
 CURVES = 7  # colours that can be told apart
 
 
-def table_figures(table: str, runs: Sequence[Run]) -> list[Html]:
+def table_figures(table: str, runs: Sequence[Run]) -> list[Markup]:
     """Bars and loss curves of a table, from the runs that are finished (of several seeds, the first one's curves)."""
     lines = [line for line in lines_of(table, runs) if line.score]
     if not lines:
@@ -31,7 +32,7 @@ def table_figures(table: str, runs: Sequence[Run]) -> list[Html]:
     return figures
 
 
-def matrices(table: str, runs: Sequence[Run]) -> list[Html]:
+def matrices(table: str, runs: Sequence[Run]) -> list[Markup]:
     """The confusion matrix of each row, in one size, to stand side by side."""
     figures = []
     for line in lines_of(table, runs):
@@ -45,7 +46,7 @@ def matrices(table: str, runs: Sequence[Run]) -> list[Html]:
     return figures
 
 
-def lesson_figures(runs: Sequence[Run]) -> list[Html]:
+def lesson_figures(runs: Sequence[Run]) -> list[Markup]:
     """Bars of what leaks beside what does not, one figure a lesson."""
     figures = []
     for lesson, scores in lessons_of(runs).items():
@@ -58,14 +59,12 @@ def lesson_figures(runs: Sequence[Run]) -> list[Html]:
     return figures
 
 
-def _drawn(caption: str, draw: Callable[[Path], object]) -> Html:
+def _drawn(caption: str, draw: Callable[[Path], Path]) -> Markup:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "figure.png")
-        draw(path)
-        return figure(caption, path.read_bytes())
+        return svg(draw(Path(folder, "figure"))) + Markup('<figcaption class="note">{}</figcaption>').format(caption)
 
 
-def _published_bars(lines: list[Line], unit: str) -> Html | None:
+def _published_bars(lines: list[Line], unit: str) -> Markup | None:
     """The main metric of each row, published and ours; of a table of one row, its metrics."""
     main = [line for line in lines if line.metric == lines[0].metric]
     shown = main if len(main) > 1 else lines
@@ -85,7 +84,7 @@ def _published_bars(lines: list[Line], unit: str) -> Html | None:
     return _drawn(f"{said} A leak is in a figure of: {', '.join(leaking)}." if leaking else said, draw)
 
 
-def _metric_bars(lines: list[Line], unit: str) -> Html | None:
+def _metric_bars(lines: list[Line], unit: str) -> Markup | None:
     """All metrics, ours, a colour a row."""
     if len({line.row for line in lines}) < 2 or len({line.metric for line in lines}) < 2:
         return None
@@ -103,11 +102,9 @@ def _losses(runs: dict[str, Run]) -> dict[str, list[tuple[float, float]]]:
     """Legend entry -> (epoch, loss): on validation, and in training too where few runs leave room for it."""
     series = {}
     for row, run in runs.items():
-        kinds = {"validation": LOSSES, **({"training": ("loss",)} if 2 * len(runs) <= CURVES else {})}
-        for kind, keys in kinds.items():
-            points = [
-                (e.get("epoch", e.get("step")), e[key]) for e in run.results["history"] for key in keys if key in e
-            ]
+        kinds = {"validation": "eval_loss", **({"training": "loss"} if 2 * len(runs) <= CURVES else {})}
+        for kind, key in kinds.items():
+            points = [(e.get("epoch", e.get("step")), e[key]) for e in run.results["history"] if e.get(key) is not None]
             if points:
                 series[f"{row}, {kind}"] = points
     return dict(list(series.items())[:CURVES])

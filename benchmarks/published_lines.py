@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import LESSONS, TABLES, Lesson
-from common.legacy.formats import Cell, format_difference, format_memory, format_value, interval_text, words
+from common.report.words import format_difference, format_value, interval_text, words
 
 LOWER_IS_BETTER = ("wer", "cer", "loss")
-LEAKS = "leaks"
 HEAD = [
     "row",
     "metric",
@@ -159,28 +158,32 @@ class Line:
             **facts[0]["model"]["parameters"],
         }
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[str]:
         """As people read it, in the order of `HEAD`, without the row."""
         ours, published = self.score, "" if self.published is None else format_value(self.published, "percent")
-        cells: list[Cell] = [
+        cells = [
             words(self.metric),
-            (published, LEAKS) if published and self.published_leaks else published,
-            self.state if ours is None else (ours.text, LEAKS) if ours.leaks else ours.text,
+            f"{published} (leaks)" if published and self.published_leaks else published,
+            self.state if ours is None else f"{ours.text} (leaks)" if ours.leaks else ours.text,
             "" if ours is None else ours.spread,
-            "" if self.difference is None else format_difference(self.difference, "percent"),
+            ""
+            if self.difference is None
+            else f"{format_difference(self.difference, 'percent')} {self.verdict}".strip(),
             "" if ours is None or ours.baseline is None else format_value(ours.baseline, ours.unit),
         ]
         if not (self.first and self.finished):
             return [*cells, "", "", ""]
         cost = self.cost()
-        gpu = cost["peak_gpu_memory_bytes"]
-        memory, size = format_memory(cost["peak_memory_bytes"]), millions(cost["total"])
-        return [
-            *cells,
-            format_value(cost["seconds"], "seconds"),
-            memory if gpu is None else (memory, f"GPU {format_memory(gpu)}"),
-            size if cost["trainable"] == cost["total"] else (size, f"{millions(cost['trainable'])} trained"),
-        ]
+        memory, size = gigabytes(cost["peak_memory_bytes"]), millions(cost["total"])
+        if cost["peak_gpu_memory_bytes"] is not None:
+            memory += f", GPU {gigabytes(cost['peak_gpu_memory_bytes'])}"
+        if cost["trainable"] != cost["total"]:
+            size += f", {millions(cost['trainable'])} trained"
+        return [*cells, format_value(cost["seconds"], "seconds"), memory, size]
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def millions(count: int) -> str:
@@ -227,7 +230,7 @@ def lessons_of(runs: Sequence[Run]) -> dict[Lesson, dict[str, tuple[Score | None
     return found
 
 
-def lesson_cells(metric: str, leaking: Score | None, honest: Score | None) -> list[Cell]:
+def lesson_cells(metric: str, leaking: Score | None, honest: Score | None) -> list[str]:
     """A line of a lesson as people read it, in the order of `LESSON_HEAD`."""
     sides = [text for side in (leaking, honest) for text in ((side.text, side.spread) if side else ("no figure", ""))]
     gap = format_difference(leaking.value - honest.value, leaking.unit) if leaking and honest else ""

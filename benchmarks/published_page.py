@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,9 +10,8 @@ from benchmarks.published_figures import lesson_figures, matrices, table_figures
 from benchmarks.published_lines import HEAD, LESSON_HEAD, Line, lesson_cells, lessons_of, lines_of
 from benchmarks.published_runs import Run
 from benchmarks.published_tables import TABLES
-from common.legacy.files import write_bytes, write_csv
-from common.legacy.formats import Cell
-from common.legacy.report import Html, escaped, html_page, html_table
+from common.errors import write_bytes, write_csv
+from common.report.page import write_page
 
 DEMO = "DEMO: built-in synthetic data: the figures say nothing about real data"
 FILES = "on files of your own: they compare with the published figures as far as the data do"
@@ -20,17 +19,6 @@ LEAKING = (
     "what is marked with leaks is too good: what is tested, its speakers, or rows made from it had a part in training"
 )
 LESSON = "What leaks, beside what does not"
-# A row of several lines reads as one; on a narrow page its name stays in view.
-STYLE = """
-.runs tr:has(>th:empty)>*{border-top:0;padding-top:0}.runs td:nth-child(2){min-width:8rem}
-.runs th[scope=row]{min-width:9rem;max-width:16rem}.runs thead .r{white-space:normal}
-.plots{margin:1rem 0;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr))}
-section{margin-top:2.5rem}.matrices{grid-template-columns:repeat(auto-fill,minmax(min(100%,21rem),1fr))}
-nav{display:flex;flex-wrap:wrap;gap:.5rem;margin:1rem 0}nav a{padding:.2rem .8rem;border:1px solid var(--line);
-border-radius:1rem;background:var(--sheet);text-decoration:none}a{color:var(--accent)}.leak{color:var(--bad)}
-@media (max-width:40rem){.runs th:first-child{position:sticky;left:0;background:var(--sheet);min-width:7rem;
-max-width:8.5rem;border-right:1px solid var(--line)}}
-"""
 CSV_HEAD = [
     *("table", "row", "label", "metric", "split", "unit", "published", "published_leaks", "ours", "low", "high", "sd"),
     *("seeds", "difference", "baseline", "leaks", "demo", "seconds", "peak_memory_bytes", "peak_gpu_memory_bytes"),
@@ -49,15 +37,11 @@ def write_outputs(runs: Sequence[Run], folder: Path, tables: Sequence[str], note
     return [
         write_bytes(folder / "table.md", _markdown(runs, tables, notes).encode()),
         write_csv(folder / "table.csv", CSV_HEAD, (_csv_row(line, folder) for line in lines)),
-        write_bytes(folder / "index.html", _page(runs, folder, tables, notes)),
+        _page(runs, folder, tables, notes),
     ]
 
 
 # Text
-
-
-def _flat(cells: Iterable[Cell]) -> list[str]:
-    return [f"{cell[0]} ({cell[1]})" if isinstance(cell, tuple) else cell for cell in cells]
 
 
 def terminal_tables(runs: Sequence[Run], tables: Sequence[str]) -> str:
@@ -87,11 +71,11 @@ def _sections(
     for name in tables:
         if lines := lines_of(name, runs):
             label = [(line.row or line.label if short else line.label) if line.first else "" for line in lines]
-            rows = [[label, *_flat(line.cells())] for label, line in zip(label, lines)]
+            rows = [[label, *line.cells()] for label, line in zip(label, lines)]
             title = f"{TABLES[name].title} ({TABLES[name].source})"
             sections.append((title, HEAD, rows))
     for lesson, scores in lessons_of(runs).items():
-        rows = [_flat(lesson_cells(metric, *pair)) for metric, pair in scores.items()]
+        rows = [lesson_cells(metric, *pair) for metric, pair in scores.items()]
         sections.append((f"{LESSON}. {lesson.title}", LESSON_HEAD, rows))
     return sections
 
@@ -125,75 +109,51 @@ def _csv_row(line: Line, folder: Path) -> list:
 # The page
 
 
-def _page(runs: Sequence[Run], folder: Path, tables: Sequence[str], notes: Sequence[str]) -> bytes:
+def _page(runs: Sequence[Run], folder: Path, tables: Sequence[str], notes: Sequence[str]) -> Path:
     done = sum(run.results is not None for run in runs)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    body = f'<header><h1>Published beside ours</h1><p class="soft">{done} of {len(runs)} runs · {now}</p></header>'
-    for remark in [*_remarks(runs), *notes]:
-        quiet = "" if remark == DEMO or " failed: " in remark else " quiet"
-        body += f'<p class="badge{quiet}" role="note">{escaped(remark)}</p>'
-    lessons = _lessons(runs)
-    shown = {name: lines for name in tables if (lines := lines_of(name, runs))}
-    links = {name: TABLES[name].title.split(",")[0] for name in shown} | ({"lesson": LESSON} if lessons else {})
-    body += "<nav>" + "".join(f'<a href="#{name}">{escaped(title)}</a>' for name, title in links.items()) + "</nav>"
-    for name, lines in shown.items():
-        table, own = TABLES[name], [run for run in runs if run.table == name]
-        body += f'<section id="{name}"><h2>{escaped(table.title)}</h2>'
-        body += "".join(
-            f'<p class="soft">{escaped(text)}</p>' for text in (f"Published: {table.source}.", table.note) if text
+    sections = [section for name in tables if (section := _table_section(name, runs, folder))]
+    if lessons := lessons_of(runs):
+        said = (
+            "The same model and data. What differs is when examples were cut, copied or made: before the split, or "
+            "after it, in training data alone. The leaking split of emotions is by utterance, the honest one by speaker."
         )
-        body += _runs_table(lines, folder)
-        if classes := lines_of(name, runs, classes=True):
-            body += f"<details><summary>F1 by class</summary>{_runs_table(classes, folder)}</details>"
-        for kind, figures in (("plots", table_figures(name, runs)), ("plots matrices", matrices(name, runs))):
-            body += f'<div class="{kind}">{"".join(figures)}</div>' if figures else ""
-        commands = "\n".join(shlex.join(run.command(None, "python")) for run in own)
-        body += f"<details><summary>Commands</summary><pre>{escaped(commands)}</pre></details></section>"
-    body += lessons + "<footer>Written by benchmarks.published from the results.json of every run.</footer>"
-    marks = "[DEMO] " if DEMO in _remarks(runs) else ""
-    return html_page(f"{marks}Published beside ours", body, STYLE)
-
-
-def _runs_table(lines: Sequence[Line], folder: Path) -> str:
-    rows = []
-    for line in lines:
-        metric, published, ours, spread, difference, *rest = map(_marked, line.cells())
-        if line.verdict:
-            tone = "good" if line.verdict == "better" else "bad"
-            difference = Html(f'<span class="{tone}">{escaped(difference)}</span>')
-        rows.append([_name(line, folder), metric, published, ours, spread, difference, *rest])
-    return f'<div class="runs">{html_table(HEAD, rows, "ll" + "r" * (len(HEAD) - 2))}</div>'
-
-
-def _marked(cell: Cell) -> Cell:
-    """The mark of what leaks is seen."""
-    return (cell[0], Html(f'<span class="leak">{escaped(cell[1])}</span>')) if cell[1:] == ("leaks",) else cell
-
-
-def _name(line: Line, folder: Path) -> Cell:
-    """What the row is, linked to the reports of its runs."""
-    if not line.first:
-        return ""
-    links = []
-    for run in line.finished:
-        address = escaped(os.path.relpath(run.folder / "report.html", folder))
-        text = line.label if run.seed is None else f"seed {run.seed}"
-        links.append(Html(f'<a href="{address}">{escaped(text)}</a>'))
-    if not links:
-        return (line.label, "published only") if not line.row else line.label
-    return links[0] if line.finished[0].seed is None else (line.label, Html(" ".join(links)))
-
-
-def _lessons(runs: Sequence[Run]) -> str:
-    page = ""
-    for lesson, scores in lessons_of(runs).items():
-        rows = [list(map(_marked, lesson_cells(metric, *pair))) for metric, pair in scores.items()]
-        page += f"<h3>{escaped(lesson.title)}</h3>{html_table(LESSON_HEAD, rows)}"
-    if not page:
-        return ""
-    said = (
-        "The same model and data. What differs is when examples were cut, copied or made: before the split, or after "
-        "it, in training data alone. The leaking split of emotions is by utterance, too, the honest one by speaker."
+        found = [
+            {
+                "title": lesson.title,
+                "head": LESSON_HEAD,
+                "rows": [lesson_cells(metric, *pair) for metric, pair in scores.items()],
+            }
+            for lesson, scores in lessons.items()
+        ]
+        sections.append({"title": LESSON, "text": [said], "tables": found, "plots": lesson_figures(runs)})
+    remarks = [*_remarks(runs), *notes]
+    return write_page(
+        folder / "index.html",
+        "Published beside ours",
+        sections,
+        about=[f"{done} of {len(runs)} runs · {datetime.now(UTC).isoformat(timespec='seconds')}"],
+        badges=[(remark, remark == DEMO or " failed: " in remark) for remark in remarks],
+        void="[DEMO] " if DEMO in remarks else "",
+        footer="Written by benchmarks.published from the results.json of every run.",
     )
-    figures = f'<div class="plots">{"".join(lesson_figures(runs))}</div>'
-    return f'<section id="lesson"><h2>{LESSON}</h2><p class="soft">{said}</p>{page}{figures}</section>'
+
+
+def _table_section(name: str, runs: Sequence[Run], folder: Path) -> dict | None:
+    """A table with its classes, figures, commands, and links to the reports of its runs."""
+    if not (lines := lines_of(name, runs)):
+        return None
+    table, own = TABLES[name], [run for run in runs if run.table == name]
+    rows = [[line.label if line.first else "", *line.cells()] for line in lines]
+    tables = [{"head": HEAD, "rows": rows, "note": table.note}]
+    if classes := lines_of(name, runs, classes=True):
+        rows = [[line.label if line.first else "", *line.cells()] for line in classes]
+        tables.append({"title": "By class", "head": HEAD, "rows": rows, "folded": True})
+    commands = [[run.name, shlex.join(run.command(None, "python"))] for run in own]
+    tables.append({"title": "Commands", "head": ["row", "command"], "rows": commands, "folded": True})
+    return {
+        "title": table.title,
+        "text": [f"Published: {table.source}."],
+        "tables": tables,
+        "plots": [*table_figures(name, runs), *matrices(name, runs)],
+        "files": [os.path.relpath(run.folder / "report.html", folder) for run in own if run.results],
+    }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.published_tables import LESSONS, TABLES, Files, Table
-from common.legacy.errors import UserError
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVING = ("--output_dir", "--resume_from_checkpoint", "--overwrite_output_dir")  # say nothing about what is computed

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common.legacy.files import write_json
+from common.errors import write_json
 
 
 def alternate(
