@@ -96,7 +96,7 @@ class DataArguments(Arguments):
     sample_seed: int = flag(42, "which examples a max_* flag picks; apart from --seed, so that seeds share examples")
     on_bad_example: Literal["stop", "skip"] = flag("stop", "a broken example ends the run, or is left out and counted")
     overwrite_cache: bool = flag(False, "prepare the data again instead of using what is in the cache")
-    preprocessing_num_workers: int | None = flag(None, "processes that prepare the data; unset: one for each core")
+    preprocessing_num_workers: int | None = flag(None, "threads that prepare the data; unset: one for each core")
 
     def __post_init__(self):
         super().__post_init__()

@@ -348,6 +348,8 @@ def start_run(args, *, task: str) -> Iterator[Run]:
             writable or not a folder; a checkpoint that is not there.
     """
     check_launch()
+    if args.preprocessing_num_workers:
+        os.environ["RAYON_NUM_THREADS"] = str(args.preprocessing_num_workers)  # the threads of tokenizers
     run = Run(args, task)
     _start_logging(args.command[0], run)
     with run.stop, contextlib.ExitStack() as until_end:

@@ -124,9 +124,9 @@ class FinetuneTrainer(Trainer):
         self._kept: dict[int, dict[int, object]] = {}  # id of a data set -> step -> output of its evaluation
         self._frozen = frozen_modules(self.model)
         self._train_begin, self._earlier_seconds = time.perf_counter(), 0.0
-        if self.pop_callback(ProgressCallback) is not None:
-            self.add_callback(Bars if sys.stderr.isatty() else LogLines)
-        self.pop_callback(PrinterCallback)
+        for kind in (ProgressCallback, PrinterCallback):
+            self.pop_callback(kind)
+        self.add_callback(Bars if sys.stderr.isatty() and not args.disable_tqdm else LogLines)
         if (patience := run.args.early_stopping_patience) is not None and args.do_train:
             if not args.load_best_model_at_end or args.eval_strategy == "no":
                 raise UserError(
@@ -299,16 +299,6 @@ class FinetuneTrainer(Trainer):
             steps[self.state.global_step] = output
         return output
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """`Trainer.evaluate`; raises `UserError` where it does not give the metric that is to choose the best model."""
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        wanted = self.args.metric_for_best_model
-        chooses = self.is_in_train and wanted and eval_dataset is None and self.args.load_best_model_at_end
-        if chooses and f"eval_{wanted.removeprefix('eval_')}" not in metrics:
-            known = ", ".join(name.removeprefix("eval_") for name in metrics)
-            raise UserError(f"--metric_for_best_model {wanted}: not one of {known}")
-        return metrics
-
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
         """`Trainer.predict`, or what training kept of its evaluation of `test_dataset` with these weights."""
         best = self.state.best_global_step if self.args.load_best_model_at_end else None
@@ -446,7 +436,7 @@ def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict)
     wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
     sets = kwargs["eval_dataset"] if isinstance(kwargs["eval_dataset"], dict) else ()
     names = [f"{name}_{metric}" for name in sets for metric in ("loss", *known)] or ["loss", *known]
-    if known and given and wanted not in names:
+    if given and wanted not in names:
         raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
     args.metric_for_best_model = wanted
     args.greater_is_better = not wanted.endswith(LOWER_IS_BETTER)

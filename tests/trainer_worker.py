@@ -106,6 +106,7 @@ def make_args(folder, *, early_stopping_patience=None, overwrite=False, **settin
     neutral = {"output_dir", "resume_from_checkpoint"}
     record = {name: {"value": value, "source": "test"} for name, value in settings.items() if name not in neutral}
     return SimpleNamespace(
+        preprocessing_num_workers=None,
         training_args=training_args,
         record=record | {"model": {"value": "tiny", "source": "test"}},
         explicit=set(settings),
