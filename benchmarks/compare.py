@@ -18,6 +18,8 @@ Sources: Bisani and Ney, Bootstrap estimates for confidence intervals (ICASSP 20
 """
 
 import argparse
+import csv
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,10 +29,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.legacy.data import read_json, read_rows
-from common.legacy.errors import UserError, exit_status
-from common.legacy.files import write_json
-from common.legacy.formats import badges, format_difference, format_value, words
+from common.errors import UserError, csv_text, exit_status, write_json
+from common.report.words import badges, format_difference, format_value, words
 
 CHANCE = 0.05  # from this p on, a difference may be chance
 RELIABLE = 2.80  # standard errors: four of five tests find a difference that large (1.96 + 0.84)
@@ -77,7 +77,7 @@ def share(weights: np.ndarray, examples: np.ndarray) -> np.ndarray:
 def by_class(weights: np.ndarray, examples: np.ndarray, name: str, only: int | None = None) -> np.ndarray:
     """The mean of precision, recall or f1 over the classes that have it, or that of the class `only`.
 
-    A class that is there and never predicted has precision 0, as in `common.legacy.metrics.classification`.
+    A class that is there and never predicted has precision 0, as in `common.metrics.classification`.
     """
     numbers = np.arange(examples.max() + 1) if only is None else np.array([only])
     of_class, as_class = (np.equal.outer(column, numbers) for column in examples.T)  # [N, C]
@@ -137,7 +137,7 @@ def read_results(folder: Path) -> dict:
     if not path.is_file():
         what = "the run is not finished, or this is no run's output directory" if folder.is_dir() else "no such folder"
         raise UserError(f"{folder}: no results.json: {what}")
-    results = read_json(path)
+    results = json.loads(path.read_text("utf-8"))
     if results["headline"] is None:
         raise UserError(f"{folder}: nothing to compare: its data have no truth that predictions could be held against")
     return results
@@ -159,6 +159,14 @@ def check_comparable(folders: list[Path], both: list[dict], split: str) -> None:
             for folder, part in zip(folders, data)
         )
         raise UserError(f"{split} is different data, which cannot be compared: {said}")
+
+
+def read_rows(path: Path) -> Predictions:
+    """The rows of a file that a run wrote."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; the run's predictions are needed, example by example")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: csv_text(cell) for name, cell in row.items()} for row in csv.DictReader(file)]
 
 
 def read_predictions(folders: list[Path], split: str) -> list[Predictions]:
@@ -208,12 +216,25 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def smallest_lead(differing: int, examples: int) -> float:
+    """The smallest difference in percent that McNemar's test does not put down to chance.
+
+    differing: examples that only one of the two runs gets right; it takes 6 of them, all for one run, at least.
+    """
+    for pairs in range(max(differing, 1), examples + 1):
+        for lead in range(2 - pairs % 2, pairs + 1, 2):
+            if mcnemar_p((pairs - lead) // 2, (pairs + lead) // 2) < CHANCE:
+                return 100 * lead / examples
+    return 100.0
+
+
 def compare(folders: list[Path], *, split: str | None, metric: str | None, resamples: int, seed: int) -> dict:
     """Compares two runs, A and B; split, metric: None for those of A's headline. UserError where that is impossible.
 
     Returns what --json writes. In percent: a, b, difference (b - a) with its 95 % interval low, high, and detectable,
-    the difference that four of five tests on as many examples would find. p, and by which test. better: "A", "B" or
-    None where it may be chance. marks: what is to be said of each run (demo data, a leaking protocol). sentence.
+    the smallest difference that so many examples can show: by McNemar's exact test where it is the test, else that which
+    four of five tests would find. p, and by which test. better: "A", "B" or None where it may be chance. marks: what is
+    to be said of each run (demo data, a leaking protocol). sentence.
     """
     if folders[0].resolve() == folders[1].resolve():
         raise UserError(f"{folders[0]}: is compared with itself; give two runs")
@@ -239,7 +260,8 @@ def compare(folders: list[Path], *, split: str | None, metric: str | None, resam
     if measure.binary:
         only_a, only_b = int((a > b).sum()), int((a < b).sum())
         test = f"McNemar: right in A alone {only_a:,}, in B alone {only_b:,}"
-        found |= {"p": mcnemar_p(only_a, only_b), "test": test}
+        detectable = smallest_lead(only_a + only_b, len(a))
+        found |= {"p": mcnemar_p(only_a, only_b), "test": test, "detectable": detectable}
     else:
         found |= {"p": bootstrap_p(differences, int((a != b).any(axis=1).sum())), "test": "paired bootstrap"}
     clear = found["p"] < CHANCE and (low > 0 or high < 0)
@@ -254,11 +276,11 @@ def sentence(found: dict) -> str:
         low, high = sorted((abs(low), abs(high)))
         said = f"{better} is better by {size:.2f} points [{low:.2f}, {high:.2f}]"
         return f"{said}; the difference is unlikely to be chance ({p})"
-    detectable = max(found["detectable"], size)  # size was not enough
-    if not detectable:
+    if low == high == 0:
         return f"no difference: every one of the {found['examples']:,} examples counts alike in both runs"
     interval = f"{format_difference(found['difference'], 'percent')} [{low:.2f}, {high:.2f}]"
-    limit = f"{found['examples']:,} examples can only show differences of about {detectable:.1f} points"
+    detectable = max(found["detectable"], size)  # size was not enough
+    limit = f"{found['examples']:,} examples can only show differences of {detectable:.2f} points and more"
     return f"no clear difference: B - A is {interval}, which may be chance ({p}); {limit} between two such runs"
 
 

@@ -57,6 +57,7 @@ class Hub:
     - `retry_after`: the seconds such an answer asks the client to wait; None sends no such header. No environment
       variable bounds the clients' back-off (1 + 2 + 4 + 8 + 8 s a file); 0, which they read as 1 s, keeps tests short.
     - `unknown_revisions`: branches, tags or commits that shall not exist.
+    - `renamed`: old id -> the id that answers for it, by a redirect: {"squad": "rajpurkar/squad"}.
     """
 
     def __init__(self, root: Path):
@@ -65,6 +66,7 @@ class Hub:
         self.fail_with: int | None = None
         self.retry_after: int | None = 0
         self.unknown_revisions: set[str] = set()
+        self.renamed: dict[str, str] = {}
 
     def __enter__(self) -> "Hub":
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, self))
@@ -122,6 +124,10 @@ class _Handler(BaseHTTPRequestHandler):
         match = ROUTE.fullmatch(url.path) if self.path.startswith("/") else None  # another host's path is absolute
         if match is None or (match["api"] and not match["kind"]) or not (match["api"] or match["verb"] == "resolve"):
             return self.refuse("EntryNotFound")
+        if match["repo_id"] in self.hub.renamed:
+            old = f"/{match['kind'] or ''}{match['repo_id']}"
+            new = f"/{match['kind'] or ''}{self.hub.renamed[match['repo_id']]}"
+            return self.send(307, headers={"Location": self.path.replace(old, new, 1)})
         repository = self.inside(self.hub.root / (match["kind"] or "models/"), match["repo_id"])
         if repository is None or not any(path.is_file() for path in repository.glob("*")):  # an owner has no files
             return self.refuse("RepoNotFound")

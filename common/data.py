@@ -1,0 +1,429 @@
+"""Rows from files and hubs: reading, checking, choosing, fingerprinting, and looking for overlap between splits.
+
+A script (or the task's own module) turns rows into its examples; what is wrong with a file is said here, in one
+sentence with the file and the row.
+"""
+
+import csv
+import glob
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+
+import datasets
+import numpy as np
+import pandas as pd
+
+from common.cache import downloaded
+from common.errors import UserError
+from common.hub import frame_of, load_file, load_frame, numbered
+
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+SPLITS = ("train", "validation", "test")
+LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
+PHASES = {"train": "do_train", "validation": "do_eval", "test": "do_predict"}
+
+
+# Reading
+
+
+def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFrame:
+    """The rows of csv, tsv, json (a list of rows, rows under "data", or a row a line), jsonl and parquet files.
+
+    Also compressed by gzip or in a zip of one file, from http(s) addresses, several files, and globs. A csv may be
+    separated by commas, tabs, semicolons or `|`, whichever is in its header. A tab-separated file is taken to be
+    without any quoting (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes
+    make a row wrong or join lines. Text is UTF-8, or UTF-16 with its mark.
+
+    Args:
+        spec: file, glob or address, or several.
+        args: with cache_dir, where addresses are fetched to.
+
+    Returns:
+        A row each; the index is (file, row from 1). Cells of csv and tsv are strings as they stand ("007", "NA", "");
+        those of the others have their types, and what is missing is None or NaN. attrs: "source" in words;
+        "label_names", column -> names of the classes, where a parquet file's schema has them.
+
+    Raises:
+        UserError: naming the file, and the line or row, for whatever is wrong with it.
+    """
+    frames = []
+    for one in [spec] if isinstance(spec, str | Path) else spec:
+        for name in _matching(str(one)):
+            address = name.startswith(("http://", "https://"))
+            frames.append(numbered(_read_file(downloaded(name, args) if address else Path(name), name), name))
+    first = frames[0]
+    for frame in frames[1:]:
+        files = f"{first.attrs['source']}, {frame.attrs['source']}"
+        if {*frame.columns} != {*first.columns}:
+            odd = ", ".join(map(repr, sorted({*frame.columns} ^ {*first.columns}, key=str)))
+            raise UserError(f"{files}: must have the same columns, but only one has {odd}")
+        if frame.attrs["label_names"] != first.attrs["label_names"]:
+            raise UserError(f"{files}: their schemas name other classes, or name them in another order")
+    if len(frames) == 1:
+        return first
+    together = pd.concat(frames)
+    names = [frame.attrs["source"] for frame in frames]
+    shown = names if len(names) < 5 else [*names[:2], "...", names[-1]]
+    together.attrs = {**first.attrs, "source": f"{len(names)} files: {', '.join(shown)}"}
+    return together
+
+
+def where(frame: pd.DataFrame, i: int) -> str:
+    """Which row of which file the i-th is: "train.csv, row 3"."""
+    file, row = frame.index[i]
+    return f"{file}, row {row}"
+
+
+def require_columns(columns: Iterable[str], wanted: Sequence[str], where: object) -> None:
+    """Raises `UserError` naming what was found and what is wanted when a wanted column is not there."""
+    columns = list(columns)
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise UserError(
+            f"{where}: no column {', '.join(map(repr, missing))}; "
+            f"it has {', '.join(map(repr, columns))} and needs {', '.join(map(repr, wanted))}"
+        )
+
+
+def without_bad(
+    frame: pd.DataFrame, problems: Mapping[int, tuple[str, str | None]], on_bad_example: str
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The frame without its bad rows, and reason -> how many were left out; the first one stops the run if so wished.
+
+    Args:
+        problems: position of a row -> the reason (to count) and the sentence (to say); without a sentence the row is
+            left out whatever `on_bad_example` is.
+        on_bad_example: "stop" or "skip".
+    """
+    skipped = {}
+    for i, (reason, sentence) in sorted(problems.items()):
+        if sentence and on_bad_example == "stop":
+            raise UserError(f"{where(frame, i)}: {sentence}; mend it or pass --on_bad_example skip")
+        skipped[reason] = skipped.get(reason, 0) + 1
+    if len(skipped) and len(problems) == len(frame):
+        raise UserError(f"{frame.attrs['source']}: no usable row ({skipped})")
+    keep = np.ones(len(frame), dtype=bool)
+    keep[list(problems)] = False
+    return (frame[keep] if problems else frame), skipped
+
+
+def read_json(path: str | Path) -> object:
+    """One json document (or gzip or zip of one). Raises `UserError` naming line and column when it is broken."""
+    _, content = _content(Path(path), str(path))
+    return _loads(_text(content, str(path)), str(path))
+
+
+def _matching(name: str) -> list[str]:
+    if name.startswith(("http://", "https://")) or os.path.exists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    if not found:
+        raise UserError(f"{name}: no file has such a name")
+    return found
+
+
+def _read_file(path: Path, name: str) -> pd.DataFrame:
+    ending, content = _content(path, name)
+    if ending == ".parquet":
+        frame = _read_parquet(content, name)
+    elif ending in (".csv", ".tsv"):
+        frame = _read_delimited(_text(content, name), ending, name)
+    else:
+        frame = _read_json_rows(_text(content, name), ending, name)
+    if frame.empty:
+        raise UserError(f"{name}: the file has no rows")
+    frame.attrs.setdefault("label_names", {})
+    return frame
+
+
+def _content(path: Path, name: str) -> tuple[str, bytes]:
+    """The ending that says what is in a file, and what is in it, decompressed."""
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):  # not opened: a pipe would wait for ever
+            what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+            raise UserError(f"{name}: is {what}, not a file")
+        content = path.read_bytes()
+        inner = PurePath(name.partition("?")[0] if "://" in name else name)
+        if inner.suffix.lower() == ".gz":
+            inner, content = inner.with_suffix(""), gzip.decompress(content) if content else content
+        elif inner.suffix.lower() == ".zip":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                files = [i for i in archive.namelist() if not i.endswith("/") and not i.startswith("__MACOSX/")]
+                if len(files) != 1:
+                    raise UserError(f"{name}: must hold one file, but holds {len(files)}; unpack it and name the files")
+                inner, content = PurePath(files[0]), archive.read(files[0])
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from None
+    if inner.suffix.lower() not in FORMATS:
+        raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
+    if not content:
+        raise UserError(f"{name}: the file is empty")
+    return inner.suffix.lower(), content
+
+
+def _text(content: bytes, name: str) -> str:
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
+    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    delimiter = next((mark for mark in ",\t;|" if mark in header), ",") if ending == ".csv" else "\t"
+    if delimiter != "\t":
+        return _quoted_rows(text, delimiter, name)
+    try:
+        frame, error = _quoted_rows(text, "\t", name), None
+    except UserError as broken:
+        frame, error = pd.DataFrame(), str(broken)  # the exception itself would keep the rows read so far in memory
+    # A line break inside quotes leaves lines with too few cells; where there are none, the quotes are only characters.
+    width = header.count("\t")
+    if width and '"' in text:
+        lines = [line for line in _lines(text) if line]
+        if len(frame) < len(lines) - 1 and all(line.count("\t") == width for line in lines):
+            cells = [line.split("\t") for line in lines]
+            return _table(cells[0], cells[1:], name)
+    if error:
+        raise UserError(error)
+    return frame
+
+
+def _quoted_rows(text: str, delimiter: str, name: str) -> pd.DataFrame:
+    csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
+    blanks = bool(re.match(rf"[^\r\n]*{re.escape(delimiter)} ", text)) and delimiter != "\t"  # `premise, hypothesis`
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+    rows, begin = [], 1
+    try:
+        header = next(reader, [])
+        begin = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{name}: line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
+            if cells:  # a blank line has none
+                rows.append(cells)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{name}: the row that begins at line {begin}: {error}") from None
+    return _table(header, rows, name)
+
+
+def _table(header: list[str], rows: list[list[str]], name: str) -> pd.DataFrame:
+    # A column without a name is called what pandas calls it: it is mostly an index that was saved.
+    header = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
+    _all_different(header, name, "column")
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def _all_different(names: list[str], at: str, what: str) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{at}: the {what} {twice!r} is there twice; rename or remove one")
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without their ends; unlike `str.splitlines`, U+2028, U+0085 and others end none."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _read_json_rows(text: str, ending: str, name: str) -> pd.DataFrame:
+    lines = [(number, line) for number, line in enumerate(_lines(text), start=1) if line.strip()]
+    one_each = [line for _, line in lines[:2] if line.strip()[0] == "{" and line.strip()[-1] == "}"]
+    if ending == ".jsonl" or len(one_each) == 2:
+        rows = [_loads(line, name, number) for number, line in lines]
+        if odd := next((number for (number, _), row in zip(lines, rows) if not isinstance(row, dict)), None):
+            raise UserError(f"{name}: line {odd} is not an object with named columns")
+    else:
+        rows = _loads(text, name)
+        if isinstance(rows, dict):
+            rows = rows.get("data", [rows] if len(lines) == 1 else None)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f'{name}: a json file must hold a list of rows, or an object with the rows under "data"')
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return pd.DataFrame({column: [row.get(column) for row in rows] for column in columns}, dtype=object)
+
+
+def _loads(text: str, name: str, line: int | None = None) -> object:
+    at = name if line is None else f"{name}: line {line}"
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _all_different([key for key, _ in pairs], at, "key")
+        return found
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise UserError(f"{name}: broken json at {place}: {error.msg}") from None
+    except UnicodeEncodeError as error:
+        before = error.object[max(0, error.start - 30) : error.start]
+        raise UserError(f"{at}: half of a surrogate pair, which is no character, after {before!r}; remove it") from None
+    except ValueError:
+        long = re.search(r"\d{4000}", text)
+        at = f"{name}: line {line or text.count(chr(10), 0, long.start()) + 1}" if long else at
+        raise UserError(f"{at}: a number has more digits than can be read; write it as text") from None
+    except RecursionError:
+        raise UserError(f"{at}: lists or objects are nested too deeply to be read") from None
+    return content
+
+
+def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
+        _all_different(table.column_names, name, "column")
+        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # as `datasets` saves
+        features = about.get("info", {}).get("features", {}).items()
+        names = {column: f["names"] for column, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+        return frame_of(table, names)
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:  # a broken footer is an OSError
+        raise UserError(f"{name}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+
+
+# Splits
+
+
+class Splits(datasets.DatasetDict):
+    """Split -> data set. `facts`: split -> what results.json says of it; `overlaps`: what splits share."""
+
+    def __init__(self, *content, **splits):
+        super().__init__(*content, **splits)
+        self.facts: dict[str, dict] = {}
+        self.overlaps: list[dict] = []
+
+
+def load_splits(
+    args,
+    to_dataset: Callable[[pd.DataFrame, str], tuple[datasets.Dataset, dict[str, int]]],
+    *,
+    hub_splits: Mapping[str, str] = {name: name for name in SPLITS},
+    columns: Mapping[str, Sequence[str]] = {},
+) -> Splits:
+    """The splits that the run needs, train first, from the user's files if there are any, else from `--dataset`.
+
+    Args:
+        to_dataset: (rows, split) -> the examples, and reason -> how many rows were left out.
+        hub_splits: split -> its name on the hub, or the path of a plain file in the repository.
+        columns: name of what splits should not share -> the columns that make it: {"premise": ["premise"]}.
+
+    Raises:
+        UserError: no data, naming the flags; no file for a split that is needed; a split without an example.
+    """
+    needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
+    files = {name: getattr(args, f"{name}_file") for name in SPLITS}
+    given = [name for name in SPLITS if files[name]]
+    if not given and not args.dataset:
+        flags = ", ".join(f"--{name}_file" for name in needed)
+        raise UserError(f"there are no data: give {flags}, or --dataset with a hub id, or --demo")
+    splits = Splits()
+    for name in needed:
+        if given and not files[name]:
+            if name == "test" and "do_predict" not in args.explicit:
+                continue  # files without a test file are enough where nobody asked for a test
+            raise UserError(
+                f"there is no {name} data: give --{name}_file, or choose among --do_train --do_eval --do_predict"
+            )
+        frame = read_files(files[name], args) if given else _from_hub(args, hub_splits[name])
+        source = frame.attrs["source"]
+        dataset, skipped = to_dataset(frame, name)
+        if not len(dataset):
+            raise UserError(f"{source}: no usable example{f' ({skipped})' if skipped else ''}")
+        splits[name], selection = select(dataset, getattr(args, LIMITS[name]), args.sample_seed)
+        splits.facts[name] = describe(splits[name], source, len(dataset), selection, skipped)
+    for key, names in columns.items():
+        splits.overlaps += overlaps({name: zip(*(split[c][:] for c in names)) for name, split in splits.items()}, key)
+    return splits
+
+
+def _from_hub(args, split: str) -> pd.DataFrame:
+    if not split.endswith(FORMATS):
+        return load_frame(args, split)
+    path, source = load_file(args, split)
+    return numbered(_read_file(path, source), source)
+
+
+def select(dataset: datasets.Dataset, limit: int | None, seed: int) -> tuple[datasets.Dataset, str]:
+    """`limit` examples, drawn at random and kept in order, and in words how they were chosen.
+
+    None, a negative number, or more than there are: all of them.
+    """
+    available = len(dataset)
+    if limit is None or limit < 0 or limit >= available:
+        asked = f" ({limit:,} were asked for)" if limit is not None and limit > available else ""
+        return dataset, f"all {available:,}{asked}"
+    chosen = np.sort(np.random.default_rng(seed).permutation(available)[:limit])
+    return dataset.select(chosen), f"{limit:,} of {available:,}, at random (sample_seed {seed})"
+
+
+def describe(
+    dataset: datasets.Dataset, source: str, available: int, selection: str, skipped: dict[str, int], **statistics
+) -> dict:
+    """What results.json says of a split; `available` and `selection`: of how many, and how, these were chosen."""
+    facts = {"source": source, "examples": len(dataset), "available": available, "selection": selection}
+    facts |= {"fingerprint": fingerprint(dataset), "skipped": skipped, "statistics": statistics}
+    counts = label_counts(dataset)
+    return facts if counts is None else facts | {"label_counts": counts}
+
+
+def label_counts(dataset: datasets.Dataset) -> dict[str, int] | None:
+    """How many examples each class has, in the classes' order; None without a column "labels" of known classes."""
+    feature = dataset.features.get("labels")
+    if not isinstance(feature, datasets.ClassLabel):
+        return None
+    labels = np.array(dataset.with_format("arrow")["labels"][:].fill_null(-1), dtype=np.int64)
+    if (labels < 0).all():
+        return None
+    return dict(zip(feature.names, np.bincount(labels[labels >= 0], minlength=feature.num_classes).tolist()))
+
+
+def fingerprint(dataset: datasets.Dataset) -> str:
+    """SHA-256 over the rows' content, in order: two runs with the same fingerprint saw the same examples.
+
+    Classes count by name. Of how the rows are stored, nothing counts.
+    """
+    classes = {name: f.names for name, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
+    digest = hashlib.sha256()
+    for table in dataset.with_format("arrow").iter(10_000):
+        rows = table.to_pydict()
+        for column, names in classes.items():
+            name_of = {None: None, -1: None, **dict(enumerate(names))}
+            rows[column] = [name_of[i] for i in rows[column]]
+        digest.update(json.dumps(rows, sort_keys=True, ensure_ascii=False, default=repr).encode())
+    return digest.hexdigest()
+
+
+def overlaps(splits: Mapping[str, Iterable[Hashable]], key: str) -> list[dict]:
+    """What later splits share with earlier ones, as results.json's `data.overlaps` wants it.
+
+    `splits` maps a split's name to one key an example (a context, a premise, a speaker); `key` is what it is called.
+    """
+    found = []
+    earlier: list[tuple[str, set]] = []
+    for name, keys in splits.items():
+        keys = list(keys)
+        for other, seen in earlier:
+            shared = sum(k in seen for k in keys)
+            if shared:
+                found.append(
+                    {"between": [other, name], "key": key, "examples": shared, "share": shared / max(len(keys), 1)}
+                )
+        earlier.append((name, set(keys)))
+    return found

@@ -1,0 +1,1 @@
+"""A folder of its own, because `evaluate.load` asks for one."""
