@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["accelerate==1.15.0", "datasets==5.2.0", "evaluate==0.4.6", "filelock==4.3.1", "huggingface-hub==2.4.0", "jinja2==3.1.6", "jiwer==4.0.0", "librosa==0.11.0", "matplotlib==3.11.2", "numpy==2.4.6", "pandas==3.1.1", "pyyaml==6.0.4", "scikit-learn==1.9.1", "soundfile==0.14.0", "soxr==1.1.0", "torch==2.13.0", "transformers==5.23.0"]
+# ///
 """Keyword spotting with a frozen DistilHuBERT and a weighted loss, on Speech Commands (SUPERB's ks).
 
 The published experiment is the default. The encoder is frozen, so it runs once: one vector a clip is kept on disk, and
@@ -6,6 +10,7 @@ epochs take seconds.
     python run_keyword.py
     python run_keyword.py --class_weights sqrt --drop_labels _silence_ --output_dir outputs/keyword-sqrt
     python run_keyword.py --model facebook/hubert-base-ls960 --layer weighted --output_dir outputs/keyword-hubert
+    torchrun --nproc_per_node 8 run_keyword.py --freeze convolution --learning_rate 3e-5 --bf16
 
 Your own recordings: folders by class, Speech Commands' own tree or archive, tables, or names that say the class:
 
@@ -15,45 +20,21 @@ Your own recordings: folders by class, Speech Commands' own tree or archive, tab
 
 Classify clips, and find keywords in long recordings (keywords.csv: keyword, start, end, score):
 
-    python run_keyword.py --do_predict --model outputs/keyword --test_file clips/ --output_dir outputs/heard
+    python run_keyword.py --do_predict --model outputs/keyword --test_file clips/ --output_dir outputs/found
     python run_keyword.py --demo
 """
 
 import sys
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-from common.legacy import results as facts
-from common.legacy.arguments import DataArguments, ModelArguments, flag, parse_arguments
-from common.legacy.audio import MINIMUM_SAMPLES, RATE
-from common.legacy.class_names import in_order_of, listed
-from common.legacy.errors import UserError, exit_status
-from common.legacy.files import write_csv
-from common.legacy.modeling import classes_of, load_feature_extractor, load_model, model_commit
-from common.legacy.recordings import Reading, Recordings, describe_splits
-from common.legacy.run import (
-    Clock,
-    StopRequest,
-    check_launch,
-    decided_by_main_process,
-    prepare_output_dir,
-    start_training,
-)
-from common.legacy.speech_commands import SILENCE, UNKNOWN, with_unknown
-from common.legacy.speech_results import AUDIO_USAGE, judged_classes, publish_classes
-from common.legacy.speech_task import (
-    ClassArguments,
-    features_or_waveforms,
-    identity_of,
-    load_splits,
-    use_demo,
-    weights_of,
-    without_labels,
-)
-from common.legacy.spellings import SPEECH, Spelling
-from common.legacy.splitting import cut
-from common.legacy.spotting import sliding_windows, spotted
-from common.legacy.task import PREFIX, classification_head, evaluated_sets
+from common.arguments import flag, parse_arguments
+from common.errors import UserError, exit_status, write_csv
+from common.legacy_flags import SPEECH, unused
+from common.run import start_run
+from common.speech.recordings import ClassArguments
+from common.speech.settings import EncoderArguments, use_demo
 
 # The published recipe (report 002, keyword spotting), in one place; the names are the flags.
 RECIPE = {
@@ -74,7 +55,7 @@ RECIPE = {
     "save_steps": 300,
     "save_total_limit": 2,
     "load_best_model_at_end": True,
-    "metric_for_best_model": "validation_accuracy",
+    "metric_for_best_model": "accuracy",
     "logging_steps": 50,
 }
 # The loading script of SUPERB is of no use any more: the hub's converter has made parquet files of its sets.
@@ -91,44 +72,44 @@ DEMO = {
     "save_strategy": "epoch",
     "logging_steps": 10,
 }
+LEGACY = {**SPEECH, **unused("clips are taken whole", "--max_length_seconds")}
+SILENCE, UNKNOWN = "_silence_", "_unknown_"
 WORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]  # SUPERB's keywords
-OFFICIAL = {"--max_length_seconds": Spelling(why="has no effect: clips are taken whole")}
-PUBLISHED = [
-    (
-        "report 002, test",
-        "DistilHuBERT frozen, weighted loss",
-        {"accuracy": 97.09, "precision_micro": 97.09, "precision": 97.20, "recall_micro": 97.09, "recall": 97.10},
-    ),
-    ("SUPERB, test", "DistilHuBERT frozen", {"accuracy": 95.98}),
-]
+METRICS = ("accuracy", "precision_micro", "precision", "recall_micro", "recall", "f1")
+CURVES = dict(zip(METRICS, ("accuracy", "precision, micro", "precision, macro", "recall, micro", "recall, macro")))
+REPORT = {"accuracy": 97.09, "precision_micro": 97.09, "precision": 97.20, "recall_micro": 97.09, "recall": 97.10}
 
 
 @dataclass
-class KeywordArguments(ClassArguments):
+class KeywordArguments(EncoderArguments, ClassArguments):
     """What only this task has."""
 
     _argument_group_name = "keywords"
 
-    keywords: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "words to tell apart, every other one is _unknown_; all: every word; unset: those of a trained "
-            "model that is not trained on, or SUPERB's ten where they are among others, else all"
-        },
+    keywords: list[str] = flag(
+        [],
+        "words to tell apart, every other one is _unknown_; all: every word; unset: those of a trained model that is "
+        "not trained on, or SUPERB's ten where they are among others, else all",
     )
     unknown_share: float | None = flag(
         None, "unknown words that each split keeps, as a multiple of the clips of a keyword; unset: all of them"
     )
+    whole_silence: bool = flag(False, "long recordings of _silence_ stay one clip each; else they are cut into seconds")
+    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
+        "none",
+        "weight of each class in the loss: as scikit-learn's balanced, its square root, or by the effective number of "
+        "examples (Cui et al. 2019)",
+    )
     window_seconds: float = flag(1.0, "keywords are looked for in windows of this length; longer recordings have many")
     hop_seconds: float = flag(0.25, "from one window to the next")
-    spot_threshold: float = flag(0.5, "probability from which on a window counts as having heard a keyword")
+    spot_threshold: float = flag(0.5, "probability from which on a window counts as one with a keyword")
 
     def __post_init__(self):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
         self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
-        if self.window_seconds < MINIMUM_SAMPLES / RATE or self.hop_seconds <= 0:
-            raise UserError(f"--window_seconds must be {MINIMUM_SAMPLES / RATE} or more, and --hop_seconds above 0")
+        if self.window_seconds < 0.025 or self.hop_seconds <= 0:
+            raise UserError("--window_seconds must be 0.025 or more, and --hop_seconds above 0")
         if not 0 < self.spot_threshold <= 1:
             raise UserError(f"--spot_threshold {self.spot_threshold}: must be a probability above 0")
         if self.unknown_share is not None and self.unknown_share < 0:
@@ -137,183 +118,170 @@ class KeywordArguments(ClassArguments):
 
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    # Arguments
-    check_launch()
-    groups = (KeywordArguments, DataArguments, ModelArguments)
     phases = ("do_train", "do_eval", "do_predict")
-    texts = {"description": __doc__, "spellings": {**SPEECH, **OFFICIAL}}
-    parsed = parse_arguments(groups, argv, recipe=RECIPE, demo=DEMO, phases=phases, **texts)
-    task, data, model_args, training = parsed.groups
-    superb = data.dataset in SUPERB_IDS
-    if superb:
-        parsed.settle("where this set is on the hub", **SUPERB)
-    task.check_use(training)
-    clock, output_dir, warnings = Clock(), Path(training.output_dir), []
-    checkpoint = decided_by_main_process(lambda: prepare_output_dir(training, overwrite=data.overwrite_output_dir))
-    with StopRequest() as stop:
-        # Data
-        with clock.phase("data"):
-            if data.demo:
-                from common.legacy.demo_speech import keyword_demo
+    args = parse_arguments(KeywordArguments, argv, recipe=RECIPE, demo=DEMO, legacy=LEGACY, phases=phases)
+    args.settle_freeze()
+    if args.dataset in SUPERB_IDS:
+        args.set("where this set is on the hub", **SUPERB)
 
-                own = any((task.data_dir, data.train_file, data.validation_file, data.test_file))
-                if own and "keywords" not in parsed.explicit:
-                    task.keywords = []  # those of the demo are in the built-in data
-                use_demo(data, task, model_args, keyword_demo, output_dir / "demo", RECIPE["model"])
-            with training.main_process_first(desc="data"):
-                trained_for = () if training.do_train else tuple((classes_of(model_args) or {}).values())
-                splits, selection, notes = load_splits(
-                    task,
-                    data,
-                    training,
-                    model_args,
-                    reading=Reading(label_order=task.order),
-                    folder=data.dataset_config if superb else None,
-                    explicit=parsed.explicit,
-                    prepare=lambda recordings: prepared(recordings, task, trained_for),
-                    silent_ok=(SILENCE,),
-                )
+    from transformers import AutoModelForAudioClassification, set_seed
 
-        # Preprocessing
-        from common.legacy.waveforms import Waveforms, collate_waveforms
+    from common.classification import score_predictions
+    from common.labels import align_with_checkpoint
+    from common.models import classes_of, load_feature_extractor, load_model, structure_table
+    from common.speech.features import model_inputs
+    from common.speech.keywords import sliding_windows, task_classes
+    from common.speech.recordings import check_clips, load_recordings
+    from common.speech.results import labels_of, predictions_of, usage
+    from common.speech.training import settle_encoder
 
-        with clock.phase("preprocessing"), training.main_process_first(desc="preprocessing"):
-            if "test" in splits and trained_for:
-                splits["test"], found = unlabelled_if_foreign(splits["test"], {*trained_for, *(task.order or ())})
-                warnings += found
-            order = {"classes": {}, "label_order": task.order, "training": training.do_train}
-            splits = in_order_of(classes_of(model_args), splits, model_args.model, **order)
-            if "test" in splits and splits["test"].labels is None:
-                splits["test"] = sliding_windows(splits["test"], task.window_seconds, task.hop_seconds)
-            extractor = load_feature_extractor(model_args)
-            inputs = {name: Waveforms(part, extractor, targets=part.labels) for name, part in splits.items()}
-            class_weights, weighing, found = weights_of(task, splits.get("train"))
-            warnings += found
+    with start_run(args, task="keyword-spotting") as run:
+        if use_demo(args, run, "keyword_demo", RECIPE["model"]) and "keywords" not in args.explicit:
+            args.keywords = []  # those of the demo are in the built-in data
+        training = args.training_args.do_train
+        with run.phase("data"):  # a row a clip, with the classes of the task
+            trained, known = classes_of(args), ()
+            known = tuple(trained.values()) if trained and not training else ()
+            folder = args.dataset_config if args.dataset in SUPERB_IDS else None
+            words = {"keywords": args.keywords, "usual": WORDS, "known": known, "share": args.unknown_share}
+            words |= {"seed": args.split_seed, "whole_silence": args.whole_silence}
+            prepare = partial(task_classes, **words)
+            options = {"hub_folder": folder, "prepare": prepare, "whole_noise": args.whole_silence}
+            splits = load_recordings(args, run, kind="label", **options)
+            options = {"known": {}, "label_order": args.order, "training": training}
+            splits = align_with_checkpoint(splits, trained, args.model, **options)
+        with run.phase("decoding", together=True):
+            splits = check_clips(splits, args, run, silent_ok=(SILENCE,))
+            run.describe(splits)
+        clips = dict(splits)
+        if "test" in clips and "labels" not in clips["test"].column_names:
+            clips["test"] = sliding_windows(clips["test"], args.window_seconds, args.hop_seconds)
+        labels = list(known) or next(iter(clips.values())).features["labels"].names
 
-        # Model
-        from transformers import AutoModelForAudioClassification, set_seed
+        with run.phase("model"):
+            set_seed(args.training_args.seed)
+            extractor = load_feature_extractor(args)
+            mixture = {"use_weighted_layer_sum": True} if args.weighted else {}
+            options = {"training": training, "classes": labels, "configured": args.configured | mixture}
+            kind = AutoModelForAudioClassification
+            model, warnings = load_model(kind, args, head="classification", **options)
+            settle_encoder(model, args, run)
+            model.to(args.training_args.device)
+        with run.phase("frozen features", together=True):
+            inputs, collator = model_inputs(run, model, clips, extractor)
 
-        from common.legacy.speech_encoders import freeze, ignore_padding, keep_layers
-
-        with clock.phase("model"), training.main_process_first(desc="model"):
-            set_seed(training.seed)
-            model, found = load_model(
-                AutoModelForAudioClassification,
-                model_args,
-                head="classification",
-                training=training.do_train,
-                classes=next(iter(splits.values())).names,
-                configured={"layerdrop": 0.0, **({"use_weighted_layer_sum": True} if task.weighted else {})},
-            )
-            warnings += found
-            if task.kept_layers is not None:
-                keep_layers(model, task.kept_layers)
-            ignore_padding(model)
-            frozen_part = freeze(model, task.freeze)
-            model = model.to(training.device)
-        with clock.phase("features"), training.main_process_first(desc="features"):
-            fed, frozen, found = features_or_waveforms(model, inputs, task, data, model_args, training)
-            warnings += found
-
-        # Training
-        from common.legacy.speech_features import collate_features
-        from common.legacy.trainer import FinetuneTrainer
-
-        trainer = FinetuneTrainer(
-            head=classification_head(training.label_smoothing_factor, class_weights),
-            stop=stop,
-            headline="accuracy",
-            forward=frozen.forward if frozen else None,
-            model=model,
-            args=training,
-            train_dataset=fed.get("train"),
-            eval_dataset=evaluated_sets(fed, task.eval_train_samples, data.sample_seed) or None,
-            data_collator=collate_features if frozen else collate_waveforms,
-            processing_class=extractor,
+        parts = {"model": model, "data_collator": collator, "processing_class": extractor}
+        trainer = make_trainer(run, inputs, labels, warnings, **parts)
+        if training:
+            trainer.train()
+        logits, losses = trainer.predict_all(inputs)
+        predictions = {name: predictions_of(clips[name], found, labels) for name, found in logits.items()}
+        options = {"headline_metric": "accuracy", "micro": True}
+        options["train_targets"] = labels_of(clips["train"]) if training else None
+        return run.finish(
+            trainer,
+            score_predictions(predictions, losses, **options),
+            write=lambda results: write(results, predictions, clips, splits, run),
+            published=published_rows(splits) if training else [],
+            usage=usage(model, "audio-classification", args, ", top_k=None"),
+            extra={"frozen": args.freeze, **trainer.weighing, **without_silence(predictions)},
+            tables=[structure_table(model)],
         )
-        if training.do_train:
-            identity = identity_of(parsed, splits["train"], "layer", "freeze", "class_weights")
-            decided_by_main_process(lambda: start_training(output_dir, checkpoint, identity))
-            with clock.phase("training"):
-                trained = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-        # Results
-        with clock.phase("results"):
-            measured, logits = {}, {}
-            for name in (n for n in ("validation", "test") if n in fed):
-                (logits[name],), measured[name] = trainer.assess(fed[name], PREFIX[name], samples=len(splits[name]))
-            if training.do_train:
-                measured["train"] = trained.metrics | {"train_samples": len(splits["train"])}
-        judgement, predictions = judged_classes(splits, logits, measured, headline_metric="accuracy")
-        add_micro_averages(judgement)
-        shared = {"task": "keyword-spotting", "warnings": warnings, "commit": model_commit(model_args)}
-        results = {
-            **facts.of_run(parsed, trainer, clock, **shared),
-            "data": describe_splits(splits, selection, {name: {} for name in splits}),
-            **judgement,
-        }
-        results["protocol"]["notes"] += notes
-        results["extra"] = {"method": {"frozen": frozen_part, "features computed once": frozen is not None}, **weighing}
-        on_superb = all(split["source"].startswith(SUPERB_IDS) for split in results["data"]["splits"].values())
-        rows = PUBLISHED if training.do_train and on_superb else []
-        results["published"] = [facts.published(*row, unit="percent") for row in rows]
-        if trainer.is_world_process_zero():
-            trainer.save_run({PREFIX[name]: numbers for name, numbers in measured.items()})
-            if "test" in predictions and splits["test"].labels is None:
-                results["files"] |= write_keywords(output_dir, splits["test"], predictions["test"], task)
-            usage = AUDIO_USAGE.format(model=output_dir if training.do_train else model_args.model, clip="clip.wav")
-            results = publish_classes(results, predictions, splits, output_dir, usage=usage)
-    return results
 
 
-# Data
+# Training
 
 
-def prepared(recordings: Recordings, task: KeywordArguments, trained_for: tuple[str, ...]) -> Recordings:
-    """The recordings with the classes of the task: words, silence, and `_unknown_` for all other words.
+def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **parts):
+    """The task's `Trainer`: cross entropy weighted by class, scored by `evaluate`."""
+    import torch
+    from transformers import TrainerCallback
 
-    SUPERB's few clips of silence, of a minute or more, become clips of one second.
+    from common import metrics
+    from common.speech.training import SpeechTrainer, weights_by_class
 
-    Args:
-        trained_for: the classes of a model that is only used.
-    """
-    keywords, there = task.keywords, set(recordings.names) - {SILENCE}
-    if not keywords and UNKNOWN not in there:
-        of_model = [name for name in trained_for if name in there] if UNKNOWN in trained_for else []
-        keywords = of_model or (WORDS if set(WORDS) < there else [])
-    if keywords not in ([], ["all"]) and there:
-        recordings = with_unknown(recordings, keywords, task.unknown_share, task.split_seed)
-    if recordings.labels is not None and SILENCE in recordings.names:
-        silent = recordings.labels == recordings.names.index(SILENCE)
-        recordings = cut(recordings, 1.0, only=silent & (recordings.seconds >= 2.0))
-    return without_labels(recordings, task.drop_labels)
+    metric = metrics.load("classification")
+    weights, weights_words = weights_by_class(run, inputs, labels)
+    for sentence in warnings:
+        run.warn(sentence)
 
+    class WeightedTrainer(SpeechTrainer):
+        """Cross entropy weighted by class."""
 
-def unlabelled_if_foreign(recordings: Recordings, known: set[str]) -> tuple[Recordings, list[str]]:
-    """Without classes where none of them is `known`, since clips to be heard lie in folders of any name; warnings."""
-    if recordings.labels is None or {name.casefold() for name in recordings.names} & {n.casefold() for n in known}:
-        return recordings, []
-    warning = f"{recordings.source}: {listed(recordings.names)} are no classes of the model: taken as clips without any"
-    return replace(recordings, labels=None, names=()), [warning]
+        metric_names = METRICS
+        class_weights, weighing = torch.tensor(weights, dtype=torch.float32), weights_words
+
+        def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
+            settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}
+            return torch.nn.functional.cross_entropy(outputs["logits"].float(), batch["labels"], **settings)
+
+        def example_weights(self, batch):  # [B]
+            return self.class_weights.to(batch["labels"].device)[batch["labels"]]
+
+    class EvaluateAtTheEnd(TrainerCallback):
+        """Beside every 300 steps (--eval_steps) the last one is evaluated: it may be the best."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps and args.eval_strategy == "steps":
+                control.should_evaluate = control.should_save = True
+
+    def compute_metrics(output) -> dict[str, float]:
+        predicted = output.predictions.argmax(axis=1)
+        found = metric.compute(predictions=predicted, references=output.label_ids, labels=labels)
+        return {name: found[name] for name in METRICS}
+
+    parts |= {"compute_metrics": compute_metrics, "callbacks": [EvaluateAtTheEnd()]}
+    return WeightedTrainer(run, inputs, **parts)
 
 
 # Results
 
 
-def add_micro_averages(judgement: dict) -> None:
-    """Adds precision, recall and F1 over all clips, in place: as each has one class, they are the accuracy."""
-    baselines = [baseline["metrics"] for baseline in judgement["baseline"].values()]
-    for metrics in (*judgement["metrics"].values(), *baselines):
-        metrics |= dict.fromkeys(("precision_micro", "recall_micro", "f1_micro"), metrics["accuracy"])
+def published_rows(splits) -> list[dict]:
+    """What stands beside ours where the data are the published ones."""
+    from common.results import plain_metric, published
+
+    if not all(facts["source"].startswith(SUPERB_IDS) for facts in splits.facts.values()):
+        return []
+    ours = published("report 002, test", "DistilHuBERT frozen, weighted loss", REPORT)
+    ours["metrics"]["loss"] = plain_metric(0.1031, "nats")
+    return [ours, published("SUPERB, test", "DistilHuBERT frozen", {"accuracy": 95.98})]
 
 
-def write_keywords(output_dir: Path, windows: Recordings, predictions, task: KeywordArguments) -> dict[str, str]:
-    """Writes keywords.csv: what was heard in which recording, from when to when (seconds), how surely."""
-    rule = {"threshold": task.spot_threshold, "ignored": (SILENCE, UNKNOWN)}
-    found = spotted(windows, predictions.probabilities, predictions.labels, **rule)
-    rows = [(s.recording, s.keyword, f"{s.start:.2f}", f"{s.end:.2f}", f"{s.score:.4f}") for s in found]
-    write_csv(output_dir / "keywords.csv", ["recording", "keyword", "start", "end", "score"], rows)
-    return {"keywords": "keywords.csv"}
+def without_silence(predictions: dict) -> dict:
+    """For results.json: the scores of clips that are no `_silence_`, which is easily told from words."""
+    from common.metrics.classification.classification import summary
+
+    rows = {}
+    for name, split in predictions.items():
+        if split.targets is None or SILENCE not in split.labels:
+            continue
+        words = split.targets != split.labels.index(SILENCE)
+        if words.any():
+            found = summary(split.targets[words], split.predicted[words], len(split.labels))
+            rows[name] = {"examples": int(words.sum())} | {key: f"{found[key]:.2f} %" for key in ("accuracy", "recall")}
+    return {"without _silence_": rows} if rows else {}
+
+
+def write(results: dict, predictions: dict, clips: dict, splits, run) -> tuple:
+    """Writes predictions, plots and, of recordings without classes, keywords.csv: what is said in which, from when to
+    when (seconds), how surely. Returns files, error cards and their title."""
+    from common.report import plots
+    from common.speech.keywords import spotted
+    from common.speech.results import write_classes
+
+    drawn = []
+    if results["history"]:
+        path, series = run.output_dir / "plots/metrics", {words: f"eval_{name}" for name, words in CURVES.items()}
+        drawn.append(plots.curves(results["history"], path, title="Validation", series=series, x="step"))
+    files, cards = write_classes(results, predictions, clips, splits, run.output_dir, drawn)
+    if "test" in predictions and predictions["test"].targets is None:
+        found = predictions["test"]
+        spots = spotted(clips["test"], found.probabilities, found.labels, threshold=run.args.spot_threshold)
+        rows = [(s.recording, s.keyword, f"{s.start:.2f}", f"{s.end:.2f}", f"{s.score:.4f}") for s in spots]
+        write_csv(run.output_dir / "keywords.csv", ["recording", "keyword", "start", "end", "score"], rows)
+        files["keywords"] = "keywords.csv"
+    return files, cards, "Surest errors"
 
 
 if __name__ == "__main__":

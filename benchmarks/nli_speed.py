@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     TrainerCallback,
@@ -27,28 +26,22 @@ from transformers import (
     set_seed,
 )
 
-import run_mnli_lora
 import run_nli_parsbert
 from benchmarks.side_by_side import alternate, publish, row
-from common.legacy.adapting import Strategy, apply
-from common.legacy.arguments import DataArguments, ModelArguments, parse_arguments
-from common.legacy.first_token import FirstToken
-from common.legacy.frozen import FrozenPrefix, collate_states, states_of
-from common.legacy.pair_inputs import PairInputs, collate_pairs
-from common.legacy.pairs import read_pairs
-from common.legacy.pruning import choose_heads, prune, random_scores
-from common.legacy.run import StopRequest
-from common.legacy.task import classification_head
-from common.legacy.text import tokenize
-from common.legacy.trainer import FinetuneTrainer
+from common.arguments import parse_arguments
+from common.models import load_tokenizer
+from common.run import start_run
+from common.text import pairs
+from common.text.frozen import frozen_states
+from common.text.layers import Strategy, apply_strategy
+from common.text.pruning import choose_heads, prune, random_scores
 
-PARTS = ("cache", "first_token", "padding", "inference")
-STRATEGIES = {"head_only": 20.0, "last_layer": 3.5, "freeze_9": 1.7}  # and the goals for their cache
-MNLI_LENGTH = 128
+STRATEGIES = {"head_only": 50.0, "last_layer": 8.0, "freeze_9": 1.8}  # and the goals for their cache
+MNLI_LENGTH, MNLI_BATCH = 128, 32
 
 
 class EpochSeconds(TrainerCallback):
-    """When epochs begin and end; the first one is not counted."""
+    """When epochs begin and end."""
 
     def __init__(self, clock):
         self.clock, self.seconds = clock, []
@@ -60,114 +53,105 @@ class EpochSeconds(TrainerCallback):
         self.seconds.append(self.clock() - self.start)
 
 
-def random_encoder(tokenizer, width: int, layers: int = 12) -> BertForSequenceClassification:
+def random_encoder(vocabulary: int, width: int, layers: int = 12) -> BertForSequenceClassification:
     """BERT of `width` with three classes, always the same."""
     set_seed(0)
     shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
-    config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=layers, num_labels=3, **shape)
-    return BertForSequenceClassification(config)
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=vocabulary, num_hidden_layers=layers, num_labels=3, **shape)
+    )
 
 
-def make_trainer(options, model, dataset, folder: str, forward=None, **settings) -> FinetuneTrainer:
-    """The trainer as run_nli_parsbert.py makes it, without evaluation and saving."""
-    flags = {"output_dir": folder, "do_train": True, "eval_strategy": "no", "save_strategy": "no", "disable_tqdm": True}
-    flags |= {"lr_scheduler_type": "constant", "report_to": "none", "load_best_model_at_end": False, **settings}
-    groups = (run_nli_parsbert.PersianNliArguments, DataArguments, ModelArguments)
+def train(options, folder: str, model=None, strategy: str | None = None, **flags) -> tuple[list[float], dict, object]:
+    """Seconds of each epoch of a training as run_nli_parsbert.py makes it, facts on the cache, and the model."""
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    flags = {"output_dir": f"{folder}/out", "cache_dir": folder, "train_file": options.train_file, **flags}
+    flags |= {
+        "model": options.model,
+        "max_train_samples": options.pairs,
+        "do_train": True,
+        "overwrite_output_dir": True,
+    }
+    flags |= {"eval_strategy": "no", "save_strategy": "no", "lr_scheduler_type": "constant", "disable_tqdm": True}
     argv = [f"--{name}={value}" for name, value in flags.items()]
-    training = parse_arguments(groups, argv, recipe=run_nli_parsbert.RECIPE, description="").groups[-1]
-    parts = {"head": classification_head(0.0), "stop": StopRequest(), "data_collator": collate_states}
-    trainer = FinetuneTrainer(model=model, args=training, train_dataset=dataset, forward=forward, **parts)
-    trainer.log = lambda *args, **kwargs: None  # the table is what is printed
-    return trainer
+    args = parse_arguments(run_nli_parsbert.PersianNliArguments, argv, recipe=run_nli_parsbert.RECIPE)
+    with start_run(args, task="speed") as run:
+        splits = pairs.load_pairs(args, run_nli_parsbert.CLASSES, {})
+        run.describe(splits)
+        tokenizer = load_tokenizer(args)
+        inputs, collator, _ = pairs.tokenize(splits, tokenizer, list, {}, args, run)
+        model = random_encoder(len(tokenizer), options.width) if model is None else model
+        layers, start = apply_strategy(model, Strategy.parse(strategy)) if strategy else None, clock()
+        data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
+        facts = {"seconds to fill the cache": round(clock() - start, 2), "warnings": run.warnings}
+        weights = torch.ones(len(splits["train"].features["labels"].names))
+        trainer = run_nli_parsbert.make_trainer(run, model, prefix, data, batches, tokenizer, weights)
+        trainer.log = lambda *args, **kwargs: None  # the table is what is printed
+        epochs = EpochSeconds(clock)
+        trainer.add_callback(epochs)
+        set_seed(0)
+        trainer.train()
+    return epochs.seconds, facts | {"tokens a pair": float(np.mean(inputs["train"]["length"]))}, model
 
 
-def cache(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
+def cache(options: argparse.Namespace) -> tuple[list[dict], dict]:
     """Epochs after the first with and without the cached prefix, in turns; the weights afterwards must agree."""
-    clock, rows, facts = time.process_time if options.cpu_time else time.perf_counter, [], {}
+    rows, facts = [], {}
     for strategy, goal in STRATEGIES.items():
-        seconds, weights = {"cached": [], "computed": []}, {}
+        seconds, weights = {"float32": [], "none": []}, {}
         for _ in range(options.repeats):
-            for side in seconds:
-                model = random_encoder(tokenizer, options.width)
-                layers = apply(model, Strategy.parse(strategy)).frozen_layers
+            for kind in seconds:
                 with tempfile.TemporaryDirectory() as folder:
-                    data, prefix = inputs, None
-                    if side == "cached":
-                        prefix = FrozenPrefix(model, layers)
-                        start = clock()
-                        data = states_of(inputs, prefix, Path(folder), batch_size=64)
-                        facts[f"{strategy}: seconds to fill the cache"] = round(clock() - start, 2)
-                        facts[f"{strategy}: bytes of the cache"] = data.states.nbytes
-                    forward = FirstToken(model, prefix).forward
-                    trainer = make_trainer(options, model, data, folder, forward, num_train_epochs=options.epochs)
-                    epochs = EpochSeconds(clock)
-                    trainer.add_callback(epochs)
-                    set_seed(0)
-                    trainer.train()
-                seconds[side] += epochs.seconds[1:]
-                weights[side] = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
-        apart = float((weights["cached"] - weights["computed"]).abs().max())
+                    flags = {"frozen_cache": kind, "num_train_epochs": options.epochs}
+                    found, about, model = train(options, folder, strategy=strategy, **flags)
+                seconds[kind] += found[1:]
+                weights[kind] = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
+                facts |= {f"{strategy}: {name}": value for name, value in about.items() if kind == "float32"}
+        apart = float((weights["float32"] - weights["none"]).abs().max())
+        facts[f"{strategy}: largest difference of a trained weight"] = apart
         if apart > 1e-3:
             raise SystemExit(f"{strategy}: the weights with and without the cache differ by up to {apart}")
-        facts[f"{strategy}: largest difference of a trained weight"] = apart
-        sides = seconds["cached"], seconds["computed"]
-        rows.append(row(f"{strategy}, an epoch after the first", *sides, len(inputs), goal, unit="pairs/s"))
+        part = f"{strategy}, an epoch after the first"
+        rows.append(row(part, seconds["float32"], seconds["none"], options.pairs, goal, unit="pairs/s"))
     return rows, facts
 
 
-def first_token(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
-    """An epoch of full fine-tuning with the last layer for the first token only, and with all of it."""
-    model = random_encoder(tokenizer, options.width)
-    forwards = {"first token": FirstToken(model).forward, "all tokens": None}
-    with tempfile.TemporaryDirectory() as folder:
-
-        def prepare(name: str) -> list:
-            return [make_trainer(options, model, inputs, folder, forwards[name], num_train_epochs=1)]
-
-        seconds = alternate(dict.fromkeys(forwards, FinetuneTrainer.train), options.repeats, options.cpu_time, prepare)
-    part = "last layer for the first token, full fine-tuning"
-    return [row(part, seconds["first token"], seconds["all tokens"], len(inputs), None, unit="pairs/s")], {}
-
-
-def padding(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
+def padding(options: argparse.Namespace) -> tuple[list[dict], dict]:
     """An epoch of full fine-tuning at the batch size of run_mnli_lora.py: grouped by length, and all padded to 128."""
-    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=3)
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    padded = PairInputs(tokenizer, *inputs.tokens, max_length=MNLI_LENGTH, targets=inputs.targets, pad_to=MNLI_LENGTH)
-    grouped = PairInputs(tokenizer, *inputs.tokens, max_length=MNLI_LENGTH, targets=inputs.targets)
-    data = {"grouped": (grouped, "group_by_length"), "padded": (padded, "random")}
-    batch = run_mnli_lora.RECIPE["per_device_train_batch_size"]
-    with tempfile.TemporaryDirectory() as folder:
-
-        def prepare(name: str) -> list:
-            model.load_state_dict(initial)
-            settings = {"train_sampling_strategy": data[name][1], "per_device_train_batch_size": batch}
-            return [make_trainer(options, model, data[name][0], folder, num_train_epochs=1, **settings)]
-
-        seconds = alternate(dict.fromkeys(data, FinetuneTrainer.train), options.repeats, options.cpu_time, prepare)
+    sides = {"grouped": {"train_sampling_strategy": "group_by_length"}, "padded": {"train_sampling_strategy": "random"}}
+    sides["padded"]["pad_to_max_length"] = True
+    seconds, facts = {name: [] for name in sides}, {}
+    for _ in range(options.repeats):
+        for name, flags in sides.items():
+            model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=3)
+            flags |= {"max_length": MNLI_LENGTH, "per_device_train_batch_size": MNLI_BATCH, "num_train_epochs": 1}
+            with tempfile.TemporaryDirectory() as folder:
+                found, facts, _ = train(options, folder, model=model, **flags)
+            seconds[name] += found
     part = f"length grouping, to padding to {MNLI_LENGTH}"
-    facts = {"tokens a pair": round(float(grouped.lengths.mean()), 1)}
-    return [row(part, seconds["grouped"], seconds["padded"], len(inputs), 2.0, unit="pairs/s")], facts
+    return [row(part, seconds["grouped"], seconds["padded"], options.pairs, 2.0, unit="pairs/s")], facts
 
 
-def inference(options: argparse.Namespace, tokenizer, inputs: PairInputs) -> tuple[list[dict], dict]:
-    """Half of the heads removed, and 9 of 12 layers kept, against the whole encoder, on the same sorted batches."""
-    models = {name: random_encoder(tokenizer, options.width).eval() for name in ("whole", "pruned", "truncated")}
+def inference(options: argparse.Namespace) -> tuple[list[dict], dict]:
+    """Half of the heads removed, and 9 of 12 layers kept, against the whole encoder, on the same batches."""
+    models = {name: random_encoder(30_000, options.width).eval() for name in ("whole", "pruned", "truncated")}
     prune(models["pruned"], choose_heads(random_scores(models["pruned"], 0), 0.5, per_layer=True))
-    apply(models["truncated"], Strategy.parse("first_9"))
-    order = np.argsort(-inputs.lengths, kind="stable")
-    batches = [collate_pairs([inputs[row] for row in order[at : at + 64]]) for at in range(0, len(order), 64)]
+    apply_strategy(models["truncated"], Strategy.parse("first_9"))
+    batches = [torch.randint(5, 30_000, (64, 40)) for _ in range(-(-options.pairs // 64))]
 
     def classify(model) -> None:
         with torch.inference_mode():
             for batch in batches:
-                model(**{name: tensor for name, tensor in batch.items() if name not in ("row", "targets")})
+                model(input_ids=batch)
 
     sides = {name: partial(classify, model) for name, model in models.items()}
     seconds = alternate(sides, options.repeats, options.cpu_time)
     words = {"pruned": "inference with half of the heads", "truncated": "inference with 9 of 12 layers"}
-    rows = [row(w, seconds[n], seconds["whole"], len(inputs), None, unit="pairs/s") for n, w in words.items()]
+    rows = [row(w, seconds[n], seconds["whole"], options.pairs, None, unit="pairs/s") for n, w in words.items()]
     return rows, {f"parameters, {name}": sum(p.numel() for p in model.parameters()) for name, model in models.items()}
+
+
+PARTS = {"cache": cache, "padding": padding, "inference": inference}
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -185,19 +169,10 @@ def main(argv: list[str] | None = None) -> dict:
     options = parser.parse_args(argv)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    classes = run_nli_parsbert.CLASSES
-    pairs = read_pairs(options.train_file, classes=classes, truth=True, skip_bad=False)
-    pairs = pairs.take(np.sort(np.random.default_rng(0).permutation(len(pairs))[: options.pairs]))
-    texts = (tokenize(tokenizer, part) for part in (pairs.premises, pairs.hypotheses))
-    inputs = PairInputs(tokenizer, *texts, max_length=256, targets=pairs.labels)
-    measure = {"cache": cache, "first_token": first_token, "padding": padding, "inference": inference}
-    setting = {"pairs": len(inputs), "tokens a pair": float(inputs.lengths.mean()), "width": options.width}
-    setting |= {"repeats": options.repeats, "cores": os.cpu_count(), "cpu_time": options.cpu_time}
-    results = {"rows": [], "checks": {}, "setting": setting}
+    setting = {name: getattr(options, name) for name in ("pairs", "width", "repeats", "cpu_time")}
+    results = {"rows": [], "checks": {}, "setting": setting | {"cores": os.cpu_count()}}
     for part in PARTS if options.only is None else (options.only,):
-        rows, results["checks"][part] = measure[part](options, tokenizer, inputs)
+        rows, results["checks"][part] = PARTS[part](options)
         results["rows"] += rows
     return publish(results, options.output)
 

@@ -16,10 +16,9 @@ import multiprocessing
 import os
 import re
 import tempfile
-import time
 from functools import partial
-from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -27,53 +26,60 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, logging, set_seed
 from transformers.trainer_pt_utils import EvalLoopContainer
 
-import common.legacy.trainer
 import run_qa
 from benchmarks.side_by_side import alternate, publish, row
-from common.legacy.arguments import DataArguments, ModelArguments, parse_arguments
-from common.legacy.run import StopRequest
-from common.legacy.samplers import InOrder, LengthGroupedSampler
-from common.legacy.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
-from common.legacy.squad import Questions, read_questions
-from common.legacy.text import TokenLists, Windows, collate_windows, tokenize
-from common.legacy.trainer import FinetuneTrainer, Head
+from common.arguments import parse_arguments
+from common.data import read_files
+from common.run import start_run
+from common.text.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
+from common.text.squad import to_questions, training_span
+from common.text.windows import LABELS, column, cut
+from common.trainer import epoch_order, evaluation_order
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
-SPANS = {"n_best": 20, "max_answer_length": 30}
+N_BEST, LONGEST = 20, 30
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
-LENGTHS: dict[str, tuple[int, ...]] = {  # sides of training: tokens a window at most, and to which it is padded
-    "ours": (MAX_LENGTH,),
-    "ours, bare": (MAX_LENGTH,),  # a bare loop with our dropout and allocator
-    "bare": (MAX_LENGTH,),
-    "padded": (MAX_LENGTH, MAX_LENGTH),
-    "ours, long": (PUBLISHED_LENGTH,),
-    "padded, long": (PUBLISHED_LENGTH, PUBLISHED_LENGTH),
-}
-TRAININGS = None  # of a process that trains
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@contextlib.contextmanager
+def a_run(options: argparse.Namespace, **flags):
+    """A run of run_qa.py in a folder of its own: its arguments are those of the recipe, of `options` and of `flags`."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = {"model": options.model, "train_file": options.train_file, **flags}
+        flags |= {"output_dir": f"{folder}/run", "save_strategy": "no", "eval_strategy": "no", "do_train": True}
+        argv = [f"--{name}={value}" for name, value in {"stride": STRIDE, "max_length": MAX_LENGTH, **flags}.items()]
+        args = parse_arguments(run_qa.QuestionAnsweringArguments, argv, recipe=run_qa.RECIPE)
+        with start_run(args, task="question-answering") as run:
+            yield args, run
+
+
+def questions_of(file: str, split: str, every: int = 1) -> Dataset:
+    """All questions of a file, or one in `every`."""
+    questions = to_questions(read_files(file), split, skip_bad=False)[0]
+    return Dataset(questions.select(range(0, len(questions), every)).flatten_indices().data, split=split)
 
 
 # Preprocessing
 
 
-def our_windows(tokenizer, questions: Questions, length: int = MAX_LENGTH, pad_to: int | None = None) -> Windows:
-    """What run_qa.py does, without its cache."""
-    tokens = tokenize(tokenizer, questions.questions), tokenize(tokenizer, questions.contexts)
-    data = {"examples": questions, "answers": questions.training_spans()}
-    return Windows(tokenizer, *tokens, questions.context_of, max_length=length, stride=STRIDE, pad_to=pad_to, **data)
-
-
-def plain_encoding(tokenizer, questions: list[str], contexts: list[str]):
-    """The tokenizer's own windows over pairs, with offsets, not padded."""
-    cutting = {"truncation": "only_second", "max_length": MAX_LENGTH, "stride": STRIDE, "padding": False}
-    return tokenizer(questions, contexts, **cutting, return_overflowing_tokens=True, return_offsets_mapping=True)
+def our_windows(tokenizer, questions: Dataset, length: int = MAX_LENGTH) -> Dataset:
+    """What run_qa.py does, with nothing in its cache."""
+    alone = SimpleNamespace(world_size=1, process_index=0)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
+        settings = {"cache_dir": folder, "overwrite_cache": False, "on_bad_example": "stop"}
+        args = SimpleNamespace(stride=STRIDE, training_args=alone, **settings)
+        return cut(questions, "benchmark", tokenizer, args, length)[1]
 
 
 def plain_features(tokenizer, rows: Dataset) -> Dataset:
     """Windows with labels by `Dataset.map`: every pair is tokenised, and every window's offsets are walked."""
 
     def label(batch):
-        encoded = plain_encoding(tokenizer, [q.lstrip() for q in batch["question"]], batch["context"])
+        cutting = {"truncation": "only_second", "max_length": MAX_LENGTH, "stride": STRIDE, "padding": False}
+        sides = [question.lstrip() for question in batch["question"]], batch["context"]
+        encoded = tokenizer(*sides, **cutting, return_overflowing_tokens=True, return_offsets_mapping=True)
         owner, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
         encoded["start_positions"], encoded["end_positions"] = [], []
         for window, places in enumerate(offsets):
@@ -81,8 +87,7 @@ def plain_features(tokenizer, rows: Dataset) -> Dataset:
             text_of, answers = encoded.sequence_ids(window), batch["answers"][owner[window]]
             start = end = null
             if answers["answer_start"]:
-                first_character = answers["answer_start"][0]
-                last_character = first_character + len(answers["text"][0])
+                first_character, last_character = training_span(answers)
                 left, right = 0, len(places) - 1
                 while text_of[left] != 1:
                     left += 1
@@ -101,16 +106,16 @@ def plain_features(tokenizer, rows: Dataset) -> Dataset:
     return rows.map(label, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
-def compare_labels(windows: Windows, features: Dataset) -> dict[str, int]:
+def compare_labels(windows: Dataset, features: Dataset) -> dict[str, int]:
     """Counts windows and differing labels; anything but the official walk's step over the edge ends the run.
 
     The walk to the start does not end at the context's last token: where an answer starts there, it runs over the
     separator behind it (whose offsets are 0, 0) to the end of the window.
     """
-    if not np.array_equal(windows.lengths, [len(ids) for ids in features["input_ids"]]):
+    if column(windows, "length").tolist() != [len(ids) for ids in features["input_ids"]]:
         raise SystemExit(f"the windows differ: {len(windows)} here, {len(features)} in the reference")
-    ours, theirs = windows.targets, np.column_stack([features["start_positions"], features["end_positions"]])
-    last = windows.context_at + windows.end - windows.begin - 1
+    ours, theirs = (np.column_stack([column(data, name) for name in LABELS]) for data in (windows, features))
+    last = column(windows, "context_end") - 1
     edge = (ours[:, 0] == last) & (theirs[:, 0] == last + 1) & (ours[:, 1] == theirs[:, 1])
     other = np.flatnonzero((ours != theirs).any(axis=1) & ~edge)
     if len(other):
@@ -118,268 +123,154 @@ def compare_labels(windows: Windows, features: Dataset) -> dict[str, int]:
     return {"windows": len(windows), "labels off by one in the reference": int(edge.sum())}
 
 
-def preprocessing(options: argparse.Namespace, tokenizer, questions: Questions) -> tuple[list[dict], dict]:
+def preprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], dict]:
     """All questions, and every third: about as many to a text as the published sample of SQuAD v2 has."""
     rows, facts = [], {}
-    for chosen in (questions, questions.take(np.arange(0, len(questions), 3))):
-        contexts = [chosen.context(i) for i in range(len(chosen))]
-        spans = [[span] if span[0] >= 0 else [] for span in chosen.training_spans().tolist()]
-        answers = [
-            {"text": [context[a:b] for a, b in span], "answer_start": [a for a, _ in span]}
-            for context, span in zip(contexts, spans)
-        ]
-        table = Dataset.from_dict({"question": chosen.questions, "context": contexts, "answers": answers})
-
-        def tokenizer_alone(asked=chosen.questions, contexts=contexts):
-            for i in range(0, len(contexts), 1000):
-                plain_encoding(tokenizer, asked[i : i + 1000], contexts[i : i + 1000])
-
+    for every in (1, 3):
+        questions = questions_of(options.train_file, "train", every)
         sides = {
-            "ours": partial(our_windows, tokenizer, chosen),
-            "Dataset.map": partial(plain_features, tokenizer, table),
-            "the tokenizer alone": tokenizer_alone,
+            "ours": partial(our_windows, tokenizer, questions),
+            "Dataset.map": partial(plain_features, tokenizer, questions),
         }
-        shared = f"{len(chosen) / len(chosen.contexts):.1f} questions a text"
+        shared = f"{len(questions) / len(set(questions['context'][:])):.1f} questions a text"
         facts[shared] = compare_labels(sides["ours"](), sides["Dataset.map"]())
         seconds = alternate(sides, options.repeats, options.cpu_time)
-        for what, goal in (("Dataset.map", 2.5), ("the tokenizer alone", 0.8)):
-            part = f"preprocessing, {shared}, to {what}"
-            rows.append(row(part, seconds["ours"], seconds[what], len(chosen), goal, unit="questions/s"))
+        part = f"preprocessing, {shared}, to the official Dataset.map"
+        rows.append(row(part, seconds["ours"], seconds["Dataset.map"], len(questions), 2.0, unit="questions/s"))
     return rows, facts
 
 
 # Training
 
 
-class Counting:
-    """`collate_windows`, counting the tokens of its batches with their padding."""
-
-    def __init__(self):
-        self.tokens = 0
-
-    def __call__(self, items: list) -> dict:
-        batch = collate_windows(items)
-        self.tokens += batch["input_ids"].numel()
-        return batch
-
-
-def make_trainer(options: argparse.Namespace, model, windows: Windows, folder: str, **settings) -> FinetuneTrainer:
-    """The trainer of run_qa.py with its own arguments, without evaluation and saving."""
-    flags = {"model": options.model, "train_file": options.train_file, "output_dir": folder, "num_train_epochs": 1}
-    flags |= {"per_device_train_batch_size": BATCH, "learning_rate": 1e-5, "lr_scheduler_type": "constant"}
-    flags |= {"do_train": True, "save_strategy": "no", "disable_tqdm": True, "report_to": "none", **settings}
-    flags["train_sampling_strategy"] = "sequential" if isinstance(windows, Picked) else "group_by_length"
-    groups = (run_qa.QuestionAnsweringArguments, DataArguments, ModelArguments)
-    argv = [f"--{name}={value}" for name, value in flags.items()]
-    training = parse_arguments(groups, argv, recipe=run_qa.RECIPE, description="").groups[-1]
-    losses = partial(run_qa.span_losses, smoothing=0.0)
-    head = Head(("targets", "context_mask", "null_at"), losses, keep=None, score=None, has_truth=None)  # no evaluation
-    parts = {"head": head, "stop": StopRequest(), "data_collator": Counting()}
-    trainer = FinetuneTrainer(model=model, args=training, train_dataset=windows, **parts)
-    trainer.log = lambda *args, **kwargs: None  # the table is what is printed
-    return trainer
-
-
-def model_inputs(batch: dict, model) -> dict:
-    """What the model takes of a batch, where the model is."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    return {name: batch[name].to(model.device) for name in names if name in batch}
-
-
-def bare_loop(trainer: FinetuneTrainer) -> None:
-    """What training is at the least: the trainer's batches in its order, and torch."""
-    args, model = trainer.args, trainer.model
-    settings = {"sampler": trainer._get_train_sampler(), "collate_fn": collate_windows}
-    loader = torch.utils.data.DataLoader(trainer.train_dataset, BATCH, **settings)
-    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, fused=True)
-    model.train()
-    for batch in islice(loader, args.max_steps if args.max_steps > 0 else None):
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        optimizer.zero_grad()
-        with common.trainer.quick_dropout(args):  # in the process of the references: nothing
-            run_qa.span_losses(model(**model_inputs(batch, model)), batch, 0.0).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-        optimizer.step()
-
-
-class Picked(torch.utils.data.Dataset):
-    """Some batches of an epoch over all windows, in the sampler's own composition: one at every so many by length.
+def picked(windows: Dataset, count: int) -> Dataset:
+    """Some batches of an epoch over all windows, in the order's own composition: one at every so many by length.
 
     A few questions drawn at random would not find others of their length, and their batches would need padding that
     those of a real epoch do not need.
     """
-
-    def __init__(self, windows: Windows, count: int):
-        epoch = np.array(list(LengthGroupedSampler(windows.lengths, BATCH, seed=0)))
-        batches = epoch[: len(epoch) // BATCH * BATCH].reshape(-1, BATCH)
-        by_length = np.argsort(windows.lengths[batches].max(axis=1), kind="stable")
-        picked = by_length[((np.arange(count) + 0.5) * len(batches) / count).astype(int)]
-        self.windows, self.rows = windows, batches[picked].ravel()
-        self.lengths = windows.lengths[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> tuple[Windows, int]:
-        return self.windows, int(self.rows[i])
+    lengths = column(windows, "length")
+    epoch = epoch_order(len(windows), 0, 0, lengths, BATCH)
+    batches = epoch[: len(epoch) // BATCH * BATCH].reshape(-1, BATCH)
+    by_length = np.argsort(lengths[batches].max(axis=1), kind="stable")
+    return windows.select(batches[by_length[((np.arange(count) + 0.5) * len(batches) / count).astype(int)]].ravel())
 
 
-class Trainings:
-    """What a process needs to train some sides, each from the same weights and random state.
-
-    Args:
-        stock: memory and dropout are PyTorch's, without `common.legacy.allocator` and `common.legacy.dropout`, which are ours.
-    """
-
-    def __init__(self, options: argparse.Namespace, names: list[str], stock: bool):
-        if stock:
-            common.trainer.keep_freed_memory = lambda: None
-            common.trainer.quick_dropout = lambda args: contextlib.nullcontext()
-        quiet()
-        set_seed(0)
-        self.options = options
-        self.model = AutoModelForQuestionAnswering.from_pretrained(options.model)
-        self.initial = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        self.dropouts = [(m, m.p) for m in self.model.modules() if isinstance(m, torch.nn.Dropout)]
-        tokenizer = AutoTokenizer.from_pretrained(options.model)
-        questions = read_questions(options.train_file, truth=True, skip_bad=False)
-        count = max(1, options.train_questions // BATCH)
-        self.windows = {name: Picked(our_windows(tokenizer, questions, *LENGTHS[name]), count) for name in names}
-
-    def train(self, name: str, dropout: bool = True, **settings) -> tuple[float, dict, np.ndarray]:
-        """Seconds, facts about the batches, and the weights afterwards."""
-        for module, p in self.dropouts:
-            module.p = p if dropout else 0.0
-        clock = time.process_time if self.options.cpu_time else time.perf_counter
-        with tempfile.TemporaryDirectory() as folder:
-            self.model.load_state_dict(self.initial)
-            trainer = make_trainer(self.options, self.model, self.windows[name], folder, **settings)
-            set_seed(0)
-            gc.collect()
-            start = clock()
-            bare_loop(trainer) if "bare" in name else trainer.train()
-            seconds = clock() - start
-        facts = {"windows": len(self.windows[name]), "tokens": trainer.data_collator.tokens}
-        return seconds, facts, torch.cat([p.detach().flatten() for p in self.model.parameters()]).numpy()
+def train(options, model, initial: dict, tokenizer, windows: Dataset, *, bare: bool = False, **flags) -> torch.Tensor:
+    """Trains from the same weights and random state, by the script's trainer or a bare loop; gives the weights."""
+    model.load_state_dict(initial)
+    set_seed(0)
+    schedule = {"num_train_epochs": 1, "learning_rate": 1e-5, "lr_scheduler_type": "constant", "disable_tqdm": True}
+    with a_run(options, train_sampling_strategy="sequential", **schedule | flags) as (args, run):
+        sides = model, tokenizer, {}, {"train": windows}, None, args.max_length
+        trainer = run_qa.make_trainer(run, *sides)
+        trainer.log = lambda *arguments, **named: None  # the table is what is printed
+        if not bare:
+            trainer.train()
+            return torch.cat([p.detach().flatten() for p in model.parameters()])
+        matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == wanted] for wanted in (True, False))
+        groups = [
+            {"params": matrices, "weight_decay": args.training_args.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=args.training_args.learning_rate, fused=True)
+        model.train()
+        steps = args.training_args.max_steps if args.training_args.max_steps > 0 else len(windows) // BATCH
+        for step in range(steps):
+            batch = trainer.data_collator([windows[i] for i in range(step * BATCH, (step + 1) * BATCH)])
+            optimizer.zero_grad()
+            outputs = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+            trainer.example_losses(outputs, batch).mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), args.training_args.max_grad_norm)
+            optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def start_trainings(*arguments) -> None:
-    """Of a process: makes its `Trainings`."""
-    global TRAININGS
-    TRAININGS = Trainings(*arguments)
-
-
-def train_side(name: str, settings: dict) -> tuple[float, dict, np.ndarray]:
-    """In such a process: `Trainings.train`."""
-    return TRAININGS.train(name, **settings)
-
-
-def training(options: argparse.Namespace) -> tuple[list[dict], dict]:
-    """One pass over the same batches for every side; ours in one process, the plain references in another."""
-    spawn, ours = multiprocessing.get_context("spawn"), [name for name in LENGTHS if name.startswith("ours")]
-    seconds, facts, weights = {name: [] for name in LENGTHS}, {}, {}
-    with contextlib.ExitStack() as stack:
-        pools = {}
-        for names, stock in ((ours, False), ([name for name in LENGTHS if name not in ours], True)):
-            pool = stack.enter_context(spawn.Pool(1, start_trainings, (options, names, stock)))
-            pools |= dict.fromkeys(names, pool)
-        for name in LENGTHS:  # warm-up, and whether trainer and loop do the same
-            *_, weights[name] = pools[name].apply(train_side, (name, {"dropout": False, "max_steps": 2}))
-        for _ in range(options.repeats):
-            for name, pool in pools.items():
-                took, facts[name], _ = pool.apply(train_side, (name, {}))
-                seconds[name].append(took)
+def training(options: argparse.Namespace, tokenizer) -> tuple[list[dict], dict]:
+    """One pass over the same batches for every side."""
+    set_seed(0)
+    model = AutoModelForQuestionAnswering.from_pretrained(options.model)
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    questions, count = questions_of(options.train_file, "train"), max(1, options.train_questions // BATCH)
+    lengths = {length: our_windows(tokenizer, questions, length) for length in (MAX_LENGTH, PUBLISHED_LENGTH)}
+    batches = {length: picked(windows, count) for length, windows in lengths.items()}
+    run = partial(train, options, model, initial, tokenizer)
+    sides = {
+        "ours": partial(run, batches[MAX_LENGTH]),
+        "bare": partial(run, batches[MAX_LENGTH], bare=True),
+        "padded": partial(run, batches[MAX_LENGTH], pad_to_max_length=True),
+        "ours, long": partial(run, batches[PUBLISHED_LENGTH], max_length=PUBLISHED_LENGTH),
+        "padded, long": partial(run, batches[PUBLISHED_LENGTH], max_length=PUBLISHED_LENGTH, pad_to_max_length=True),
+    }
+    dropout = [(module, module.p) for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+    for module, _ in dropout:
+        module.p = 0.0
+    apart = float((sides["ours"](max_steps=2) - sides["bare"](max_steps=2)).abs().max())
+    if apart > 1e-6:  # a tenth of a step at this learning rate
+        raise SystemExit(f"two steps without dropout: weights of the trainer and of a bare loop differ by {apart:g}")
+    for module, p in dropout:
+        module.p = p
+    seconds = alternate(sides, options.repeats, options.cpu_time)
     compared = (
         (f"every window padded to {MAX_LENGTH}", "ours", "padded", 3.0),
         (f"every window padded to {PUBLISHED_LENGTH}", "ours, long", "padded, long", 5.0),
         ("a bare torch loop", "ours", "bare", 0.9),
-        ("a bare torch loop with our dropout", "ours", "ours, bare", 0.9),
     )
+    windows = count * BATCH
     rows = [
-        row(f"training, to {what}", seconds[a], seconds[b], facts[a]["windows"], goal, unit="windows/s")
+        row(f"training, to {what}", seconds[a], seconds[b], windows, goal, unit="windows/s")
         for what, a, b, goal in compared
     ]
-    tokens = {name: round(found["tokens"] / found["windows"]) for name, found in facts.items() if found["tokens"]}
-    apart = max(float(np.abs(weights["ours"] - weights[name]).max()) for name in ("ours, bare", "bare"))
-    if apart > 1e-6:  # a tenth of a step at this learning rate
-        raise SystemExit(f"two steps without dropout: weights of the trainer and of a bare loop differ by {apart:g}")
-    found = {"windows": facts["ours"]["windows"], "tokens a window, with padding": tokens}
-    return rows, found | {"largest difference of weights to a bare loop after two steps without dropout": apart}
+    return rows, {"windows": windows, "largest difference of weights to a bare loop after two steps": apart}
 
 
 # Post-processing
 
 
-def logits_of(options: argparse.Namespace, tokenizer, questions: Questions, windows: Windows) -> list[dict]:
-    """Batches of `windows` in evaluation order with the scores of a model that was fine-tuned for a minute or so."""
-    set_seed(0)
-    model = AutoModelForQuestionAnswering.from_pretrained(options.model)
-    short = our_windows(tokenizer, questions)
-    with tempfile.TemporaryDirectory() as folder:
-        make_trainer(options, model, short, folder, max_steps=options.head_steps, learning_rate=1e-4).train()
-    model.eval()
-    order, batches = InOrder(windows.lengths).order, []
-    for at in range(0, len(order), EVAL_BATCH):
-        batch = collate_windows([windows[i] for i in order[at : at + EVAL_BATCH]])
-        with torch.no_grad():
-            output = model(**model_inputs(batch, model))
-        batches.append(batch | {"start": output.start_logits.cpu(), "end": output.end_logits.cpu()})
-    return batches
-
-
 def spans_of(batch: dict) -> tuple:
     """What run_qa.py keeps of a batch."""
-    return best_spans_of_windows(*(batch[name] for name in ("start", "end", "context_mask", "null_at")), **SPANS)
+    place = torch.arange(batch["start"].shape[1])
+    inside = (place >= batch["context_begin"][:, None]) & (place < batch["context_end"][:, None])
+    return best_spans_of_windows(batch["start"], batch["end"], inside, batch["null_at"], N_BEST, LONGEST)
 
 
-def our_answers(windows: Windows, batches: list[dict], questions: Questions) -> tuple:
-    """(the n best answers, the best one's text) of each question."""
+def our_answers(windows: Dataset, batches: list[dict], questions: Dataset) -> tuple:
+    """The n best answers of each question, as arrays and as they are written."""
     kept = [torch.cat(tensors).numpy() for tensors in zip(*(spans_of(batch) for batch in batches))]
     order = np.argsort(torch.cat([batch["row"] for batch in batches]).numpy())
-    answers = answers_of_questions(windows, tuple(array[order] for array in kept), SPANS["n_best"])
-    return answers, answers.n_best(questions, with_null=True)
+    answers = answers_of_questions(windows, tuple(array[order] for array in kept), N_BEST)
+    return answers, [entries for _, entries in answers.n_best(questions, with_null=True)]
 
 
-def plain_answers(questions: Questions, features: list[list[tuple]]) -> list[list[dict]]:
+def plain_answers(contexts: list[str], features: list[list[tuple]]) -> list[list[dict]]:
     """The n best answers of each question, "no answer" among them, by three loops and a dictionary a candidate.
 
     A feature is (start scores, end scores, characters of each token or None outside the context).
     """
-    n_best, longest = SPANS["n_best"], SPANS["max_answer_length"]
     found = []
-    for question, windows in enumerate(features):
+    for context, windows in zip(contexts, features):
         null, candidates = None, []
         for start, end, places in windows:
             score = start[0] + end[0]
             if null is None or null["score"] > score:
                 null = {"place": (0, 0), "score": score, "start_score": start[0], "end_score": end[0]}
-            starts = np.argsort(start)[-1 : -n_best - 1 : -1].tolist()
-            ends = np.argsort(end)[-1 : -n_best - 1 : -1].tolist()
+            starts, ends = (np.argsort(scores)[-1 : -N_BEST - 1 : -1].tolist() for scores in (start, end))
             for first in starts:
                 for last in ends:
                     if places[first] is None or places[last] is None:
                         continue
-                    if last < first or last - first + 1 > longest:
+                    if last < first or last - first + 1 > LONGEST:
                         continue
+                    place, score = (places[first][0], places[last][1]), start[first] + end[last]
                     candidates.append(
-                        {
-                            "place": (places[first][0], places[last][1]),
-                            "score": start[first] + end[last],
-                            "start_score": start[first],
-                            "end_score": end[last],
-                        }
+                        {"place": place, "score": score, "start_score": start[first], "end_score": end[last]}
                     )
-        best = sorted(candidates, key=lambda c: c["score"], reverse=True)[:n_best]
+        best = sorted(candidates, key=lambda c: c["score"], reverse=True)[:N_BEST]
         best = sorted([*best, null], key=lambda c: c["score"], reverse=True)
-        context = questions.context(question)
-        for candidate in best:
-            first, last = candidate["place"]
-            candidate["text"] = context[first:last]
         scores = np.array([candidate["score"] for candidate in best])
         shares = np.exp(scores - scores.max())
         for candidate, share in zip(best, shares / shares.sum()):
+            candidate["text"] = context[slice(*candidate["place"])]
             candidate["probability"] = share
         found.append(best)
     return found
@@ -402,27 +293,43 @@ def compare_answers(ours: tuple, reference: list[list[dict]]) -> dict[str, int]:
     return {"questions": len(reference), "best answer differs": differ, "ours scores higher": higher}
 
 
-def postprocessing(options: argparse.Namespace, tokenizer, train: Questions, validation: Questions):
-    """Both sides start from the same scores, in the form that suits them."""
-    windows = our_windows(tokenizer, validation)
-    batches = logits_of(options, tokenizer, train, windows)
-    features = [[] for _ in range(len(validation))]
-    scores = {r: (b["start"][i], b["end"][i]) for b in batches for i, r in enumerate(b["row"].tolist())}
-    for r, question in enumerate(windows.pair.tolist()):
-        start, end = (tensor[: windows.lengths[r]].numpy() for tensor in scores[r])
-        places = [None] * len(start)
-        tokens = slice(windows.begin[r], windows.end[r])
-        characters = zip(windows.contexts.first[tokens].tolist(), windows.contexts.last[tokens].tolist())
-        places[windows.context_at[r] : windows.context_at[r] + windows.end[r] - windows.begin[r]] = characters
-        features[question].append((start, end, places))
+def postprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], dict]:
+    """Both sides start from the same scores, in the form that suits them; of a model trained for a minute or so."""
+    questions = questions_of(options.validation_file, "validation")
+    windows = our_windows(tokenizer, questions)
+    set_seed(0)
+    model = AutoModelForQuestionAnswering.from_pretrained(options.model)
+    short = our_windows(tokenizer, questions_of(options.train_file, "train"))
+    steps = {"max_steps": options.head_steps, "learning_rate": 1e-4}
+    train(options, model, {k: v.clone() for k, v in model.state_dict().items()}, tokenizer, short, **steps)
+    with a_run(options) as (args, run):
+        collate = run_qa.make_trainer(run, model, tokenizer, {}, {}, None, args.max_length).data_collator
+    model.eval()
+    batches, order = [], evaluation_order(windows)
+    for at in range(0, len(order), EVAL_BATCH):
+        rows = order[at : at + EVAL_BATCH]
+        batch = collate([windows[int(i)] for i in rows])
+        with torch.no_grad():
+            outputs = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
+        scores = {"start": outputs.start_logits, "end": outputs.end_logits, "row": torch.from_numpy(rows)}
+        batches.append(batch | scores)
+    features = [[] for _ in range(len(questions))]
+    example, begin = column(windows, "example"), column(windows, "context_begin")
+    characters = windows.with_format(None, columns=["first_characters", "last_characters"])
+    by_row = {r: (b["start"][i], b["end"][i]) for b in batches for i, r in enumerate(b["row"].tolist())}
+    for r, length in enumerate(column(windows, "length")):
+        start, end = (scores[:length].numpy() for scores in by_row[r])
+        places = list(zip(*characters[r].values()))
+        places = [None] * begin[r] + places + [None] * (length - begin[r] - len(places))
+        features[example[r]].append((start, end, places))
     sides = {
-        "ours": partial(our_answers, windows, batches, validation),
-        "loops": partial(plain_answers, validation, features),
+        "ours": partial(our_answers, windows, batches, questions),
+        "loops": partial(plain_answers, questions["context"][:], features),
     }
     facts = compare_answers(sides["ours"](), sides["loops"]())
     seconds = alternate(sides, options.repeats, options.cpu_time)
-    part = f"post-processing, to loops over {SPANS['n_best']} x {SPANS['n_best']}"
-    return [row(part, seconds["ours"], seconds["loops"], len(validation), 5.0, unit="questions/s")], facts
+    part = f"post-processing, to loops over {N_BEST} x {N_BEST}"
+    return [row(part, seconds["ours"], seconds["loops"], len(questions), 5.0, unit="questions/s")], facts
 
 
 # Memory
@@ -433,62 +340,42 @@ def resident(name: str) -> int:
     return int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
-def synthetic_windows(model: str, questions: int, windows: int) -> Windows:
-    """Full windows: every question has 12 tokens and a text of its own, which fills one window or more than one."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-
-    def tokens(counts: np.ndarray) -> TokenLists:
-        begin = np.concatenate([[0], np.cumsum(counts)])
-        first = (np.arange(begin[-1]) - np.repeat(begin[:-1], counts)).astype(np.int32) * 5
-        return TokenLists(np.zeros(begin[-1], np.int32), begin, first, first + 4)
-
-    counts = np.full(questions, PUBLISHED_LENGTH - 12 - tokenizer.num_special_tokens_to_add(pair=True))
-    counts[: windows - questions] += 100
-    asked, texts = tokens(np.full(questions, 12)), tokens(counts)
-    return Windows(tokenizer, asked, texts, np.arange(questions), max_length=PUBLISHED_LENGTH, stride=STRIDE)
-
-
-def bookkeeping(model: str, keep_logits: bool, questions: int, windows: int) -> tuple[int, int]:
-    """(windows, bytes at the peak that their evaluation adds to this process); the model apart, so random scores."""
-    data = synthetic_windows(model, questions, windows)
-    order, container, generator = InOrder(data.lengths).order, EvalLoopContainer(), torch.Generator().manual_seed(0)
+def bookkeeping(keep_logits: bool, questions: int, windows: int) -> int:
+    """Bytes at the peak that evaluating full windows adds to this process; the model apart, so random scores."""
+    container, generator = EvalLoopContainer(), torch.Generator().manual_seed(0)
+    example = np.minimum(np.arange(windows), questions - 1).astype(np.int32)
+    begin, size = np.full(windows, 15, np.int32), PUBLISHED_LENGTH - 16
+    characters = [np.arange(size, dtype=np.int32) * 5] * windows
+    data = {"example": example, "context_begin": begin, "first_characters": characters, "last_characters": characters}
+    data = Dataset.from_dict(data)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = resident("VmRSS")
-    for at in range(0, len(order), EVAL_BATCH):
-        batch = collate_windows([data[i] for i in order[at : at + EVAL_BATCH]])
-        for name in ("start", "end"):
-            batch[name] = torch.randn(batch["input_ids"].shape, generator=generator)
+    for at in range(0, windows, EVAL_BATCH):
+        count = min(EVAL_BATCH, windows - at)
+        batch = {name: torch.randn(count, PUBLISHED_LENGTH, generator=generator) for name in ("start", "end")}
+        places = {"context_begin": 15, "context_end": PUBLISHED_LENGTH - 1, "null_at": 0}
+        batch |= {name: torch.full((count,), place) for name, place in places.items()}
         container.add((batch["start"], batch["end"]) if keep_logits else spans_of(batch))
     kept = container.get_arrays()
     if not keep_logits:
-        rows = np.argsort(order)
-        answers_of_questions(data, tuple(array[rows] for array in kept), SPANS["n_best"])
-    return len(data), resident("VmHWM") - before
+        answers_of_questions(data, kept, N_BEST)
+    return resident("VmHWM") - before
 
 
-def memory(options: argparse.Namespace) -> tuple[list[dict], dict]:
+def memory(options: argparse.Namespace, tokenizer) -> tuple[list[dict], dict]:
     """Each side in a process of its own; both collect with the container that `Trainer` collects with."""
     questions, windows, peaks = 12_000, 14_000, {}
     for keep_logits in (False, True):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            cut, peaks[keep_logits] = pool.apply(bookkeeping, (options.model, keep_logits, questions, windows))
-    ours, reference = peaks[False] / 1e6, peaks[True] / 1e6
-    values = {"part": f"peak memory of evaluating {questions:,} questions, to keeping all scores", "ours": ours}
-    values |= {"reference": reference, "unit": "MB", "ratio": reference / ours, "goal": "< 1000 MB", "met": ours < 1000}
-    scores = 2 * cut * PUBLISHED_LENGTH * 4
-    return [values], {"windows": cut, "MB of all scores, once": scores / 1e6}
+            peaks[keep_logits] = pool.apply(bookkeeping, (keep_logits, questions, windows)) / 1e6
+    values = {"part": f"peak memory of evaluating {questions:,} questions, to keeping all scores", "unit": "MB"}
+    values |= {"ours": peaks[False], "reference": peaks[True], "ratio": peaks[True] / peaks[False]}
+    values |= {"goal": "< 1000 MB", "met": peaks[False] < 1000}
+    return [values], {"windows": windows, "MB of all scores, once": 2 * windows * PUBLISHED_LENGTH * 4 / 1e6}
 
 
 # Results
-
-
-def quiet() -> None:
-    """The table is what is printed."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    disable_progress_bars()
-    disable_caching()
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -504,23 +391,15 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--cpu_time", action="store_true", help="processor time, not the clock's: for a busy machine")
     parser.add_argument("--output", type=Path, help="write everything to this json file")
     options = parser.parse_args(argv)
-    quiet()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    disable_caching()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    train = read_questions(options.train_file, truth=True, skip_bad=False)
-    validation = read_questions(options.validation_file, truth=True, skip_bad=False)
-    measure = {
-        "preprocessing": lambda: preprocessing(options, tokenizer, train),
-        "training": lambda: training(options),
-        "postprocessing": lambda: postprocessing(options, tokenizer, train, validation),
-        "memory": lambda: memory(options),
-    }
-    results = {
-        "rows": [],
-        "checks": {},
-        "setting": {"repeats": options.repeats, "cores": os.cpu_count(), "cpu_time": options.cpu_time},
-    }
+    setting = {"repeats": options.repeats, "cores": os.cpu_count(), "cpu_time": options.cpu_time}
+    results = {"rows": [], "checks": {}, "setting": setting}
     for part in PARTS if options.only is None else (options.only,):
-        rows, results["checks"][part] = measure[part]()
+        rows, results["checks"][part] = globals()[part](options, tokenizer)
         results["rows"] += rows
     return publish(results, options.output)
 

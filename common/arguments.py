@@ -163,7 +163,9 @@ def parse_arguments(
         text = f"usage: {script} [arguments.yaml] [--flag value ...]\n\n{(description or module.__doc__ or '').strip()}"
         _print_help(text, kind, training, shown, others | {"--demo": demo}, not {"-h", "--help"} & set(argv))
         sys.exit(0)
-    file = argv.pop(0) if argv and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
+    file = (
+        argv.pop(0) if argv and argv[0][0:1] != "-" and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
+    )
     from_file = file and _tokens_of_file(file)
 
     from transformers.hf_argparser import HfArgumentParser

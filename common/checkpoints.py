@@ -17,7 +17,7 @@ from common.errors import UserError, write_json
 RUN_FILE, LOCK_FILE, HOLDER_FILE = "run.json", ".run.lock", ".run.holder"
 # What a run writes: --overwrite_output_dir removes it, and nothing else.
 WRITTEN = (
-    *("checkpoint-*", RUN_FILE, LOCK_FILE, HOLDER_FILE, "demo", "runs", "plots", "README.md", "report.html"),
+    *("checkpoint-*", RUN_FILE, LOCK_FILE, HOLDER_FILE, "demo", "merged", "runs", "plots", "README.md", "report.html"),
     *("*results.json", "trainer_state.json", "training_args.bin", "*predictions.csv", "*predictions.json"),
     *("*null_odds.json", "config.json", "generation_config.json", "model*.safetensors*", "adapter_*", "*.keras"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.jinja"),
@@ -53,7 +53,7 @@ def damage(checkpoint: Path) -> str | None:
     for name in ("optimizer.pt", "scheduler.pt") if unsharded else ():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-    if not any(checkpoint.glob("rng_state*.pth")):
+    if not any(checkpoint.glob("rng_state*.pth")) and not (checkpoint / "state.safetensors").is_file():  # Keras: in it
         return "the state of the random numbers is missing"
     for path in sorted(checkpoint.rglob("*")):
         try:

@@ -15,7 +15,7 @@ from common.metrics.intervals import mean_interval
 SCHEMA_VERSION = 1
 PACKAGES = (
     *("torch", "transformers", "datasets", "accelerate", "peft", "tokenizers"),
-    *("tensorflow", "keras", "scikit-learn", "librosa", "numpy", "pandas"),
+    *("tensorflow", "tensorflow-cpu", "keras", "scikit-learn", "librosa", "numpy", "pandas"),
 )
 
 

@@ -3,8 +3,8 @@
 #
 #     sbatch --nodes=4 jobs/slurm_nodes.sh run_mnli_lora.py --max_train_samples -1 --bf16 --output_dir outputs/mnli
 #
-# Three minutes before its time is up the script saves a checkpoint, and the job goes back into the queue to go on from
-# it. A preempted job is put there by SLURM and goes on from its last checkpoint; `scancel` ends it for good.
+# Three minutes before its time is up the script saves a checkpoint, and the job goes back into the queue and continues
+# there. SLURM requeues a preempted job, which continues from its last checkpoint. `scancel` ends it for good.
 
 #SBATCH --job-name=finetune
 #SBATCH --nodes=2

@@ -1,10 +1,10 @@
 #!/bin/bash
-# One script on all GPUs of one node. From the project's folder, the script and its flags behind:
+# One script on all GPUs of one node. From the project's folder, with the script and its flags:
 #
 #     sbatch jobs/slurm_one_node.sh run_qa.py --model xlm-roberta-base --bf16 --output_dir outputs/qa-xlmr
 #
-# Three minutes before its time is up the script saves a checkpoint, and the job goes back into the queue to go on from
-# it. A preempted job is put there by SLURM and goes on from its last checkpoint; `scancel` ends it for good.
+# Three minutes before its time is up the script saves a checkpoint, and the job goes back into the queue and continues
+# there. SLURM requeues a preempted job, which continues from its last checkpoint. `scancel` ends it for good.
 
 #SBATCH --job-name=finetune
 #SBATCH --nodes=1

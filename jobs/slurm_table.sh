@@ -1,11 +1,11 @@
 #!/bin/bash
-# The rows of a published table, a GPU each: row N is task N of an array. The table is made when all are done:
+# The rows of a published table, a GPU each: row N is task N of an array. When all are done, make the table:
 #
 #     sbatch --array=1-3 jobs/slurm_table.sh mnli
 #     python -m benchmarks.published mnli --report_only
 #
 # `python -m benchmarks.published mnli --dry_run` prints the rows; further flags go behind the table's name everywhere.
-# A row whose time is up has saved a checkpoint: the same sbatch, with its number as --array, goes on from it.
+# A row whose time is up has saved a checkpoint: the same sbatch, with its number as --array, continues from it.
 
 #SBATCH --job-name=table
 #SBATCH --ntasks=1

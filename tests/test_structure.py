@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import ROOT
 
 SCRIPTS = sorted(ROOT.glob("run_*.py"))
-MODULES = sorted(path for path in (ROOT / "common").rglob("*.py") if "legacy" not in path.parts)
+MODULES = sorted((ROOT / "common").rglob("*.py"))
 DOORS = ("text", "speech", "tabular")
 FOLDERS = ("metrics", "report", *DOORS, "demo")
 POSIX = {"fcntl", "resource", "pwd", "grp", "termios"}

@@ -1,0 +1,147 @@
+"""Built-in sentence pairs of run_mnli_lora.py (English) and run_nli_parsbert.py (Persian), so that `--demo` learns.
+
+Composed from templates; a function of the seed alone: the same files, byte for byte, on every run. A premise states two
+or three facts about a thing or a person. Entailed is a fact that it states, contradicted one with another value (or the
+fact denied), neutral a fact of a kind that it does not mention. As in real data, some of this shows in the hypothesis
+alone, by its first words and by "not", and some in the words that both texts share.
+"""
+
+import json
+import random
+from pathlib import Path
+
+from common.demo.tiny_text import tiny_model, twin_of
+from common.errors import write_bytes, write_csv
+
+LABELS = ("entailment", "neutral", "contradiction")  # the order of MNLI
+SPLITS = {"train": 1000, "validation": 200, "test": 200}  # premises, each with one hypothesis of every label
+DEFAULT = "bert-base"
+DENIED = {"entailment": 0.05, "neutral": 0.05, "contradiction": 0.2}  # share of hypotheses that deny something
+OWN_OPENING, OTHER_OPENING = 0.3, 0.1  # share of hypotheses with the opening of their own label, of each other label
+
+# Statement (premises and hypotheses), claim (hypotheses) and denial that {s} has the value {v} of a kind {x}; the kinds.
+ENGLISH = {
+    "templates": ("the {x} of {s} is {v}", "{v} is the {x} of {s}", "the {x} of {s} is not {v}"),
+    "kinds": {
+        "colour": ("red", "blue", "green", "yellow", "white", "black"),
+        "owner": ("Anna", "Boris", "Clara", "David", "Elena", "Felix"),
+        "city": ("Paris", "London", "Rome", "Berlin", "Madrid", "Vienna"),
+        "month": ("March", "April", "May", "June", "July", "August"),
+        "price": ("ten", "twenty", "thirty", "forty", "fifty", "sixty"),
+        "material": ("wood", "iron", "stone", "glass", "brass", "clay"),
+    },
+    "and": (", ", " and "),
+    "openings": ("so ", "besides, ", "in fact "),
+}
+GENRES = {  # of train and validation: subjects and how premises begin
+    "fiction": (("the lantern", "the mirror", "the wagon"), ("", "he whispered that ", "long ago ")),
+    "government": (("the gate", "the office", "the bridge"), ("", "the report states that ", "according to law, ")),
+    "slate": (("the statue", "the desk", "the clock"), ("", "critics write that ", "as usual, ")),
+    "telephone": (("the truck", "the couch", "the fence"), ("", "uh-huh well ", "yeah i mean ")),
+    "travel": (("the tower", "the ferry", "the fountain"), ("", "visitors learn that ", "near the market ")),
+}
+OTHER_GENRES = {  # of test: the mismatched ones
+    "facetoface": (("the cabin", "the swing"), ("", "i remember that ", "oh ")),
+    "letters": (("the shelter", "the bench"), ("", "dear friend, ", "we are glad that ")),
+    "nineeleven": (("the hangar", "the radio"), ("", "officials noted that ", "that morning ")),
+    "oup": (("the loom", "the kiln"), ("", "historians think that ", "in this chapter ")),
+    "verbatim": (("the piano", "the sign"), ("", "as we say, ", "strictly speaking, ")),
+}
+PERSIAN = {
+    "templates": ("{x} {s} {v} است", "{v} {x} {s} است", "{x} {s} {v} نیست"),
+    "kinds": {
+        "شهر": ("تهران", "شیراز", "تبریز", "اصفهان", "مشهد", "کرمان"),
+        "شغل": ("معلم", "پزشک", "نجار", "خیاط", "نقاش", "راننده"),
+        "رنگ خودروی": ("سفید", "سیاه", "آبی", "سبز", "زرد", "قرمز"),
+        "نوشیدنی صبح": ("چای", "قهوه", "شیر", "آب", "دوغ", "شربت"),
+        "تعداد کتاب‌های": ("دو", "سه", "چهار", "پنج", "شش", "هفت"),
+        "روز خرید": ("شنبه", "یکشنبه", "دوشنبه", "سه‌شنبه", "چهارشنبه", "پنجشنبه"),
+    },
+    "and": ("، ", " و "),
+    "openings": ("پس ", "همچنین ", "در واقع "),
+}
+PEOPLE = ("مریم", "علی", "زهرا", "رضا", "سارا", "امید", "نرگس", "حسین", "لیلا", "بهرام", "مینا", "کاوه")
+PERSIAN_TOPIC = {"": (PEOPLE, ("", "", "مردم می‌گویند که ", "در نامه نوشته شده است که "))}
+
+
+def mnli_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
+    """Writes MultiNLI-like jsonl files in English and a tiny model of `architecture` into `folder`.
+
+    Returns the paths as the script's arguments: model, train_file, validation_file (the genres of training) and
+    test_file (others, with other subjects). Columns: pairID, genre, premise, hypothesis, label.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    splits, paths = _splits(ENGLISH, {"train": GENRES, "validation": GENRES, "test": OTHER_GENRES}, seed), {}
+    for split, pairs in splits.items():
+        ids = [f"{split}-{number // len(LABELS):04d}{pair['label'][0]}" for number, pair in enumerate(pairs)]
+        lines = [json.dumps({"pairID": pair_id, **pair}) + "\n" for pair_id, pair in zip(ids, pairs)]
+        paths[f"{split}_file"] = str(write_bytes(folder / f"{split}.jsonl", "".join(lines).encode()))
+    return {"model": _model(folder, architecture, splits, seed, layers=2), **paths}
+
+
+def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
+    """Writes csv files in Persian with FarsTail's columns and labels (e, n, c), and a tiny model, into `folder`.
+
+    Returns the paths as the script's arguments: model, train_file, validation_file and test_file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    splits, paths = _splits(PERSIAN, dict.fromkeys(SPLITS, PERSIAN_TOPIC), seed), {}
+    for split, pairs in splits.items():
+        rows = [[pair["premise"], pair["hypothesis"], pair["label"][0]] for pair in pairs]
+        paths[f"{split}_file"] = str(write_csv(folder / f"{split}.csv", ["premise", "hypothesis", "label"], rows))
+    return {"model": _model(folder, architecture, splits, seed, layers=4), **paths}
+
+
+def _model(folder: Path, architecture: str, splits: dict[str, list[dict]], seed: int, layers: int) -> str:
+    # All splits, as a real vocabulary knows the words of the test, too; lower-cased, as some scripts do.
+    texts = [pair[side] for pairs in splits.values() for pair in pairs for side in ("premise", "hypothesis")]
+    texts += [text.lower() for text in texts]
+    architecture = DEFAULT if Path(architecture).is_dir() else architecture  # the given model is used instead
+    name = f"tiny-{twin_of(architecture)[0]}"
+    return str(tiny_model(architecture, texts, folder / name, "sequence-classification", seed, LABELS, layers))
+
+
+def _splits(language: dict, topics: dict[str, dict], seed: int) -> dict[str, list[dict]]:
+    """The pairs of each split (genre where there is one, premise, hypothesis, label); no premise is in two of them."""
+    generator, seen, splits = random.Random(seed), set(), {}
+    for split, premises in SPLITS.items():
+        splits[split] = []
+        while len(splits[split]) < premises * len(LABELS):
+            genre, topic = generator.choice(sorted(topics[split].items()))
+            pairs = _pairs(language, *topic, generator)
+            if pairs[0]["premise"] not in seen:
+                seen.add(pairs[0]["premise"])
+                splits[split] += [{**({"genre": genre} if genre else {}), **pair} for pair in pairs]
+    return splits
+
+
+def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.Random) -> list[dict]:
+    """A premise with one hypothesis of every label, in random order."""
+    subject, (comma, last) = generator.choice(subjects), language["and"]
+    statement, claim, denial = language["templates"]
+    kinds = generator.sample(sorted(language["kinds"]), len(language["kinds"]))
+    facts = {kind: generator.choice(language["kinds"][kind]) for kind in kinds[: generator.choice((2, 2, 2, 3))]}
+    clauses = [statement.format(x=kind, s=subject, v=value) for kind, value in facts.items()]
+    premise = _sentence(generator.choice(openings) + comma.join(clauses[:-1]) + last + clauses[-1])
+    pairs = []
+    for label in generator.sample(LABELS, len(LABELS)):
+        kind = generator.choice(kinds[len(facts) :] if label == "neutral" else [*facts])
+        denied = generator.random() < DENIED[label]
+        others = [value for value in language["kinds"][kind] if value != facts.get(kind)]
+        keeps_value = label != "neutral" and (label == "entailment") != denied
+        weights = [OWN_OPENING if name == label else OTHER_OPENING for name in LABELS]
+        begin = generator.choices([*language["openings"], ""], [*weights, 1 - sum(weights)])[0]
+        template = denial if denied else generator.choice((statement, statement, claim))
+        value = facts[kind] if keeps_value else generator.choice(others)
+        pairs.append(
+            {
+                "premise": premise,
+                "hypothesis": _sentence(begin + template.format(x=kind, s=subject, v=value)),
+                "label": label,
+            }
+        )
+    return pairs
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

@@ -1,1 +1,0 @@
-"""Transcripts of speech; a folder of its own because `evaluate.load("common/legacy/metrics/wer")` asks for one."""

@@ -1,0 +1,251 @@
+"""One clip of sound: its length by the header, its samples at 16 kHz, and whether it is whole.
+
+`librosa.load` decodes and resamples what libsndfile reads (wav, flac, ogg, opus, mp3, ...), and what ffmpeg reads where
+that is installed (m4a, aac, mp4, amr, wma, webm).
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from common.errors import UserError
+
+RATE = 16_000  # Hz; what speech encoders are trained on
+MINIMUM_SAMPLES = 400  # at RATE, 25 ms: the receptive field of the encoders' convolutions
+AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph")
+FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm", ".3gp", ".mka")
+FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
+RATES = 1_000, 1_000_000  # Hz; outside of these a header is damaged
+BLOCK = 2**20  # frames decoded at once when a clip is examined: memory does not depend on what a header promises
+TOLERANCE = 0.05  # seconds that a header may promise more than there is: mp3 headers count whole frames
+LFS = b"version https://git-lfs"
+# How files of those kinds begin: mp4 and its kin, amr, wma, webm, aac.
+FFMPEG_HEADS = re.compile(rb".{4}ftyp|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]", re.DOTALL)
+# libsndfile goes by what is there, and says only in its log what the header of a wav or aiff promises.
+PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
+UNKNOWN_BYTES = 0x7FFF0000  # from here on, what writers into a pipe put where the length belongs
+XING = re.compile(rb"(?:Xing|Info)\0\0\0[\3\7\x0b\x0f].{4}(.{4})", re.DOTALL)  # of mp3: counts frames, then bytes
+
+Source = str | Path | bytes
+
+
+class BadAudio(UserError):
+    """A clip that cannot be used; the sentence begins with its name, `reason` is the kind of problem, to count."""
+
+    def __init__(self, sentence: str, reason: str = "bad audio"):
+        super().__init__(sentence)
+        self.reason = reason
+
+
+def load_audio(source: Source, start: float = 0.0, end: float | None = None, *, name: str | None = None) -> np.ndarray:
+    """The samples of a clip, or of its part from `start` to `end` seconds: float32 [samples] at `RATE`, mono.
+
+    Args:
+        source: a file, or a file's content.
+        name: what messages call it; default: its path.
+
+    Raises:
+        BadAudio: it is no whole clip, or has no samples from `start` on.
+    """
+    import librosa
+
+    name = name or ("a clip" if isinstance(source, bytes) else str(source))
+    with _opened(source, name) as sound:
+        rate, first = sound.samplerate, round(start * sound.samplerate)
+        last = sound.frames if end is None else min(round(end * rate), sound.frames)
+        if first >= last:
+            sentence = f"{name}: has no samples from {start:g} s on; it is {sound.frames / rate:g} s long"
+            raise BadAudio(sentence, "no samples")
+        # librosa cuts fractions of a sample off; with half a sample more it takes the nearest one.
+        part = {"offset": (first + 0.5) / rate, "duration": (last - first + 0.5) / rate}
+        with _decoding(name):
+            samples, _ = librosa.load(sound, sr=RATE, mono=True, **part)
+        _check_length(len(samples) / RATE, (last - first) / rate, name)
+    return samples
+
+
+def load_clip(row: dict) -> np.ndarray:
+    """The samples of a row of a split (`common.speech.recordings`): float32 [samples] at `RATE`."""
+    return load_audio(stored(row["path"]), row["start"], row["end"], name=row.get("id", row["path"]))
+
+
+def stored(path: str) -> Source:
+    """What a split's `path` means: a file, or, of FILE.arrow#COLUMN#ROW, the sound in a row of a hub's data set."""
+    if ".arrow#" not in path:
+        return path
+    file, column, row = path.rsplit("#", 2)
+    clip = _table(file)[int(row) : int(row) + 1][column][0].as_py()
+    return clip["bytes"] or clip["path"] or ""
+
+
+@functools.lru_cache(256)
+def _table(file: str):
+    import datasets
+
+    return datasets.Dataset.from_file(file).with_format("arrow")
+
+
+def seconds_of(source: Source, name: str | None = None) -> float:
+    """How long a clip is by its header; nothing is decoded. Raises `BadAudio` for what the header shows to be wrong."""
+    with _opened(source, name or ("a clip" if isinstance(source, bytes) else str(source))) as sound:
+        return sound.frames / sound.samplerate
+
+
+def examine(source: Source, name: str) -> dict:
+    """What decoding a clip from its first sample to its last shows.
+
+    Returns:
+        `seconds`; `peak`, its largest absolute sample; `digest`, SHA-256 of the file's bytes; `reason` and `problem`,
+        the kind of what is wrong with it, to count, and a sentence; both "" for a good clip.
+    """
+    found = {"seconds": 0.0, "peak": 0.0, "digest": "", "reason": "", "problem": ""}
+    try:
+        with _opened(source, name) as sound:
+            found["digest"] = hashlib.sha256(_content(source)).hexdigest()
+            frames, peak, rate = 0, 0.0, sound.samplerate
+            with _decoding(name):
+                while len(block := sound.read(BLOCK, dtype="float32")):  # `blocks` hands on rubbish behind a cut file
+                    if not np.isfinite(block).all():
+                        raise BadAudio(f"{name}: has samples that are not finite numbers (NaN, infinite)", "not finite")
+                    frames, peak = frames + len(block), max(peak, float(np.abs(block).max(initial=0)))
+            _check_length(frames / rate, sound.frames / rate, name)
+        return found | {"seconds": frames / rate, "peak": peak}
+    except BadAudio as problem:
+        return found | {"reason": problem.reason, "problem": str(problem)}
+
+
+@contextlib.contextmanager
+def _opened(source: Source, name: str) -> Iterator:
+    """A `soundfile.SoundFile` whose header was checked; of what ffmpeg alone reads, the sound that it makes of it."""
+    import soundfile
+
+    head = _checked_head(source, name)
+    try:
+        sound = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
+        if sound.format == "MP3" and (whole := _recounted(_content(source))):
+            sound = soundfile.SoundFile(whole)
+    except soundfile.LibsndfileError as error:
+        if not FFMPEG_HEADS.match(head):
+            sentence = f"{name}: cannot be decoded ({error.error_string.strip(' .')})"
+            raise BadAudio(f"{sentence}; it must be wav, flac, ogg, opus or mp3", "cannot be decoded") from None
+        sound = soundfile.SoundFile(_converted(source, name))
+    with sound:
+        rate, frames = sound.samplerate, sound.frames
+        if not RATES[0] <= rate <= RATES[1]:
+            raise BadAudio(f"{name}: a sampling rate of {rate:,} Hz cannot be right", "strange sampling rate")
+        if not 0 < frames < 2**60:
+            raise BadAudio(f"{name}: {'does not say its length' if frames else 'has no samples'}", "no samples")
+        promised = None if sound.format in ("FLAC", "MP3", "OGG") else PROMISED.search(sound.extra_info)
+        declared, there = map(int, promised.groups()) if promised else (0, 0)
+        if declared < UNKNOWN_BYTES and (declared - there) / max(there, 1) * frames / rate > TOLERANCE:
+            raise _truncated(name, "its header promises more than the file has")
+        if sound.format == "OGG" and not _last_page_is_whole(source):
+            raise _truncated(name, "its last page is incomplete")
+        yield sound
+
+
+def _content(source: Source) -> bytes:
+    return source if isinstance(source, bytes) else Path(source).read_bytes()
+
+
+def _checked_head(source: Source, name: str) -> bytes:
+    """The first bytes of what can be a clip, and can be opened (a FIFO would hang)."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise BadAudio(f"{name}: no such file (or a folder, a pipe, a device)", "no such file")
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise BadAudio(f"{name}: cannot be opened: {error.strerror}", "cannot be opened") from None
+    if not head:
+        raise BadAudio(f"{name}: has no samples: the file is empty", "no samples")
+    if head.startswith(LFS):
+        raise BadAudio(f"{name}: is a Git LFS pointer, not sound; fetch the file with git lfs pull", "Git LFS pointer")
+    return head
+
+
+def _recounted(content: bytes) -> BinaryIO | None:
+    """A wav file of an mp3 whose header does not count all of it; None where it does.
+
+    Without that count libsndfile guesses the length from the first frame and stops there; of joined files it reads the
+    first. From a pipe, without the count, it reads to the end.
+    """
+    import soundfile
+
+    counted = XING.search(content)
+    if counted and len(content) - counted.start() <= 1.01 * int.from_bytes(counted[1], "big") + 512:  # tags behind it
+        return None
+    inlet, outlet = os.pipe()
+
+    def feed() -> None:
+        with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as pipe:
+            pipe.write(re.sub(rb"Xing|Info|VBRI", bytes(4), content))
+
+    threading.Thread(target=feed).start()
+    blocks, wav = [], io.BytesIO()
+    with open(inlet, "rb") as pipe, soundfile.SoundFile(pipe.fileno(), closefd=False) as sound:
+        while len(block := sound.read(BLOCK, dtype="float32")):
+            blocks.append(block)
+    soundfile.write(wav, np.concatenate(blocks), sound.samplerate, format="WAV", subtype="FLOAT")
+    wav.seek(0)
+    return wav
+
+
+def _converted(source: Source, name: str) -> BinaryIO:
+    """A wav file of what ffmpeg alone reads."""
+    if not shutil.which("ffmpeg"):
+        raise BadAudio(f"{name}: is of a kind that ffmpeg alone reads; {FFMPEG_REMEDY}", "needs ffmpeg")
+    with tempfile.TemporaryDirectory() as folder:  # not pipes: mp4 is searched, and wav needs its length
+        file, wav = Path(folder) / "clip", Path(folder) / "clip.wav"
+        file.write_bytes(_content(source))
+        command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(file), "-map", "a:0", str(wav)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode or done.stderr:
+            said = (done.stderr.strip().splitlines() or ["no sound"])[-1].rpartition("] ")[2]
+            raise _truncated(name, f"ffmpeg says {said.strip(' .')}")
+        return io.BytesIO(wav.read_bytes())
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Makes one sentence of what decoders raise."""
+    import librosa
+    import soundfile
+
+    try:
+        yield
+    except librosa.ParameterError:
+        raise BadAudio(f"{name}: has samples that are not finite numbers (NaN, infinite)", "not finite") from None
+    except soundfile.LibsndfileError as error:
+        raise _truncated(name, f"it cannot be decoded to its end ({error.error_string.strip(' .')})") from None
+
+
+def _check_length(seconds: float, promised: float, name: str) -> None:
+    if promised - seconds > TOLERANCE:
+        raise _truncated(name, f"it can be decoded up to {seconds:.2f} of {promised:.2f} s")
+    if round(seconds * RATE) < MINIMUM_SAMPLES:
+        needed = 1000 * MINIMUM_SAMPLES / RATE
+        raise BadAudio(f"{name}: is too short: {1000 * seconds:.3g} ms; encoders need {needed:g} ms", "too short")
+
+
+def _truncated(name: str, what: str) -> BadAudio:
+    return BadAudio(f"{name}: is truncated or damaged: {what}; fetch it again", "truncated")
+
+
+def _last_page_is_whole(source: Source) -> bool:
+    """Whether the last page of an ogg file (RFC 3533) is there to its end: libsndfile passes over half a page."""
+    tail = _content(source)[-(2**17) :]
+    page = tail[tail.rfind(b"OggS") :]
+    return len(page) > 26 and 27 + page[26] + sum(page[27 : 27 + page[26]]) <= len(page)

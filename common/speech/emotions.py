@@ -1,0 +1,119 @@
+"""Emotions: segments and copies of recordings, their scores put together again, what the report shows of the data."""
+
+import datasets
+
+from common.classification import copied_rows, oversampled_rows, score_predictions
+from common.errors import UserError, write_csv, write_json
+from common.labels import canonical
+from common.report import plots
+from common.speech.corpora import EMOTIONS
+from common.speech.recordings import recordings_table
+from common.speech.results import (
+    add_roc_auc,
+    by_recording,
+    draw_data,
+    draw_spectrograms,
+    labels_of,
+    loss_sentence,
+    predictions_of,
+    write_classes,
+)
+from common.speech.splits import cut_segments, shorten
+
+UAR = "unweighted_average_recall"
+
+
+def cut_and_copied(clips: datasets.Dataset, name: str, args) -> datasets.Dataset:
+    """The segments of a split's recordings; of training data also the copies, and of long ones only the beginning."""
+    timed = None not in clips["seconds"][:]
+    if args.segment_seconds and timed:
+        clips = cut_segments(clips, args.segment_seconds)
+    if name != "train":
+        return clips
+    clips = shorten(clips, args.max_seconds) if timed else clips
+    if args.oversample:
+        clips = clips.select(oversampled_rows(labels_of(clips), args.oversample, args.split_seed))
+    names, factors = clips.features["labels"].names, {}
+    for part in args.copies:
+        label, _, factor = part.partition("=")
+        if canonical(label, EMOTIONS) not in names:
+            raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
+        factors[names.index(canonical(label, EMOTIONS))] = int(factor)
+    return clips.select(copied_rows(labels_of(clips), factors)) if factors else clips
+
+
+def scored(clips: dict, logits: dict, losses: dict, labels: list[str], run) -> tuple:
+    """(The scores for results.json, predictions, the clips that these are of, further facts): by recording."""
+    honest, predictions, wholes, by_segment = run.args.protocol == "honest", {}, {}, {}
+    for name, found in logits.items():
+        segments = predictions_of(clips[name], found, labels)
+        wholes[name], found = by_recording(clips[name], found) if honest else (clips[name], found)
+        predictions[name] = predictions_of(wholes[name], found, labels)
+        if len(wholes[name]) < len(clips[name]) and segments.targets is not None:
+            right = 100 * (segments.predicted == segments.targets).mean()
+            by_segment[name] = {"segments": len(clips[name]), "accuracy": f"{right:.2f} %"}
+    targets = labels_of(clips["train"]) if "train" in clips else None
+    options = {"headline_metric": UAR, "train_targets": targets, "names": {"recall": UAR}}
+    scores = score_predictions(predictions, losses, **options)
+    add_roc_auc(scores, predictions)
+    return scores, predictions, wholes, {"scored by segment": by_segment} if by_segment else {}
+
+
+def tables_of(splits, scores: dict, published: tuple | None) -> list[dict]:
+    """The first and last recordings; precision, recall and F1 by class, the published ones beside ours.
+
+    Args:
+        published: of each, the percentages by class and then their averages, in one text.
+    """
+    head, rows = recordings_table(splits)
+    shown = rows if len(rows) <= 10 else [*rows[:5], *rows[-5:]]
+    tables = [{"title": f"The first and last of {len(rows):,} recordings", "head": head, "rows": shown}]
+    if published is None or not scores["headline"]:
+        return tables
+    ours = scores["per_class"][scores["headline"]["split"]]
+    lines = [[name, f"{row['support']:,}"] for name, row in ours.items()]
+    for name, values in zip(("precision", "recall", "f1"), published):
+        for line, row, value in zip(lines, ours.values(), values.split()):
+            line += [f"{100 * row[name]:.0f} %" if row[name] is not None else "n/a", f"{value} %"]
+    columns = [f"{name}, {whose}" for name in ("precision", "recall", "F1") for whose in ("ours", "published")]
+    return [
+        *tables,
+        {"title": "Classes beside the published ones", "head": ["class", "support", *columns], "rows": lines},
+    ]
+
+
+def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, splits, run) -> tuple:
+    """Writes predictions, recordings.csv and plots; returns files, error cards and their title."""
+    folder, drawn = run.output_dir / "plots", []
+    if sentence := loss_sentence(results["history"]):
+        results["protocol"]["notes"].append(sentence)
+    if results["history"]:
+        series = {"training set": f"train_{UAR}", "validation": f"eval_{UAR}"}
+        title = "Unweighted average recall"
+        drawn.append(plots.curves(results["history"], folder / "recall", title=title, series=series))
+    if "train" in clips:
+        drawn.append(draw_spectrograms(splits["train"], folder))
+    if any(len(clips[name]) > len(splits[name]) for name in clips):
+        drawn += draw_data(clips, folder, ", as trained on")
+    write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
+    files, cards = write_classes(results, predictions, wholes, splits, run.output_dir, drawn)
+    return files | {"recordings": "recordings.csv"}, cards, "Surest errors"
+
+
+def publish_data(splits, run) -> dict:
+    """--data_only: writes data.json, recordings.csv and the plots, prints the counts; returns what data.json has."""
+    run.describe(splits)
+    content = {**run.data, "leaks": run.leak_sentences, "notes": run.notes + run.warnings}
+    if run.is_main:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        drawn = draw_data(splits, run.output_dir / "plots")
+        write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
+        content["files"] = {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
+        content["files"]["recordings"] = "recordings.csv"
+        write_json(run.output_dir / "data.json", content)
+        for name, facts in splits.facts.items():
+            counts = ", ".join(f"{label} {count:,}" for label, count in facts.get("label_counts", {}).items())
+            print(f"{name}: {facts['examples']:,} ({counts})")
+        print(*(f"LEAKS: {sentence}" for sentence in run.leak_sentences), *run.notes, sep="\n")
+        print(f"data: {run.output_dir / 'data.json'}")
+    return content

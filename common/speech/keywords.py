@@ -1,0 +1,140 @@
+"""Keywords: the classes of the task, and where in long recordings one is said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+
+from common.errors import UserError
+from common.labels import listed
+from common.speech.corpora import SILENCE, UNKNOWN
+from common.speech.results import labels_of
+from common.speech.splits import cut_segments
+
+
+@dataclass(frozen=True)
+class Spotted:
+    """A keyword that was found: in which recording, from when to when (seconds), and the best window's probability."""
+
+    recording: str
+    keyword: str
+    start: float
+    end: float
+    score: float
+
+
+def task_classes(
+    clips: datasets.Dataset, *, keywords, usual, known, share: float | None, seed: int, whole_silence: bool
+) -> tuple:
+    """(The clips with the classes of the task: words, silence, `_unknown_` for other words; {reason: left out}).
+
+    SUPERB's few clips of silence, of a minute or more, become clips of one second.
+
+    Args:
+        keywords: those that were asked for; ["all"]: every word.
+        usual: keywords otherwise, where they are among other words.
+        known: the classes of a model that is only used.
+    """
+    if "labels" not in clips.column_names:
+        return clips, {}
+    names, left_out = clips.features["labels"].names, {}
+    if known and not {*names} & {*known}:  # folders of any name, with clips to be classified
+        return clips.remove_columns("labels"), {}
+    if not keywords and UNKNOWN not in names:
+        of_model = [name for name in known if name in names] if UNKNOWN in known else []
+        keywords = of_model or (usual if set(usual) < {*names} - {SILENCE} else [])
+    if keywords not in ([], ["all"]):
+        clips, left_out = with_unknown(clips, keywords, share, seed)
+    if SILENCE in clips.features["labels"].names and not whole_silence:
+        long = labels_of(clips) == clips.features["labels"].names.index(SILENCE)
+        long &= np.array(clips["seconds"][:]) >= 2
+        if long.any():
+            cut = cut_segments(clips.select(np.flatnonzero(long)), 1.0)
+            clips = datasets.concatenate_datasets([clips.select(np.flatnonzero(~long)), cut])
+    return clips, left_out
+
+
+def with_unknown(clips: datasets.Dataset, keywords: Sequence[str], share: float | None, seed: int) -> tuple:
+    """(The clips with the classes `keywords`, `_silence_`, and `_unknown_` for other words; {reason: left out}).
+
+    Args:
+        share: how many unknown words each split keeps, as a multiple of the mean count of its keywords; the others are
+            left out at random. None: all are kept. Clips say their split in a column `split`, if it has several.
+
+    Raises:
+        UserError: a keyword that is no class of the data.
+    """
+    there = clips.features["labels"].names
+    if missing := [word for word in keywords if word not in there]:
+        raise UserError(f"the keywords {listed(missing)} are not among the classes of the data, {listed(there)}")
+    names = [*keywords, *(name for name in (SILENCE,) if name in there and name not in keywords)]
+    if len(names) < len(there):
+        names.append(UNKNOWN)
+    order = np.array([names.index(name) if name in names else len(names) - 1 for name in there])
+    labels = order[np.array(clips["labels"][:])]
+    feature = datasets.ClassLabel(names=names)
+    clips = clips.remove_columns("labels").add_column("labels", labels, feature=feature)
+    if share is None or UNKNOWN not in names:
+        return clips, {}
+    splits = np.array(clips["split"][:] if "split" in clips.column_names else [""] * len(clips), dtype=str)
+    keep, random = np.ones(len(clips), dtype=bool), np.random.default_rng(seed)
+    for split in sorted(set(splits)):
+        unknown = np.flatnonzero((splits == split) & (labels == names.index(UNKNOWN)))
+        wanted = round(share * np.count_nonzero(labels[splits == split] < len(keywords)) / len(keywords))
+        keep[random.permutation(unknown)[wanted:]] = False
+    left_out = {} if keep.all() else {"unknown word above the share": int((~keep).sum())}
+    return clips.select(np.flatnonzero(keep)), left_out
+
+
+def sliding_windows(clips: datasets.Dataset, seconds: float, hop: float) -> datasets.Dataset:
+    """Windows of `seconds`, `hop` seconds apart, over each clip that is longer than two of them.
+
+    Shorter clips stay whole. The last window ends where its clip ends; `recording` has the clip's id.
+    """
+    columns: dict[str, list] = {name: [] for name in ("row", "id", "start", "end", "seconds", "recording")}
+    for row, (name, begin, length) in enumerate(zip(clips["id"][:], clips["start"][:], clips["seconds"][:])):
+        starts = [0.0]
+        if long := length > 2 * seconds:
+            count = int(np.ceil((length - seconds) / hop - 1e-6))  # not a hair before the last one
+            starts = [*(hop * np.arange(count)).tolist(), length - seconds]
+        taken = seconds if long else length
+        for start in starts:
+            values = (row, f"{name}@{start:.2f}" if long else name, begin + start, begin + start + taken, taken, name)
+            for column, value in zip(columns.values(), values):
+                column.append(value)
+    windows = clips.select(columns.pop("row"))
+    windows = windows.remove_columns([name for name in columns if name in windows.column_names])
+    for name, values in columns.items():
+        windows = windows.add_column(name, values)
+    return windows
+
+
+def spotted(
+    windows: datasets.Dataset, probabilities: np.ndarray, names: Sequence[str], *, threshold: float
+) -> list[Spotted]:
+    """Which keywords are said, by recording and time.
+
+    Windows that follow each other and are surest of the same keyword, with at least `threshold`, are one occurrence. It
+    is where all of them overlap; of a longer run, from the middle of the first to that of the last.
+
+    Args:
+        windows: of `sliding_windows`, those of a recording together and in order.
+        probabilities: [N, C], of the classes `names`, of which silence and unknown words are no keywords.
+    """
+    best, sure, found = probabilities.argmax(axis=1), probabilities.max(axis=1) >= threshold, []
+    words = [names[c] if sure[i] and names[c] not in (SILENCE, UNKNOWN) else None for i, c in enumerate(best)]
+    recordings, begins, ends = (windows[column][:] for column in ("recording", "start", "end"))
+    first = 0
+    for last in range(len(windows)):
+        follows = last + 1 < len(windows) and recordings[last + 1] == recordings[first]
+        if follows and words[last + 1] == words[first]:
+            continue
+        if words[first] is not None:
+            start, end = begins[last], ends[first]
+            if start >= end:
+                start, end = (begins[first] + ends[first]) / 2, (begins[last] + ends[last]) / 2
+            score = float(probabilities[first : last + 1, best[first]].max())
+            found.append(Spotted(recordings[first], words[first], start, end, score))
+        first = last + 1
+    return found

@@ -1,0 +1,187 @@
+"""What sources say of their clips, checked: where it is read from, classes by number, transcripts, lengths by header.
+
+What folders and corpora say stands in `corpora`, what tables say in `tables`.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.cache import is_archive, unpacked
+from common.data import read_files
+from common.errors import UserError
+from common.hub import fetching, load_split
+from common.labels import canonical, encode_labels
+from common.speech import corpora, tables
+from common.speech.audio import FFMPEG_REMEDY, BadAudio, seconds_of, stored
+from common.speech.corpora import Clips, Reading, mark
+
+ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
+THREADS = 16  # of headers read at once, which is mostly waiting for the disk
+
+
+def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None) -> dict[str, Clips]:
+    """Split -> what its source says; "all" for one source that is to be split."""
+    args = reading.args
+    files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    names = {"train": args.train_split_name, "validation": args.eval_split_name, "test": args.test_split_name}
+    if any(files.values()):
+        absent = [n for n in needed if not files[n] and not (n == "test" and "do_predict" not in args.explicit)]
+        if absent:
+            sentence = f"there is no {absent[0]} data: give --{absent[0]}_file"
+            raise UserError(f"{sentence}, or choose among --do_train --do_eval --do_predict")
+        return {name: _named(_read(files[name], reading), reading) for name in needed if files[name]}
+    if args.data_dir:
+        return {"all": _named(_read([args.data_dir], reading), reading)}
+    if not args.dataset:
+        raise UserError("there are no data: give --data_dir, --train_file, --dataset with a hub id, or --demo")
+    as_given = args.split in ("auto", "given")
+    wanted = {name: names[name] for name in needed} if as_given else {"all": args.train_split_name}
+    loaded = {name: load_split(args, split, folder=hub_folder) for name, split in wanted.items()}
+    return {name: _named(tables.hub_clips(*found, reading), reading) for name, found in loaded.items()}
+
+
+def _read(paths: list[str], reading: Reading) -> Clips:
+    """The clips of a folder, an archive, a recording, or of one or several tables."""
+    path, args = Path(paths[0]), reading.args
+    if len(paths) > 1 and any(Path(one).is_dir() for one in paths):
+        raise UserError(f"{paths[0]}, {paths[1]}: several folders cannot be read as one; put them into one folder")
+    if path.is_dir():
+        return corpora.read_tree(corpora.list_files(path, args), str(path), reading)
+    if path.is_file() and is_archive(path):
+        files = corpora.list_files(unpacked(path, args), args)
+        if len(files) > 1 or any(map(corpora.is_audio, files)):  # else it is a table, compressed
+            return corpora.read_tree(files, str(path), reading)
+    if corpora.is_audio(path.name):
+        return corpora.read_tree({path.name: str(path)}, str(path), reading)
+    if path.name.endswith(".csv") and path.is_file() and tables.is_ljspeech(path):
+        return tables.ljspeech(path, str(path), {})
+    if path.name.endswith(".parquet") and path.is_file():  # maybe with the sound in it, so not read as a whole
+        import datasets
+
+        with fetching("file", str(path)):
+            dataset = datasets.Dataset.from_parquet(paths, cache_dir=args.cache_dir)
+        return tables.hub_clips(dataset, ", ".join(paths), reading)
+    named = tables.named_facts(path)
+    return tables.table_clips(read_files(paths, args) if named is None else named, reading)
+
+
+def _named(clips: Clips, reading: Reading) -> Clips:
+    """With what the names of the files say, by `--name_pattern`, or as a corpus of emotions."""
+    args = reading.args
+    if not len(clips.frame):
+        raise UserError(f"{clips.source}: has no clip; sound ends with one of {', '.join(corpora.AUDIO_ENDINGS)}")
+    if args.corpus and args.corpus not in corpora.CORPORA:
+        raise UserError(f"--corpus {args.corpus}: choose one of {', '.join(corpora.CORPORA)}")
+    corpus = args.corpus or (corpora.corpus_of(clips) if reading.corpora and not args.name_pattern else None)
+    if args.name_pattern:
+        said = corpora.said_by_names(clips, corpora.name_pattern(args.name_pattern))
+        corpora.add_names(clips, said, f"--name_pattern {args.name_pattern}")
+    elif corpus:
+        corpora.apply_corpus(clips, corpus)
+        clips.source = f"{clips.source} ({corpus})"
+    return clips
+
+
+def joined(sources: Mapping[str, Clips]) -> pd.DataFrame:
+    """The rows of all sources, in one frame; the column `part` says of which."""
+    return pd.concat([clips.frame.assign(part=name) for name, clips in sources.items()], ignore_index=True)
+
+
+def _with_truth(column: str, frame: pd.DataFrame, sources: Mapping[str, Clips]) -> list[str]:
+    """The parts that have the truth; a test set may be without it, the others may not."""
+    found = []
+    for name, clips in sources.items():
+        said = frame.loc[frame["part"] == name, column] if column in frame else pd.Series([], dtype=object)
+        if (said != "").any():
+            found.append(name)
+        elif name != "test":
+            raise UserError(f"{clips.source}: {clips.remedy}")
+    return found
+
+
+def encode_classes(frame: pd.DataFrame, sources: Mapping[str, Clips], reading: Reading):
+    """Gives the frame the column `labels` (-1: no truth), and returns its feature (None: no source has classes).
+
+    The classes are those of all splits; spellings that differ only in case are one.
+    """
+    args, known = reading.args, reading.classes
+    frame["label"] = frame["label"].fillna("") if "label" in frame else ""
+    frame["label"] = frame["label"].map({one: canonical(one, known) for one in frame["label"].unique()})
+    usual: dict[str, str] = {}
+    for spelling in frame["label"].value_counts().index:  # YES and yes are one class
+        usual.setdefault(spelling.casefold(), spelling)
+    frame["label"] = [usual[label.casefold()] for label in frame["label"]]
+    if reading.names and not {*frame["label"][frame["part"] == "test"]} & {*reading.names}:
+        frame.loc[frame["part"] == "test", "label"] = ""  # folders need not be called by class where a model is used
+    dropped = {usual.get(one.casefold(), one) for one in (canonical(one, known) for one in args.drop_labels)}
+    if absent := dropped - {*frame["label"]}:
+        there = ", ".join(sorted({*frame["label"]} - {""}))
+        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {there}")
+    mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
+    parts, frame["labels"] = _with_truth("label", frame, sources), -1
+    table = frame[frame["part"].isin(parts) & (frame["reason"] == "")]
+    if not len(table):
+        return None
+    rows, places = table.index, [where.rpartition(", row ") for where in table["where"]]
+    table = table.set_index(pd.MultiIndex.from_tuples([(file or row, row) for file, _, row in places]))
+    if not any(sources[name].numbered for name in parts):  # then labels that look like numbers are names, too
+        own = [canonical(one, known) for name in parts for one in sources[name].names]
+        schema = dict.fromkeys([*(one for one in own if one in {*table["label"]}), *sorted({*table["label"]} - {""})])
+        table.attrs["label_names"] = {"label": list(schema)}
+    ids, feature, problems = encode_labels(
+        table, "label", known=known, label_order=args.order, names=reading.names or None
+    )
+    if ids is None:
+        raise UserError(f"{sources[parts[0]].source}: no clip has a label; it may be a hidden test set")
+    frame.loc[rows, "labels"] = ids
+    for at, (reason, problem) in problems.items():
+        frame.loc[rows[at], ["reason", "problem"]] = reason, problem or ""
+    return feature
+
+
+def check_texts(frame: pd.DataFrame, sources: Mapping[str, Clips]) -> None:
+    """Takes rows with an empty transcript out."""
+    frame["text"] = frame["text"].fillna("") if "text" in frame else ""
+    with_text = frame["part"].isin(_with_truth("text", frame, sources))
+    mark(frame, with_text & (frame["text"] == ""), "empty transcript", "the transcript is empty")
+
+
+def measure(frame: pd.DataFrame, reading: Reading) -> None:
+    """Adds `seconds` by the headers of the clips; takes out bad ones, and those that are not as long as asked for."""
+    for name, default in (("start", 0.0), ("end", None), ("seconds", None)):
+        frame[name] = (frame[name] if name in frame else pd.Series(default, frame.index)).astype(float)
+    frame["start"] = frame["start"].fillna(0.0)
+    if not reading.audio:
+        return
+
+    def header(path: str) -> float | BadAudio:
+        try:
+            return seconds_of(stored(path), path)
+        except BadAudio as problem:
+            return problem
+
+    distinct = frame["path"][frame["reason"] == ""].unique()
+    with ThreadPoolExecutor(THREADS) as threads:
+        found = frame["path"].map(dict(zip(distinct, threads.map(header, distinct))))
+    reasons = found.map(lambda one: getattr(one, "reason", ""))
+    if (unread := frame["path"][reasons == "needs ffmpeg"]).any() and reading.args.on_bad_example == "stop":
+        kinds = ", ".join(sorted({Path(path).suffix[1:].lower() for path in unread}))
+        sentence = f"{len(unread):,} of {len(frame):,} clips are {kinds}, which ffmpeg alone reads, as {unread.iloc[0]}"
+        raise UserError(f"{sentence}; {FFMPEG_REMEDY} (or leave them out with --on_bad_example skip)")
+    for reason in {*reasons} - {""}:
+        problems = [str(one).removeprefix(f"{where}: ") for one, where in zip(found, frame["where"])]
+        mark(frame, reasons == reason, reason, problems)
+    lengths = pd.to_numeric(found.where(reasons == ""), errors="coerce")
+    beyond = (frame["start"] >= lengths) | (frame["end"] > lengths + ROUNDING)
+    mark(
+        frame, beyond, "part beyond the end", [f"its part ends after the clip, at {length:.2f} s" for length in lengths]
+    )
+    frame["seconds"] = np.fmin(frame["end"], lengths) - frame["start"]
+    if reading.kind == "text":
+        longest = reading.args.max_seconds or np.inf
+        wrong = (frame["seconds"] < reading.args.min_seconds) | (frame["seconds"] > longest)
+        mark(frame, wrong, "shorter or longer than asked for")

@@ -1,0 +1,168 @@
+"""Classes of unequal size in a table: synthetic rows for the rare one, copies of its rows, or fewer of the others.
+
+For the training part alone: a row made of a test row gives the test away. Distances are Euclidean: scale before.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from common.errors import UserError
+from common.tabular.columns import Part
+
+
+class ADASYN(BaseEstimator):
+    """Adaptive synthetic sampling of the rarer of two classes.
+
+    Source: He et al. 2008, "ADASYN: Adaptive Synthetic Sampling Approach for Imbalanced Learning", IJCNN; written with
+    the arguments of report 004. The same random_state gives the rows of imbalanced-learn's ADASYN.
+
+    d = m_s / m_l is the degree of imbalance: above `imb_threshold` nothing is done. Otherwise G = (m_l - m_s) * ratio
+    rows are wanted. r_i is the share of the majority among the k neighbours of minority row i; it gets
+    G_i = G * r_i / sum(r) of them, rounded. Each is x_i + (x_z - x_i) * lambda: x_z one of the k neighbours of x_i in
+    its own class, lambda uniform in [0, 1].
+
+    Args:
+        ratio: beta of the paper, above 0, up to 1: the share of the difference that is made up.
+        imb_threshold: above 0, up to 1; the paper's d_th, the imbalance that one tolerates.
+        k: neighbours, or as many as there are.
+        random_state: int, numpy RandomState or None.
+        verbose: print d, G and how many rows are made.
+
+    Attributes, after fit:
+        degree_, wanted_: d and G.
+        density_: float64 [m_s], r_i before normalising; generated_: int64 [m_s], G_i.
+        minority_: int64 [m_s], their rows; neighbours_: int64 [m_s, k], rows of the same class, nearest first.
+        reason_: why nothing is made, in one sentence; None.
+        origin_: int64 [rows out], after transform: the row that each is, or was made from.
+    """
+
+    def __init__(self, ratio=1.0, imb_threshold=0.75, k=5, random_state=None, verbose=False):
+        self.ratio = ratio
+        self.imb_threshold = imb_threshold
+        self.k = k
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X, y):
+        """Finds how many rows are to be made of each minority row of X [N, F], finite numbers; y: two labels [N].
+
+        Raises:
+            UserError: a parameter out of its range, or not two classes. ValueError: NaN or infinite cells.
+        """
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
+        labels, counts = np.unique(y, return_counts=True)
+        if len(labels) != 2:
+            raise UserError(f"ADASYN takes two classes; {len(y):,} rows have {len(labels)}")
+        for name in ("ratio", "imb_threshold"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+        if self.k < 1:
+            raise UserError(f"k is {self.k}; ADASYN needs at least 1 neighbour")
+        rare = labels[::-1][counts[::-1].argmin()]  # of equally many the second, usually 1
+        few, many = int(counts.min()), int(counts.max())
+        self.target_, self.minority_ = y.copy(), np.flatnonzero(y == rare)
+        self.degree_, self.wanted_ = few / many, (many - few) * self.ratio
+        self.density_, self.generated_ = np.zeros(few), np.zeros(few, dtype=np.int64)
+        self.neighbours_ = np.zeros((few, 0), dtype=np.int64)
+        self.reason_ = self._plan(X)
+        if self.verbose:
+            print(self.summary())
+        return self
+
+    def summary(self) -> str:
+        """d, G and what came of them, in a sentence."""
+        found = self.reason_ or f"{self.generated_.sum():,} rows are made"
+        return f"ADASYN: d = {self.degree_:.4g}, G = {self.wanted_:,.0f}: {found}"
+
+    def _plan(self, X: np.ndarray) -> str | None:
+        if self.degree_ > self.imb_threshold or not self.wanted_:
+            return f"no rows are made, since d is above {self.imb_threshold:g}, balanced enough"
+        if len(self.minority_) == 1:
+            return "no rows are made, since the minority has 1 row, and no second one towards which to go"
+        own = X[self.minority_]
+        near = _neighbours(NearestNeighbors().fit(X), own, self.minority_, min(self.k, len(X) - 1))
+        self.density_ = (self.target_[near] != self.target_[self.minority_[0]]).mean(1)
+        if not self.density_.any():
+            return "no rows are made, since no minority row has a majority row among its neighbours"
+        self.generated_ = np.rint(self.density_ / self.density_.sum() * self.wanted_).astype(np.int64)
+        k, places = min(self.k, len(own) - 1), np.arange(len(own))
+        self.neighbours_ = self.minority_[_neighbours(NearestNeighbors().fit(own), own, places, k)]
+        return (
+            None
+            if self.generated_.any()
+            else "no rows are made, since there is less than half a row for each minority row"
+        )
+
+    def transform(self, X, y):
+        """X and y with the synthetic rows behind; X may be in another scale than in fit, y must be the same."""
+        check_is_fitted(self)
+        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), reset=False)
+        if not np.array_equal(y, self.target_):
+            raise ValueError("transform resamples the rows that fit was given, and this y is not theirs")
+        random, of = check_random_state(self.random_state), np.repeat(np.arange(len(self.minority_)), self.generated_)
+        self.origin_ = np.concatenate([np.arange(len(X)), self.minority_[of]])
+        made = X[self.minority_[of]]
+        if len(of):
+            towards = self.neighbours_[of, random.choice(self.neighbours_.shape[1], size=len(of))]
+            made = made + random.uniform(size=(len(of), 1)) * (X[towards] - made)
+        return np.concatenate([X, made.astype(X.dtype)]), y[self.origin_]
+
+    def fit_transform(self, X, y):
+        """`fit`, then `transform` of the same rows."""
+        return self.fit(X, y).transform(X, y)
+
+
+def _neighbours(index: NearestNeighbors, points: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
+    """int64 [points, k]: the nearest rows of the index, nearest first, without the row `own` [points] that each is."""
+    found = index.kneighbors(points, k + 1, return_distance=False)
+    itself = found == own[:, None]
+    itself[~itself.any(1), -1] = True  # more than k rows equal to it came before: the point is missing, one is too many
+    return found[~itself].reshape(len(points), k)
+
+
+def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | None]:
+    """The part with rows made, copied or left out as --resample says; and the ADASYN that did it, for the report.
+
+    Args:
+        args: resample, resample_ratio, neighbours, seed of training_args.
+        categories: bool [F], features that cannot be interpolated: a synthetic row has those of the nearest real one.
+
+    Raises:
+        UserError: what imbalanced-learn refuses, such as fewer frauds than neighbours.
+    """
+    from imblearn import over_sampling, under_sampling
+
+    seed, settings, adasyn = args.training_args.seed, {"sampling_strategy": args.resample_ratio}, None
+    kinds = {
+        "smote": over_sampling.SMOTE,
+        "borderline-smote": over_sampling.BorderlineSMOTE,
+        "oversample": over_sampling.RandomOverSampler,
+        "undersample": under_sampling.RandomUnderSampler,
+    }
+    try:
+        if args.resample == "adasyn":
+            adasyn = ADASYN(ratio=args.resample_ratio, k=args.neighbours, random_state=seed)
+            X, y = adasyn.fit_transform(part.features, part.target)
+            origin = adasyn.origin_
+        else:
+            settings |= {"k_neighbors": args.neighbours} if "smote" in args.resample else {}
+            sampler = kinds[args.resample](random_state=seed, **settings)
+            X, y = sampler.fit_resample(part.features, part.target)
+            origin = getattr(sampler, "sample_indices_", None)
+    except ValueError as error:
+        raise UserError(f"--resample {args.resample}: {str(error).splitlines()[0]}") from None
+    if args.resample == "undersample":
+        return part.take(np.sort(origin)), None
+    made = np.arange(len(X)) >= len(part)
+    if origin is None:  # SMOTE does not say which rows it went out from
+        frauds = np.flatnonzero(part.target == 1)
+        nearest = NearestNeighbors(n_neighbors=1).fit(part.features[frauds])
+        origin = np.arange(len(X))
+        origin[made] = frauds[nearest.kneighbors(X[made], return_distance=False)[:, 0]]
+    X[np.ix_(made, categories)] = part.features[np.ix_(origin[made], categories)]
+    return replace(part.take(origin), features=X, target=y, real=~made), adasyn

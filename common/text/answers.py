@@ -1,0 +1,263 @@
+"""Answers scored: the threshold for "no answer", the official scores with intervals, the files, plots, worst errors.
+
+The threshold is chosen on held-out training questions, never on those that are scored; what the best threshold on the
+scored ones would have given is reported beside it, as the official scorer does, and is an upper bound.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from common.errors import whole_file, write_csv, write_json
+from common.metrics.squad_v2.squad_v2 import question_scores, summary, threshold_sweep
+from common.report import page, plots
+from common.results import headline, metric, plain_metric
+from common.text.spans import Answers
+from common.text.squad import gold_texts, is_answerable
+from common.text.windows import column
+
+USAGE = '''\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{model}")
+model = AutoModelForQuestionAnswering.from_pretrained("{model}").eval()
+
+
+def answer(question: str, context: str) -> str:
+    """The best span of the context, or "" where "no answer" scores higher by more than the threshold."""
+    windows = tokenizer(
+        {order}, max_length={max_length}, stride={stride}, padding=True, padding_side="right",
+        return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
+    )
+    inputs = {{name: windows[name] for name in tokenizer.model_input_names}}
+    with torch.no_grad():
+        scores = model(**inputs)
+    null, best, found = float("inf"), -1e9, ""
+    for i, (start, end) in enumerate(zip(scores.start_logits, scores.end_logits)):
+        at = inputs["input_ids"][i].tolist().index(tokenizer.cls_token_id)
+        null = min(null, float(start[at] + end[at]))
+        inside = torch.tensor([part == {part} for part in windows.sequence_ids(i)])
+        length = torch.arange(len(end))[None, :] - torch.arange(len(start))[:, None]
+        allowed = inside[:, None] & inside[None, :] & (length >= 0) & (length < {max_answer_length})
+        spans = (start[:, None] + end[None, :]).masked_fill(~allowed, -1e9)
+        first, last = divmod(int(spans.argmax()), len(end))
+        if spans.max() > best:
+            best = float(spans.max())
+            found = context[windows["offset_mapping"][i, first, 0] : windows["offset_mapping"][i, last, 1]]
+    return "" if null - best > {threshold} else found
+
+
+print(answer("Where is the tower?", "The old tower stands in Brenn."))
+'''
+GROUPS = {"answerable": "HasAns_", "unanswerable": "NoAns_", "all": ""}
+HEADER = ["id", "question", "truth", "prediction", "exact", "f1", "best_answer", "null_odds", "no_answer_probability"]
+PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
+
+
+class NoAnswerRule:
+    """Decides between the best span and "no answer": by the model and the flags, never by the evaluated truth.
+
+    Attributes:
+        allow_null: whether "no answer" is a possible answer. In training the training questions decide, later what
+            was stored with the model; of a model of unknown origin it is.
+        threshold: "no answer" where null odds exceed it.
+        chosen_by: where the threshold comes from, in words.
+    """
+
+    def __init__(self, args, questions: DatasetDict, stored: dict | None, warn: Callable[[str], None]):
+        """`stored`: what `settings` gave when the model was trained, if it was trained here; `warn` gets sentences."""
+        stored, training = stored or {}, args.training_args.do_train
+        learned = training and not all(is_answerable(questions[n]).all() for n in {"train", "tuning"} & {*questions})
+        self.allow_null = args.version_2_with_negative or (learned if training else stored.get("allow_null", True))
+        self.threshold, self.tunes = 0.0, False
+        if not self.allow_null:
+            self.chosen_by = "not used: there is always an answer"
+        elif args.null_threshold != "auto":
+            self.threshold, self.chosen_by = float(args.null_threshold), "given by --null_threshold"
+        elif "tuning" in questions:
+            self.tunes, self.chosen_by = True, f"best F1 on {len(questions['tuning']):,} held-out training questions"
+        elif "null_threshold" in stored and not training:
+            self.threshold, self.chosen_by = stored["null_threshold"], "stored with the model when it was trained"
+        else:
+            self.chosen_by = "0, since there are no held-out questions"
+            why = "no whole texts with answerable and unanswerable questions were held out of the training data"
+            why = why if training else "nothing is known of this model; --train_file finds a better one"
+            warn(f"the threshold for 'no answer' is 0, since {why}; --null_threshold sets another")
+
+    def settings(self) -> dict:
+        """What a trained model needs to know to answer as it was evaluated; saved in its configuration."""
+        return {"allow_null": bool(self.allow_null), "null_threshold": float(self.threshold)}
+
+    def choose(self, answers: Answers, questions: Dataset) -> list[str]:
+        """The final answer of each question; "" for no answer."""
+        best = answers.best_texts(questions)
+        if not self.allow_null:
+            return best
+        return ["" if odds > self.threshold else text for odds, text in zip(answers.null_odds, best)]
+
+    def score(self, answers: Answers, questions: Dataset) -> dict[str, float]:
+        """Metrics in the official scorer's names; the tuning questions set the threshold first."""
+        best = {}
+        if self.allow_null:
+            sweep = sweep_of(answers, questions)
+            best = {name.replace("threshold", "thresh"): v for name, v in sweep.items() if name.startswith("best_")}
+            if self.tunes and questions.split == "tuning":
+                self.threshold = float(sweep["best_f1_threshold"])
+        scores = question_scores(self.choose(answers, questions), gold_texts(questions))
+        return summary(scores, is_answerable(questions)) | best
+
+
+def sweep_of(answers: Answers, questions: Dataset) -> dict:
+    """Scores by threshold (`threshold_sweep`)."""
+    scores = question_scores(answers.best_texts(questions), gold_texts(questions))
+    return threshold_sweep(answers.null_odds, scores, is_answerable(questions))
+
+
+def score_splits(
+    rule: NoAnswerRule, questions: DatasetDict, answers: dict[str, Answers], flat: dict[str, dict[str, float]]
+) -> dict:
+    """The parts of results.json that are about scores: headline, metrics, baseline; splits without truth are left out.
+
+    `flat` has the metrics of the splits' evaluations by prefix. It gets the official ones anew: during training, the
+    threshold was another.
+    """
+    metrics, baseline = {}, {}
+    scored = [name for name in answers if "answers" in questions[name].column_names]
+    for name in sorted(scored, key=["tuning", "validation", "test"].index):
+        prefix, found, asked = PREFIX[name], answers[name], questions[name]
+        official = rule.score(found, asked)
+        flat[prefix] |= {f"{prefix}_{key}": value for key, value in official.items()}
+        metrics[name] = _with_intervals(asked, rule.choose(found, asked))
+        metrics[name]["loss"] = plain_metric(flat[prefix][f"{prefix}_loss"], "nats")
+        best = {f"best_{measure}" for measure in ("exact", "f1")} & official.keys()
+        metrics[name] |= {measure: plain_metric(official[measure], "percent") for measure in sorted(best)}
+        baseline[name] = {"name": "all unanswerable", "metrics": _with_intervals(asked, [""] * len(asked))}
+    first = next((name for name in ("validation", "test") if name in metrics), None)
+    head = headline(metrics, baseline, first, "f1") if first else None
+    return {"headline": head, "metrics": metrics, "baseline": baseline}
+
+
+def _with_intervals(questions: Dataset, texts: list[str]) -> dict[str, dict]:
+    """Exact match and F1 of each group with their intervals."""
+    scores, answerable = question_scores(texts, gold_texts(questions)), is_answerable(questions)
+    masks = {"": np.ones(len(questions), bool), "HasAns_": answerable, "NoAns_": ~answerable}
+    return {
+        prefix + name: metric(scores[mask, i], "percent", scale=100)
+        for prefix, mask in masks.items()
+        for i, name in enumerate(("exact", "f1"))
+        if mask.any()
+    }
+
+
+def usage_of(args, rule: NoAnswerRule, tokenizer, max_length: int) -> str:
+    """Python code for the model card that gives the answers of this run."""
+    settings = {"order": 'question, context, truncation="only_second"', "part": 1}
+    if tokenizer.padding_side == "left":
+        settings = {"order": 'context, question, truncation="only_first"', "part": 0}
+    settings |= {"stride": args.stride, "max_answer_length": args.max_answer_length, "max_length": max_length}
+    settings |= {"threshold": rule.threshold if rule.allow_null else 1e9}
+    settings |= {"model": args.training_args.output_dir if args.training_args.do_train else args.model}
+    return USAGE.format(**settings)
+
+
+def write_answers(
+    folder: Path, prefix: str, rule: NoAnswerRule, questions: Dataset, answers: Answers
+) -> dict[str, str]:
+    """Writes the answers of one split; returns file names for results.json. `prefix` stands before each name.
+
+    predictions.csv: a row a question. predictions.json: id -> final text, what the official scorer takes.
+    best_predictions.json: id -> best text that is not empty, and null_odds.json: id -> odds of no answer; of these two
+    it finds its best thresholds. nbest_predictions.json: id -> the n best answers with probabilities and places.
+    """
+    texts, best, odds = rule.choose(answers, questions), answers.best_texts(questions), answers.null_odds
+    golds = gold_texts(questions) if "answers" in questions.column_names else None
+    truth = ["" if golds is None else " | ".join(dict.fromkeys(gold)) for gold in golds or texts]
+    scores = [("", "")] * len(texts)
+    if golds is not None:
+        scores = [(f"{exact:g}", f"{f1:.4f}") for exact, f1 in question_scores(texts, golds)]
+    ids = questions["id"][:]
+    columns = [ids, questions["question"][:], truth, texts, *zip(*scores), best]
+    columns += [[f"{value:.4f}" for value in values] for values in (odds, answers.no_answer_probability)]
+    contents = {"predictions": texts, "best_predictions": best, "null_odds": odds.tolist()}
+    write_csv(folder / f"{prefix}predictions.csv", HEADER, zip(*columns))
+    for name, values in contents.items():
+        write_json(folder / f"{prefix}{name}.json", dict(zip(ids, values)))
+    _write_parts(folder / f"{prefix}nbest_predictions.json", answers.n_best(questions, rule.allow_null))
+    names = ["predictions.csv", *(f"{name}.json" for name in (*contents, "nbest_predictions"))]
+    return {prefix + name: prefix + name for name in names}
+
+
+def _write_parts(path: Path, items: Iterable[tuple[str, object]]) -> None:
+    """One json object, an item a line; only one of them is in memory."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for i, (key, value) in enumerate(items):
+            file.write(f"{',' if i else '{'}\n{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+        file.write("\n}\n")
+
+
+def error_cards(rule: NoAnswerRule, questions: Dataset, answers: Answers, count: int = 20) -> list[str]:
+    """The worst errors as HTML: no word right, and the surest first, with predicted and gold spans in the context."""
+    texts, golds = rule.choose(answers, questions), gold_texts(questions)
+    scores = question_scores(texts, golds)
+    sureness, cards = np.abs(answers.null_odds - rule.threshold), []
+    for i in (i for i in np.lexsort((-sureness, scores[:, 1]))[:count].tolist() if scores[i, 0] < 1):
+        asked = questions[i]
+        starts = set(zip(asked["answers"]["text"], asked["answers"]["answer_start"]))
+        spans = [(start, start + len(text), "gold") for text, start in starts]
+        if texts[i]:
+            spans.append((int(answers.first[i, 0]), int(answers.last[i, 0]), "predicted"))
+        rows = [("Truth", " | ".join(dict.fromkeys(golds[i])) or "no answer"), ("Predicted", texts[i] or "no answer")]
+        rows += [("F1", f"{100 * scores[i, 1]:.0f} %"), ("Id", asked["id"])]
+        rows += [("Probability of no answer", f"{100 * answers.no_answer_probability[i]:.1f} %")]
+        cards.append(page.card(asked["question"], rows, page.marked_text(asked["context"], spans)))
+    return cards
+
+
+def draw_plots(
+    results, rule: NoAnswerRule, questions, answers, windows, max_length: int, folder: Path
+) -> dict[str, str]:
+    """Draws what the report shows, into `folder`/plots; returns file names for results.json.
+
+    Lengths in tokens and in characters with the cut-off, losses and scores over steps, exact match and F1 of the three
+    groups with intervals and baseline, and the scores by threshold.
+    """
+    to, name = folder / "plots", "train" if "train" in windows else next(iter(windows))
+    first = np.unique(column(windows[name], "example"), return_index=True)[1]
+    tokens = column(windows[name], "pair_length")[first]
+    characters = np.array([len(context) for context in questions[name]["context"][:]])
+    ratio = (characters.sum() + sum(map(len, questions[name]["question"][:]))) / tokens.sum()
+    title = {"title": f"Question and text together ({name})", "xlabel": "tokens", "cutoff_label": "one window"}
+    drawn = [plots.histogram(tokens, to / "token_lengths", cutoff=max_length, **title)]
+    title = {"title": f"Texts ({name})", "xlabel": "characters", "cutoff_label": "about one window"}
+    drawn.append(plots.histogram(characters, to / "character_lengths", cutoff=max_length * ratio, **title))
+    if history := results["history"]:
+        prefix = "eval_validation" if any("eval_validation_loss" in row for row in history) else "eval"
+        losses = {"training": "loss", "validation": f"{prefix}_loss", "held out": "eval_tuning_loss"}
+        scores = {"F1": f"{prefix}_f1", "exact match": f"{prefix}_exact", "best F1": f"{prefix}_best_f1"}
+        drawn.append(plots.curves(history, to / "loss", title="Loss", series=losses, x="step"))
+        drawn.append(plots.curves(history, to / "scores", title="Validation scores", series=scores, x="step"))
+
+    def bars(metrics: dict, *keys: str) -> dict:
+        pick, names = itemgetter(*keys), {"exact match": "exact", "F1": "f1"}
+        there = {group: prefix for group, prefix in GROUPS.items() if f"{prefix}f1" in metrics}
+        return {g: {label: pick(metrics[prefix + n]) for label, n in names.items()} for g, prefix in there.items()}
+
+    for name in (n for n in ("validation", "test") if n in results["metrics"]):
+        metrics, labels = results["metrics"][name], {"title": f"Exact match and F1 ({name})", "ylabel": "percent"}
+        lines = {
+            "low_high": bars(metrics, "low", "high"),
+            "baseline": bars(results["baseline"][name]["metrics"], "value"),
+        }
+        drawn.append(plots.grouped_bars(bars(metrics, "value"), to / f"{name}_scores", **lines, **labels))
+        if rule.allow_null:
+            sweep = sweep_of(answers[name], questions[name])
+            lines = {"F1": sweep["f1"], "exact match": sweep["exact"]}
+            labels = {"title": f"Scores by threshold ({name})", "xlabel": "no answer where the null odds exceed it"}
+            labels |= {"marks": {"used": rule.threshold, "best here (F1)": sweep["best_f1_threshold"]}}
+            drawn.append(plots.threshold_curve(sweep["thresholds"], lines, to / f"{name}_threshold", **labels))
+    return {path.stem: str(path.relative_to(folder)) for path in drawn}

@@ -1,0 +1,465 @@
+"""Labelled pairs of texts (premise, hypothesis): read from any table, turned into tokens, and shown.
+
+A split is a data set with the columns id, premise, hypothesis, `labels` (a ClassLabel; not in a split without truth),
+and those of `GROUPS` that are there. Classes are known by name, never by position.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.arguments import TaskArguments, flag
+from common.errors import UserError
+
+# Where the parts of a pair are found by themselves, the first name that is there; compared without case. The last ones
+# are those of GLUE's tasks.
+COLUMNS = {
+    "premise": ("premise", "sentence1", "sentence_a", "text_a", "text1", "question1", "question", "#1 string"),
+    "hypothesis": ("hypothesis", "sentence2", "sentence_b", "text_b", "text2", "question2", "sentence", "#2 string"),
+    "label": ("gold_label", "label_text", "label", "labels", "entailment_label", "class", "is_duplicate", "quality"),
+}
+ID_COLUMNS = ("id", "pairid", "pair_id", "uid", "guid", "idx", "index")
+# Columns by whose values accuracy is reported. FarsTail's last two say with 1 where a model that sees the hypothesis
+# alone, or the overlap alone, is wrong.
+GROUPS = {
+    "genre": {},
+    "hard(hypothesis)": {"0": "easy", "1": "hard"},
+    "hard(overlap)": {"0": "easy", "1": "hard"},
+}
+VISIBLE = re.compile(r"[^\s\u00ad\u200b-\u200f\u2060\ufeff]")
+WORD = re.compile(r"[\w\u200c\u0300-\u036f\u064b-\u0652]+")  # with the zero-width non-joiner and marks inside words
+PROJECTED = 320  # pairs in a projection
+PREFIX = {"validation": "eval", "test": "predict"}  # of metrics, as in official examples
+METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
+# A format string, so that braces are doubled.
+USAGE = """\
+from transformers import pipeline
+
+classifier = pipeline("text-classification", model="{model}")
+pair = {{"text": {first!r}, "text_pair": {second!r}}}
+print(classifier(pair, truncation=True, top_k=None))  # every label with its probability
+"""
+
+
+@dataclass
+class PairArguments(TaskArguments):
+    """What every task on pairs of sentences has."""
+
+    _argument_group_name = "sentence pairs"
+
+    max_length: int = flag(256, "tokens of a pair; of a longer one the longer sentence is cut", "--max_seq_length")
+    pad_to_max_length: bool = flag(False, "pad every batch to max_length: slower, for compilers that want one shape")
+    lower_case: bool = flag(False, "lower-case all texts", "--do_lower_case")
+    premise_column: str | None = flag(None, "column of the first sentence; unset: premise, sentence1, ...")
+    hypothesis_column: str | None = flag(None, "column of the second sentence; unset: hypothesis, sentence2, ...")
+    label_column: str | None = flag(None, "column of the class; unset: label, gold_label, ...", "--label_column_name")
+    label_order: str | None = flag(
+        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
+    )
+    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
+        "none", "how much a class counts in the loss: all alike, or rare ones more"
+    )
+    frozen_cache: Literal["float32", "float16", "none"] = flag(
+        "float32", "what is frozen is computed once and kept on disk so (float16: half the space); none: in every epoch"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_order is not None and not all(self.order):
+            raise UserError(f"--label_order {self.label_order}: must be names with commas between, one for each class")
+
+    @property
+    def order(self) -> list[str] | None:
+        """`label_order` as names."""
+        return self.label_order and [name.strip() for name in self.label_order.split(",")]
+
+
+def on_published_data(args: PairArguments) -> bool:
+    """Whether a model is trained on the data of the recipe, so that published figures may stand beside its own."""
+    return args.training_args.do_train and not args.demo and not {"train_file", "dataset"} & args.explicit
+
+
+def preparation_of(args: PairArguments, names: Sequence[str], saved: dict | None) -> dict:
+    """How texts are prepared (values of the flags `names`): as the user says, else as it is `saved` with the model."""
+    if saved:
+        args.set(f"remembered with {args.model}", **{name: saved[name] for name in names if name in saved})
+    elif not args.training_args.do_train:
+        args.set("nothing is trained, and the model does not say how", lower_case=False)
+    return {name: getattr(args, name) for name in names}
+
+
+# Reading
+
+
+def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_splits: Mapping[str, str]):
+    """The splits that the run needs, as `common.data.Splits`; test pairs may come without classes.
+
+    Pairs without a gold label (`-`, -1) are left out and counted, always. Ids are those of the rows, where they are all
+    different, else the number of the row, from 1.
+
+    Args:
+        known: the classes of the task, in the order of their ids -> other spellings.
+        hub_splits: as for `common.data.load_splits`.
+
+    Raises:
+        UserError: a missing column, a bad pair, an unknown label, numbers that nobody has explained, or one class only.
+    """
+    from datasets import Dataset, Features, Value
+
+    from common.data import load_splits, without_bad
+    from common.labels import encode_labels, in_order, listed
+
+    names = None  # the classes of the training data; the other splits may have no others
+
+    def to_dataset(frame, split: str) -> tuple:
+        nonlocal names
+        source, columns = frame.attrs["source"], _columns(frame, args, label_needed=split != "test")
+        content = {"id": _ids(frame)} | {part: frame[columns[part]].tolist() for part in ("premise", "hypothesis")}
+        problems = {
+            i: problem
+            for part in ("hypothesis", "premise")
+            for i, text in enumerate(content[part])
+            if (problem := _problem(part, text))
+        }
+        ids, feature = None, None
+        if "label" in columns:
+            settings = {"known": known, "label_order": args.order, "names": names}
+            ids, feature, bad = encode_labels(frame, columns["label"], **settings)
+            problems |= {i: problem for i, problem in bad.items() if i not in problems or problem[1] is None}
+        if ids is None and split != "test":
+            raise UserError(f"{source}: no row has a label; it may be a hidden test set")
+        if feature and args.order and not set(feature.names) <= set(in_order(args.order, known)):
+            raise UserError(f"{source}: has the classes {listed(feature.names)}, not those of --label_order")
+        if split == "train":
+            names = feature.names
+            if len(names) < 2:
+                raise UserError(f"{source}: all pairs are of the class {names[0]!r}; there must be two or more")
+        for column in (name for name in GROUPS if name in frame):
+            content[column] = [GROUPS[column].get(str(value), str(value)) for value in frame[column]]
+        features = dict.fromkeys(content, Value("string"))
+        if ids is not None:
+            content["labels"], features["labels"] = ids, feature
+        _, skipped = without_bad(frame, problems, args.on_bad_example)
+        kept = [i for i in range(len(frame)) if i not in problems]
+        content = {name: [values[i] for i in kept] for name, values in content.items()}
+        return Dataset.from_dict(content, features=Features(features)), skipped
+
+    shared = {"premise": ["premise"], "example": ["premise", "hypothesis"]}
+    return load_splits(args, to_dataset, hub_splits=hub_splits, columns=shared)
+
+
+def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
+    """ "premise", "hypothesis" and, where there is one, "label" -> the column's name in these rows."""
+    from common.data import require_columns
+    from common.labels import listed
+
+    source, folded = frame.attrs["source"], {name.strip().casefold(): name for name in reversed(list(frame))}
+    found = {}
+    for part, known in COLUMNS.items():
+        found[part] = getattr(args, f"{part}_column") or next((folded[n] for n in known if n in folded), None)
+        if found[part] is None and (part != "label" or label_needed):
+            raise UserError(
+                f"{source}: no column for the {part}; it has {listed(frame)} and is searched for {listed(known)}; "
+                f"name yours with --{part}_column"
+            )
+    found = {part: column for part, column in found.items() if column is not None}
+    require_columns(frame, list(found.values()), source)
+    return found
+
+
+def _problem(part: str, text: object) -> tuple[str, str] | None:
+    """The reason (to count) and the sentence (to say) of what is wrong with a text, or None."""
+    if text is None or text != text or (isinstance(text, str) and not VISIBLE.search(text)):
+        return f"empty {part}", f"the {part} is empty"
+    if not isinstance(text, str):
+        return f"{part} of a wrong type", f"the {part} must be text, not {text!r:.60}"
+    return None
+
+
+def _ids(frame) -> list[str]:
+    folded = {name.strip().casefold(): name for name in reversed(list(frame))}
+    for name in (folded[known] for known in ID_COLUMNS if known in folded):
+        ids = ["" if value is None or value != value else str(value) for value in frame[name]]
+        if all(ids) and len(set(ids)) == len(ids):
+            return ids
+    return [str(number) for number in range(1, len(frame) + 1)]
+
+
+def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: str, args, known, run) -> tuple:
+    """(the splits with labels counted as the checkpoint counts them, names of the classes in the order of the logits).
+
+    Args:
+        trained_for: the checkpoint's classes; None: it is no trained classifier.
+
+    Raises:
+        UserError: it does not say what its classes are and `--label_order` does not either, or it has others than the
+            data and will not be trained.
+    """
+    from common.labels import align_with_checkpoint, canonical, class_names_of, listed
+
+    names = max((s.features["labels"].names for s in splits.values() if "labels" in s.features), key=len, default=[])
+    training, own = args.training_args.do_train, [canonical(name, known) for name in (trained_for or {}).values()]
+    if training and own and not set(names) <= set(own) and not own[0].startswith("LABEL_"):
+        run.warn(f"{checkpoint} was trained for the classes {listed(own)}; it is trained on for {listed(names)}")
+        trained_for = None
+    settings = {"known": known, "label_order": args.order}
+    splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
+    if trained_for and not (training and len(trained_for) != len(names)):
+        names = class_names_of(trained_for, checkpoint, names, **settings)
+    return splits, names
+
+
+# Tokens
+
+
+def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], preparation: dict, args, run) -> tuple:
+    """The splits as data sets of tokens, and the collator of their batches; by all processes, each its share.
+
+    Columns: what the model takes, `length` (tokens of a pair, after it was cut) and `labels`. How many pairs were cut,
+    and by how much, goes into the results.
+
+    Args:
+        prepare: what is done to texts before; `preparation` says it, for the cache.
+
+    Returns:
+        (data sets by split, collator, split -> tokens of each pair before it was cut, int [N]).
+    """
+    from datasets import DatasetDict
+    from transformers import DataCollatorWithPadding
+
+    from common.cache import shared_map
+
+    if tokenizer.pad_token is None:  # GPT-2, Llama
+        tokenizer.pad_token = tokenizer.eos_token
+    max_length, specials = min(args.max_length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add(True)
+    if max_length < specials + 2:
+        raise UserError(f"--max_length {max_length} leaves no room for two texts beside {specials} special tokens")
+
+    def encode(batch: dict) -> dict:
+        texts = prepare(batch["premise"]), prepare(batch["hypothesis"])
+        tokens = tokenizer(*texts, verbose=False)
+        whole = [len(ids) for ids in tokens["input_ids"]]
+        if max(whole, default=0) > max_length:
+            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+        return {**tokens, "length": [len(ids) for ids in tokens["input_ids"]], "whole_length": whole}
+
+    key = {"tokenizer": tokenizer.backend_tokenizer.to_str(), "max_length": max_length, "preparation": preparation}
+    inputs, whole_lengths = DatasetDict(), {}
+    for name, split in splits.items():
+        found = shared_map(
+            split.select_columns(["premise", "hypothesis"]),
+            encode,
+            key=key | {"texts": run.data["splits"][name]["fingerprint"]},
+            args=args,
+            run=run,
+            batched=True,
+            remove_columns=["premise", "hypothesis"],
+            desc=f"tokens, {name}",
+        )
+        length, whole = (np.array(found[column][:]) for column in ("length", "whole_length"))
+        facts = {"tokens": length.sum(), "pairs cut": (length < whole).sum(), "tokens cut off": (whole - length).sum()}
+        run.data["splits"][name]["statistics"] |= {what: int(count) for what, count in facts.items()}
+        if (share := (length < whole).mean()) > 0.5:
+            run.warn(f"{share:.0%} of the {name} pairs are longer than --max_length {max_length} and were cut")
+        columns = [column for column in (*tokenizer.model_input_names, "length") if column in found.features]
+        inputs[name], whole_lengths[name] = found.select_columns(columns), whole
+        if "labels" in split.features:
+            inputs[name] = inputs[name].add_column("labels", split["labels"][:])
+    padding = {"padding": "max_length", "max_length": max_length} if args.pad_to_max_length else {}
+    multiple = 8 if args.training_args.fp16 or args.training_args.bf16 else None
+    return inputs, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple, **padding), whole_lengths
+
+
+def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, training: bool, **settings):
+    """The model of `--model` for these classes; it remembers how texts are prepared. Pruned models, too."""
+    from transformers import AutoModelForSequenceClassification
+
+    from common.models import load_model
+    from common.text.pruning import load_pruned
+
+    settings |= {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
+    settings |= {"head": "classification", "training": training, "classes": classes, "loader": load_pruned}
+    model, warnings = load_model(AutoModelForSequenceClassification, run.args, **settings)
+    for warning in warnings:
+        run.warn(warning)
+    return model
+
+
+# Results
+
+
+def finish(
+    run,
+    trainer,
+    splits,
+    classes: Sequence[str],
+    whole_lengths: Mapping,
+    outputs: Mapping,
+    *,
+    prepare: Callable[[list[str]], list[str]],
+    known: Sequence[str],
+    vectors: Mapping[str, np.ndarray],
+    published: Sequence,
+    epochs: Mapping[str, Mapping],
+    usage: str,
+    model: str | Path,
+    extra: dict,
+    tables: Sequence[dict],
+    write_more: Callable[[], dict] = dict,
+) -> dict:
+    """Scores what the trainer predicted, and finishes the run; returns what results.json holds.
+
+    Args:
+        whole_lengths: split -> tokens of each pair. outputs: split -> what the trainer predicted.
+        vectors: "before", "after" training -> [n, H], of the first n validation pairs.
+        published: report, setting, accuracy and macro F1, then precision, recall, F1 of each class in the order of
+            `known`, macro and weighted averages of the three, in percent; () where there is nothing to compare with.
+        epochs: "accuracy", "loss" -> {epoch: published value}.
+        usage: a format string, of {model} (the argument) and the two sentences {first} and {second}.
+        write_more: writes what else there is, and returns more facts for `extra`.
+    """
+    from common import classification
+    from common.results import published as reference
+
+    predictions = {
+        name: classification.Predictions(
+            labels=list(classes),
+            logits=output.predictions,
+            targets=output.label_ids,
+            ids=splits[name]["id"][:],
+            columns={part: splits[name][part][:] for part in ("premise", "hypothesis")},
+            groups={column: splits[name][column][:] for column in GROUPS if column in splits[name].features},
+        )
+        for name, output in outputs.items()
+    }
+    train = np.array(splits["train"]["labels"][:]) if "train" in splits else None
+    losses = {name: output.metrics.get(f"{PREFIX[name]}_loss") for name, output in outputs.items()}
+    scores = classification.score_predictions(predictions, losses, headline_metric="accuracy", train_targets=train)
+
+    def write(results: dict) -> tuple:
+        files = {}
+        for name, found in predictions.items():
+            files |= classification.write_predictions(run.output_dir, "test_" if name == "test" else "", found)
+        dashed = {name: {"published": points} for name, points in epochs.items()} if published else {}
+        files |= classification.draw_plots(results, run.output_dir, references=dashed)
+        files |= draw_pairs(splits, whole_lengths, run, vectors)
+        results["extra"] |= write_more()
+        cards = classification.error_cards(predictions[scores["headline"]["split"]]) if scores["headline"] else ()
+        return files, cards, "The surest errors"
+
+    pair = next(iter(splits.values()))[0]
+    first, second = prepare([pair["premise"], pair["hypothesis"]])
+    if (first, second) != (pair["premise"], pair["hypothesis"]):
+        usage += "# texts must be prepared as in training (see the arguments above); these are\n"
+    rows, tables = [], [rows_table(splits, prepare), *tables]
+    if published:
+        report, setting, accuracy, f1, *by_class = published
+        rows = [reference(report, setting, {"accuracy": accuracy, "f1": f1})]
+        tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
+    usage = usage.format(model=model, first=first, second=second)
+    return run.finish(trainer, scores, write=write, published=rows, usage=usage, extra=extra, tables=tables)
+
+
+def class_weights_of(splits, classes: Sequence[str], args, run):
+    """float32 [classes], the weight of each class in the loss (--class_weights)."""
+    import torch
+
+    from common.classification import class_weights, weight_warning
+
+    if "train" not in splits or args.class_weights == "none":
+        return torch.ones(len(classes))
+    weights = class_weights(np.array(splits["train"]["labels"][:]), len(classes), args.class_weights)
+    if warning := weight_warning(weights, classes):
+        run.warn(warning)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def class_table(per_class: Mapping, known: Sequence[str], setting: str, published: Sequence) -> dict:
+    """For results.json's `tables`: precision, recall and F1 by class, and their averages, ours and the published."""
+    *by_class, macro, weighted = published
+    theirs = {**dict(zip(known, zip(*by_class))), "macro avg": macro, "weighted avg": weighted}
+    scores = ("precision", "recall", "f1")
+    rows = [
+        [name, *(f"{100 * (row[score] or 0):.1f}" for score in scores), *map(str, theirs.get(name, ("",) * 3))]
+        for name, row in per_class.items()
+    ]
+    head = ["class", "precision", "recall", "F1", "published precision", "recall", "F1"]
+    return {"title": f"By class, in percent; published: {setting}", "head": head, "rows": rows}
+
+
+def rows_table(splits, prepare: Callable[[list[str]], list[str]]) -> dict:
+    """For results.json's `tables`: the first and the last five pairs, raw and as the model gets them."""
+    name, split = next(iter(splits.items()))
+    rows = split.select(sorted({*range(len(split))[:5], *range(len(split))[-5:]}))
+    columns = {"id": rows["id"][:], "premise": rows["premise"][:], "hypothesis": rows["hypothesis"][:]}
+    if "labels" in rows.features:
+        columns["class"] = [rows.features["labels"].int2str(i) for i in rows["labels"]]
+    ready = {f"prepared {part}": prepare(columns[part]) for part in ("premise", "hypothesis")}
+    columns |= ready if [*ready.values()] != [columns["premise"], columns["hypothesis"]] else {}
+    cells = [list(row) for row in zip(*columns.values())]
+    return {"title": f"First and last pairs ({name})", "head": list(columns), "rows": cells}
+
+
+def draw_pairs(splits, whole_lengths: Mapping, run, vectors: Mapping[str, np.ndarray]) -> dict:
+    """Token lengths with the cut-off, word overlap of the two texts by class, projections; files for results.json."""
+    from sklearn.decomposition import PCA
+
+    from common.report import plots
+
+    folder, (name, split) = run.output_dir / "plots", next(iter(splits.items()))
+    words = {"title": f"Both texts together ({name})", "xlabel": "tokens", "cutoff_label": "cut here"}
+    drawn = [plots.histogram(whole_lengths[name], folder / "token_lengths", cutoff=run.args.max_length, **words)]
+    if "labels" in split.features:
+        words = {"title": f"Words of the hypothesis that the premise has, too ({name})", "xlabel": "share of words"}
+        groups = by_class(split, word_overlap(split))
+        drawn.append(plots.histogram(None, folder / "word_overlap", groups=groups, **words))
+    for when, found in vectors.items():
+        words = {"title": f"Pairs {when} training (validation)", "xlabel": "first component", "ylabel": "second"}
+        groups = by_class(splits["validation"], PCA(2, random_state=0).fit_transform(found))
+        drawn.append(plots.scatter(groups, folder / f"vectors_{when}", **words))
+    return {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
+
+
+def by_class(split, values: np.ndarray) -> dict[str, np.ndarray]:
+    """Class -> the values [n, ...], of the first n pairs, that are of its pairs."""
+    labels = np.array(split["labels"][: len(values)])
+    return {name: values[labels == i] for i, name in enumerate(split.features["labels"].names)}
+
+
+def pooled_vectors(when: str, model, inputs, collator, run) -> dict[str, np.ndarray]:
+    """`when` -> float32 [n, H]: the mean of the last states over the tokens of each of the first n validation pairs.
+
+    {} where there is nothing to show: no validation pairs, or a model that is divided among processes.
+    """
+    import torch
+
+    from common.models import evaluating
+
+    if len(inputs.get("validation", ())) < 3 or run.training_args.fsdp:
+        return {}
+    rows = inputs["validation"].remove_columns(["length", "labels"])
+    base, found = getattr(model, "get_base_model", lambda: model)().base_model, []
+    base = base.get_encoder() if model.config.is_encoder_decoder else base
+    with torch.no_grad(), evaluating(base):
+        for at in range(0, min(PROJECTED, len(rows)), 32):
+            batch = collator([rows[i] for i in range(len(rows))[at : at + 32]]).to(model.device)
+            states, mask = base(**batch).last_hidden_state.float(), batch["attention_mask"].unsqueeze(-1)
+            found.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
+    return {when: np.concatenate(found)}
+
+
+@lru_cache(maxsize=1024)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(WORD.findall(unicodedata.normalize("NFC", text).casefold()))
+
+
+def word_overlap(split) -> np.ndarray:
+    """float64 [N]: the share of the hypothesis's words, each counted once, that the premise has; 0 without words."""
+    pairs = zip(split["premise"][:], split["hypothesis"][:])
+    return np.array([len((own := _words(h)) & _words(p)) / max(len(own), 1) for p, h in pairs])

@@ -1,1 +1,0 @@
-"""Tests: the scripts run as users run them, every module against an independent reference."""

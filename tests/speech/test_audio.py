@@ -1,0 +1,194 @@
+import io
+import os
+import shutil
+import struct
+import subprocess
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from common.speech import audio
+from common.speech.audio import BadAudio, examine, load_audio, load_clip, seconds_of
+from tests.speech.clips import sound, write
+
+needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="no ffmpeg")
+
+
+def problem(action, *arguments, **options) -> tuple[str, str]:
+    with pytest.raises(BadAudio) as caught:
+        action(*arguments, **options)
+    return caught.value.reason, str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+@pytest.mark.parametrize(
+    "ending, options",
+    [
+        ("wav", {}),
+        ("wav", {"subtype": "ULAW"}),
+        ("wav", {"subtype": "FLOAT"}),
+        ("flac", {}),
+        ("ogg", {}),
+        ("mp3", {}),
+        ("aiff", {}),
+        ("w64", {}),
+    ],
+)
+def test_every_format_is_what_librosa_makes_of_it(tmp_path, rate, ending, options):
+    path = tmp_path / f"a.{ending}"
+    stereo = np.stack([sound(0.7, rate, 1), sound(0.7, rate, 2)], axis=1)
+    soundfile.write(path, stereo, rate, **options)
+    expected, _ = librosa.load(path, sr=16_000, mono=True)
+    within = 1e-6 if ending == "mp3" else 0  # its decoder rounds otherwise after a jump to where it is
+    clip = load_clip({"path": str(path), "start": 0.0, "end": None})
+    for samples in (load_audio(path), load_audio(path.read_bytes()), clip):
+        assert samples.dtype == np.float32 and samples.shape == expected.shape
+        assert np.abs(samples - expected).max() <= within
+    assert seconds_of(path) == pytest.approx(0.7, abs=0.01)
+    found = examine(path, "a")
+    assert found["seconds"] == seconds_of(path) and not found["problem"] and len(found["digest"]) == 64
+    assert found["peak"] == pytest.approx(np.abs(soundfile.read(path)[0]).max(), abs=1e-3)
+
+
+@pytest.mark.parametrize("ending, within", [("wav", 0), ("flac", 0), ("ogg", 0), ("mp3", 1e-6), ("opus", 5e-3)])
+def test_a_part_is_the_same_part_of_the_whole(tmp_path, ending, within):
+    path = write(
+        tmp_path / f"a.{ending}", 9.0, seed=1, **({"format": "OGG", "subtype": "OPUS"} if ending == "opus" else {})
+    )
+    whole = load_audio(path)
+    for start, end in ((0.0, 1.0), (2.3, 4.7), (0.1 + 0.2, 8.0), (6.5, None)):
+        last = len(whole) if end is None else round(end * 16_000)
+        part = load_audio(path, start, end)
+        assert len(part) == last - round(start * 16_000)
+        assert np.abs(part - whole[round(start * 16_000) : last]).max() <= within
+    assert len(load_audio(path, 8.5, 20.0)) == pytest.approx(8_000, abs=200)  # a table's end beyond the clip's
+    assert problem(load_audio, path, 9.6)[0] == "no samples"
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("share", [0.5, 0.93])
+def test_a_cut_file_is_refused(tmp_path, ending, share):
+    content = write(tmp_path / f"a.{ending}", 7.0).read_bytes()
+    cut = tmp_path / f"cut.{ending}"
+    cut.write_bytes(content[: int(len(content) * share)])
+    reason, sentence = problem(load_audio, cut)
+    assert reason in ("truncated", "no samples") and sentence.startswith(f"{cut}: ")
+    assert examine(cut, str(cut))["reason"] == reason
+
+
+def frames(content: bytes) -> list[bytes]:
+    """The frames of an mp3 of MPEG 2 layer III at 16 kHz, by hand."""
+    rates, at, found = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160], 0, []
+    while at < len(content):
+        size = 72 * rates[content[at + 2] >> 4] * 1000 // 16_000 + (content[at + 2] >> 1 & 1)
+        found.append(content[at : at + size])
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path, mode):
+    quiet_then_loud = sound(6.0) * np.where(np.arange(96_000) < 32_000, 0.001, 1).astype(np.float32)
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, quiet_then_loud, 16_000, bitrate_mode=mode)
+    whole = load_audio(path)
+    tag, *rest = frames(path.read_bytes())
+    assert b"Xing" in tag or b"Info" in tag
+    bare = tmp_path / "bare.mp3"
+    bare.write_bytes(b"".join(rest))
+    found = load_audio(bare)
+    assert abs(len(found) - len(whole)) < 0.1 * 16_000 and seconds_of(bare) == pytest.approx(6.05, abs=0.05)
+    shift = len(found) - len(whole)  # the tag also says how much the encoder has put before and behind
+    assert max(np.corrcoef(found[i : i + len(whole)], whole)[0, 1] for i in range(0, shift)) > 0.99
+    for between in (b"", b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10, b"TAG" + b" " * 125):
+        joined = tmp_path / "joined.mp3"
+        joined.write_bytes(path.read_bytes() + between + path.read_bytes())
+        assert len(load_audio(joined)) / 16_000 == pytest.approx(12.1, abs=0.2)
+        assert examine(joined, "joined")["seconds"] == pytest.approx(12.1, abs=0.2)
+
+
+def test_an_id3_tag_before_the_frames(tmp_path):
+    content = write(tmp_path / "a.mp3", 2.0).read_bytes()
+    tagged = b"ID3\x04\0\0" + bytes([0, 0, 2, 0]) + b"\xff\xfb" * 128 + content
+    assert np.array_equal(load_audio(tagged), load_audio(content))
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("ending", ["m4a", "aac", "mp4", "wma", "webm"])
+def test_what_ffmpeg_alone_reads(tmp_path, ending, monkeypatch):
+    source, path = write(tmp_path / "a.wav", 2.0, seed=1), tmp_path / f"a.{ending}"
+    subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-i", source, path], check=True)
+    samples = load_audio(path)
+    assert seconds_of(path) == examine(path, "a")["seconds"] == pytest.approx(2.0, abs=0.15)
+    spectrum = np.abs(np.fft.rfft(samples[8000:24000]))
+    assert spectrum.argmax() == pytest.approx(201, abs=2)  # the tone
+    assert np.array_equal(load_audio(path.read_bytes()), samples)
+    assert len(load_audio(path, 0.5, 1.0)) == 8_000
+    (tmp_path / "cut").write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    assert problem(load_audio, tmp_path / "cut")[0] == "truncated"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    reason, sentence = problem(load_audio, path)
+    assert reason == "needs ffmpeg" and "install ffmpeg" in sentence
+
+
+def test_what_is_no_clip(tmp_path):
+    (tmp_path / "pointer.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("nothing to hear")
+    (getattr(os, "mkfifo", None) or os.mkdir)(tmp_path / "fifo.wav")
+    expected = {
+        "pointer.wav": ("Git LFS pointer", "git lfs pull"),
+        "empty.wav": ("no samples", "empty"),
+        "text.wav": ("cannot be decoded", "it must be wav, flac"),
+        "fifo.wav": ("no such file", "a pipe"),
+        "": ("no such file", "a folder"),
+        "absent.wav": ("no such file", "no such file"),
+        "nul\0.wav": ("no such file", "no such file"),
+    }
+    for name, (reason, words) in expected.items():
+        path = f"{tmp_path}/{name}"
+        for action in (load_audio, seconds_of):
+            found, sentence = problem(action, path)
+            assert found == reason and words in sentence and sentence.startswith(path)
+        assert examine(path, path)["reason"] == reason
+
+
+def test_the_content_decides_not_the_name(tmp_path):
+    path = write(tmp_path / "a.flac")
+    other = path.rename(tmp_path / "a.WAV")
+    assert len(load_audio(other)) == 3_200
+
+
+def test_too_short_and_not_finite(tmp_path):
+    assert problem(load_audio, write(tmp_path / "short.wav", 0.024))[0] == "too short"
+    assert len(load_audio(write(tmp_path / "long_enough.wav", 0.025))) == audio.MINIMUM_SAMPLES
+    samples = sound(1.0)
+    samples[5_000] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
+    assert problem(load_audio, tmp_path / "nan.wav")[0] == examine(tmp_path / "nan.wav", "a")["reason"] == "not finite"
+
+
+def test_a_wav_from_a_pipe_has_no_length_and_is_whole():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound(1.0), 16_000, format="WAV")
+    content = bytearray(buffer.getvalue())
+    at = content.index(b"data") + 4
+    content[4:8] = content[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
+    assert len(load_audio(bytes(content))) == 16_000
+
+
+def test_a_rate_that_cannot_be_right():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, sound(1.0), 16_000, format="WAV")
+    content = bytearray(buffer.getvalue())
+    content[24:28] = struct.pack("<I", 7)
+    assert problem(load_audio, bytes(content))[0] == "strange sampling rate"
+
+
+def test_real_clips(shared_data, tmp_path):
+    shutil.unpack_archive(shared_data / "asr" / "ljspeech_excerpt.zip", tmp_path)
+    for path in sorted(tmp_path.rglob("*.flac"))[:10]:
+        samples, rate = soundfile.read(path, dtype="float32")
+        assert rate == 16_000 and np.array_equal(load_audio(path), samples)

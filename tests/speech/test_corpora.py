@@ -1,0 +1,323 @@
+import os
+import re
+import shutil
+import zipfile
+from collections import Counter
+
+import pytest
+
+from common.speech.corpora import CORPORA, EMOTIONS, name_pattern, split_of
+from tests.helpers import message
+from tests.speech.clips import labels_of, load, run, write
+
+# What each corpus' own description says of such a name: class, speaker, gender.
+NAMES = {
+    "shemo": {
+        "M05N01.wav": ("neutral", "M05", "male"),
+        "F21A12.wav": ("anger", "F21", "female"),
+        "F03F02.wav": ("fear", "F03", "female"),
+        "M11W10.wav": ("surprise", "M11", "male"),
+        "F01H01.wav": ("happiness", "F01", "female"),
+        "M44S03.wav": ("sadness", "M44", "male"),
+    },
+    "emodb": {
+        "03a01Fa.wav": ("happiness", "03", "male"),
+        "03a01Wa.wav": ("anger", "03", "male"),
+        "08b02Aa.wav": ("fear", "08", "female"),
+        "11a05Ld.wav": ("boredom", "11", "male"),
+        "13b10Ec.wav": ("disgust", "13", "female"),
+        "16a07Td.wav": ("sadness", "16", "female"),
+        "15a04Nc.wav": ("neutral", "15", "male"),
+    },
+    "ravdess": {
+        "03-01-01-01-01-01-01.wav": ("neutral", "01", "male"),
+        "03-01-02-01-01-02-02.wav": ("calm", "02", "female"),
+        "03-01-03-02-02-01-03.wav": ("happiness", "03", "male"),
+        "03-01-04-01-02-01-04.wav": ("sadness", "04", "female"),
+        "03-01-05-01-02-01-05.wav": ("anger", "05", "male"),
+        "03-01-06-01-02-02-12.wav": ("fear", "12", "female"),
+        "03-02-07-01-02-01-23.wav": ("disgust", "23", "male"),
+        "03-01-08-01-02-01-24.wav": ("surprise", "24", "female"),
+    },
+    "cremad": {
+        "1001_DFA_ANG_XX.wav": ("anger", "1001", None),
+        "1012_IEO_DIS_HI.wav": ("disgust", "1012", None),
+        "1091_WSI_FEA_XX.wav": ("fear", "1091", None),
+        "1040_ITH_HAP_X.wav": ("happiness", "1040", None),
+        "1040_TAI_NEU_XX.wav": ("neutral", "1040", None),
+        "1002_IEO_SAD_LO.wav": ("sadness", "1002", None),
+    },
+    "savee": {
+        "DC/a01.wav": ("anger", "DC", "male"),
+        "DC/sa15.wav": ("sadness", "DC", "male"),
+        "JE/su02.wav": ("surprise", "JE", "male"),
+        "JK_d11.wav": ("disgust", "JK", "male"),
+        "KL/f03.wav": ("fear", "KL", "male"),
+        "KL/h03.wav": ("happiness", "KL", "male"),
+        "KL/n30.wav": ("neutral", "KL", "male"),
+    },
+    "tess": {
+        "OAF_angry/OAF_back_angry.wav": ("anger", "OA", "female"),
+        "OAF_neutral/OA_bite_neutral.wav": ("neutral", "OA", "female"),
+        "YAF_pleasant_surprised/YAF_bar_ps.wav": ("surprise", "YA", "female"),
+        "YAF_sad/YAF_dog_sad.wav": ("sadness", "YA", "female"),
+        "YAF_fear/YAF_dog_fear.wav": ("fear", "YA", "female"),
+        "YAF_disgust/YAF_dog_disgust.wav": ("disgust", "YA", "female"),
+        "YAF_happy/YAF_dog_happy.wav": ("happiness", "YA", "female"),
+    },
+    "urdu": {
+        "Angry/SM1_F10_A010.wav": ("anger", "SM1", "male"),
+        "Happy/SF3_F2_H07.wav": ("happiness", "SF3", "female"),
+        "Neutral/SM27_F4_N054.wav": ("neutral", "SM27", "male"),
+        "Sad/SM4_F33_S033.wav": ("sadness", "SM4", "male"),
+    },
+}
+
+
+def train(folder, **options):
+    """What is read of a folder, all of it for training."""
+    return load(phases="train", train_file=[str(folder)], **options)["train"]
+
+
+@pytest.mark.parametrize("corpus", NAMES)
+@pytest.mark.parametrize("named", [False, True])
+def test_corpora_of_emotions(tmp_path, corpus, named):
+    for name in NAMES[corpus]:
+        write(tmp_path / name)
+    heard = run()
+    rows = train(tmp_path, listener=heard, corpora=True, classes=EMOTIONS, corpus=corpus if named else None)
+    assert not heard.warnings
+    said = labels_of(rows)
+    found = {row["id"]: (said[row["id"]], row["speaker"], row["gender"]) for row in rows}
+    assert found == NAMES[corpus]
+    assert rows.features["labels"].names == sorted({label for label, *_ in found.values()})
+
+
+def test_letters_apply_only_if_all_names_match_or_the_corpus_is_named(tmp_path):
+    for name in (*NAMES["emodb"], "a_stranger.wav"):
+        write(tmp_path / name)
+    unnamed = {"corpora": True, "classes": EMOTIONS}
+    assert "not in folders by class" in message(train, tmp_path, **unnamed)
+    assert "does not match --corpus emodb" in message(train, tmp_path, corpus="emodb", **unnamed)
+    skipped = load(phases="train", train_file=[str(tmp_path)], corpus="emodb", on_bad_example="skip", **unnamed)
+    assert skipped.facts["train"]["skipped"] == {"name does not match": 1} and len(skipped["train"]) == 7
+    assert "no name matches --corpus shemo" in message(train, tmp_path, corpus="shemo", **unnamed)
+    assert "choose one of shemo, emodb" in message(train, tmp_path, corpus="berlin", **unnamed)
+
+
+def test_folders_that_contradict_the_names(tmp_path):
+    for folder, name in (("happy", "DC_h01"), ("angry", "DC_a01"), ("sad", "JK_a02")):
+        write(tmp_path / folder / f"{name}.wav")
+    folders = labels_of(train(tmp_path, corpora=True, classes=EMOTIONS))
+    assert folders == {"happy/DC_h01.wav": "happiness", "angry/DC_a01.wav": "anger", "sad/JK_a02.wav": "sadness"}
+    sentence = message(train, tmp_path, corpora=True, classes=EMOTIONS, corpus="savee")
+    assert "JK_a02.wav: its name says 'anger', its folder or table 'sadness'" in sentence
+
+
+def test_iemocap_given_as_its_folder_of_sessions(tmp_path):
+    lines = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]", ""]
+    clips = {"Ses01F_impro01_F000": "neu", "Ses01F_impro01_M001": "fru", "Ses01F_impro01_F002": "xxx"}
+    for name, code in clips.items():
+        lines.append(f"[6.2901 - 8.2357]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]")
+        lines.append("C-E2:\tNeutral;\t()")
+        write(tmp_path / "Session1/sentences/wav/Ses01F_impro01" / f"{name}.wav")
+    write(tmp_path / "Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_M099.wav")
+    write(tmp_path / "Session1/dialog/wav/Ses01F_impro01.wav", 2.0)
+    table = tmp_path / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
+    table.parent.mkdir(parents=True)
+    table.write_text("\n".join(lines))
+    options = {"corpora": True, "classes": EMOTIONS, "on_bad_example": "skip", "phases": "train"}
+    splits = load(train_file=[str(tmp_path)], **options)
+    rows = {row["id"]: (row["speaker"], row["gender"]) for row in splits["train"]}
+    assert rows == {"Ses01F_impro01_F000": ("Ses01F", "female"), "Ses01F_impro01_M001": ("Ses01M", "male")}
+    assert sorted(labels_of(splits["train"]).values()) == ["frustration", "neutral"]
+    assert splits.facts["train"]["skipped"] == {"no label": 2}
+
+
+@pytest.mark.parametrize(
+    "paths, classes, speakers, words",
+    [
+        (["yes/a.wav", "no/b.wav"], "yes no", None, None),
+        (["s01/yes/1.wav", "s01/no/1.wav", "s02/yes/1.wav", "s02/no/1.wav"], "yes no", "s01 s02", None),
+        (
+            ["yes/s01/1.wav", "no/s01/1.wav", "yes/s02/1.wav"],
+            "yes no",
+            "s01 s02",
+            "no, yes are taken for classes, and s01, s02 are not",
+        ),
+        (
+            ["yes/anna/1.wav", "no/ben/1.wav", "no/anna/1.wav"],
+            "anna ben",
+            None,
+            "anna, ben are taken for classes, and no, yes are not",
+        ),
+        (["Actor_01/1.wav", "Actor_02/1.wav"], "Actor_01 Actor_02", None, "look like speakers"),
+        (["0/1.wav", "1/1.wav", "9/1.wav"], "0 1 9", None, None),
+        (["train/yes/1.wav", "train/no/1.wav"], "yes no", None, None),
+        (["YES/1.wav", "yes/2.wav", "yes/3.wav", "no/4.wav"], "yes no", None, None),
+    ],
+)
+def test_classes_and_speakers_by_folder(tmp_path, paths, classes, speakers, words):
+    for name in paths:
+        write(tmp_path / "data" / name)
+    heard = run()
+    rows = train(tmp_path / "data", listener=heard)
+    assert set(labels_of(rows).values()) == set(classes.split())
+    assert {*rows["speaker"][:]} == ({None} if speakers is None else {*speakers.split()})
+    assert [words in sentence for sentence in heard.warnings] == [True] * bool(words)
+
+
+def test_known_classes_are_found_in_any_folder(tmp_path):
+    for name in ("angry/anna/1.wav", "happy/ben/1.wav", "Happy/anna/2.wav"):
+        write(tmp_path / name)
+    heard = run()
+    rows = train(tmp_path, listener=heard, classes=EMOTIONS)
+    assert set(labels_of(rows).values()) == {"anger", "happiness"} and not heard.warnings
+
+
+def test_a_pattern_says_what_folders_are(tmp_path):
+    for name in ("yes/anna/1.wav", "no/ben/1.wav", "no/anna/1.wav"):
+        write(tmp_path / name)
+    heard = run()
+    rows = train(tmp_path, listener=heard, name_pattern="{label}/{speaker}/{index}")
+    assert labels_of(rows) == {"yes/anna/1.wav": "yes", "no/ben/1.wav": "no", "no/anna/1.wav": "no"}
+    assert sorted(rows["speaker"][:]) == ["anna", "anna", "ben"] and not heard.warnings
+
+
+def test_patterns():
+    assert re.fullmatch(name_pattern("{label}_{speaker}_{index}"), "0_george_12")["speaker"] == "george"
+    assert re.fullmatch(name_pattern(r"(?P<label>[a-z]+)\d"), "yes1")["label"] == "yes"
+    assert "names no part" in message(name_pattern, "label_speaker")
+    assert "not a pattern" in message(name_pattern, "(?P<label>")
+
+
+def test_folders_by_split(tmp_path):
+    for split in ("train", "dev", "test"):
+        for word in ("yes", "no"):
+            write(tmp_path / split / word / f"{split}.wav")
+    heard = run()
+    splits = load(heard, data_dir=tmp_path)
+    assert {name: sorted(labels_of(split)) for name, split in splits.items()} == {
+        "train": ["train/no/train.wav", "train/yes/train.wav"],
+        "validation": ["dev/no/dev.wav", "dev/yes/dev.wav"],
+        "test": ["test/no/test.wav", "test/yes/test.wav"],
+    }
+    assert heard.notes == ["split as the data say"]
+
+
+def test_links_archives_and_what_is_hidden(tmp_path):
+    for word in ("yes", "no"):
+        write(tmp_path / "elsewhere" / word / "1.wav")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "yes").symlink_to(tmp_path / "elsewhere/yes")
+    (data / "no").mkdir()
+    (data / "no/1.wav").symlink_to(tmp_path / "elsewhere/no/1.wav")
+    (data / "no/loop").symlink_to(data)
+    write(data / ".hidden/3.wav")
+    write(data / "__MACOSX/yes/4.wav")
+    assert set(labels_of(train(data))) == {"yes/1.wav", "no/1.wav"}
+    (tmp_path / "zips").mkdir()
+    for word in ("yes", "no"):
+        with zipfile.ZipFile(tmp_path / f"zips/{word}.zip", "w") as file:
+            file.write(tmp_path / "elsewhere" / word / "1.wav", f"{word}/1.wav")
+    shutil.make_archive(str(tmp_path / "all"), "gztar", tmp_path / "elsewhere")
+    for source in (tmp_path / "zips", tmp_path / "all.tar.gz"):
+        assert set(labels_of(train(source)).values()) == {"yes", "no"}
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """A folder like Speech Commands."""
+    speakers = [f"{number:08x}" for number in range(40)]
+    for speaker in speakers:
+        for word in ("yes", "no"):
+            write(tmp_path / word / f"{speaker}_nohash_0.wav", 0.1)
+    write(tmp_path / "_background_noise_/tap.wav", 10.0)
+    return tmp_path
+
+
+def test_speech_commands_by_list(commands):
+    (commands / "validation_list.txt").write_text("yes/00000000_nohash_0.wav\nno/00000000_nohash_0.wav\n")
+    (commands / "testing_list.txt").write_text("yes/00000001_nohash_0.wav\nno/00000001_nohash_0.wav\nno/gone.wav\n")
+    heard = run()
+    splits = load(heard, data_dir=commands)
+    counts = {name: splits.facts[name]["label_counts"] for name in splits}
+    assert counts == {
+        "train": {"_silence_": 8, "no": 38, "yes": 38},
+        "validation": {"_silence_": 1, "no": 1, "yes": 1},
+        "test": {"_silence_": 1, "no": 1, "yes": 1},
+    }
+    silence = [row for row in splits["train"] if row["id"].startswith("_back")]
+    assert [(row["start"], row["end"], row["seconds"]) for row in silence][:2] == [(0.0, 1.0, 1.0), (1.0, 2.0, 1.0)]
+    assert any("1 clips of its lists are not there" in sentence for sentence in heard.warnings)
+
+
+def test_speech_commands_by_hash_and_whole_noise(commands):
+    splits = load(data_dir=commands, whole_noise=True)
+    for name, split in splits.items():
+        assert {split_of(row["speaker"]) for row in split if row["speaker"]} == {name}
+    silence = [row for row in splits["train"] if row["id"].startswith("_back")]
+    assert len(silence) == 1 and silence[0]["end"] is None and silence[0]["seconds"] == 10.0
+    assert "has words as classes" in message(load, kind="text", data_dir=commands)
+
+
+def test_the_hash_rule_gives_the_official_test_set(shared_data):
+    with zipfile.ZipFile(shared_data / "keywords/speech_commands_v2_480.zip") as archive:
+        speakers = [match[1] for name in archive.namelist() if (match := re.search(r"([0-9a-f]{8})_nohash_", name))]
+    assert Counter(map(split_of, speakers)) == {"test": len(speakers)}  # all of them are of the official test archive
+
+
+@pytest.fixture
+def librispeech(tmp_path):
+    for subset, speaker in (("train-clean-100", 19), ("dev-clean", 84), ("test-clean", 61)):
+        place = tmp_path / "LibriSpeech" / subset / f"{speaker}/1"
+        lines = [f"{speaker}-1-{number:04d} TEXT {number}" for number in range(2)]
+        for number in range(2):
+            write(place / f"{speaker}-1-{number:04d}.flac")
+        (place / f"{speaker}-1.trans.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_librispeech(librispeech):
+    splits = load(kind="text", data_dir=librispeech)
+    assert {name: (split["id"][:], split["speaker"][:], split["text"][:]) for name, split in splits.items()} == {
+        "train": (["19-1-0000", "19-1-0001"], ["19", "19"], ["TEXT 0", "TEXT 1"]),
+        "validation": (["84-1-0000", "84-1-0001"], ["84", "84"], ["TEXT 0", "TEXT 1"]),
+        "test": (["61-1-0000", "61-1-0001"], ["61", "61"], ["TEXT 0", "TEXT 1"]),
+    }
+    assert "has transcripts, and no classes" in message(load, data_dir=librispeech)
+
+
+def test_clips_without_text_and_texts_without_clip(librispeech):
+    write(librispeech / "LibriSpeech/train-clean-100/19/1/19-1-0007.flac")
+    os.remove(librispeech / "LibriSpeech/train-clean-100/19/1/19-1-0001.flac")
+    sentence = message(load, kind="text", data_dir=librispeech)
+    assert "19-1-0001: there is a transcript, but no clip (2 clips are unusable)" in sentence
+    splits = load(kind="text", data_dir=librispeech, on_bad_example="skip")
+    assert splits.facts["train"]["skipped"] == {"no such file": 1, "no transcript": 1}
+
+
+def test_the_29_speakers_of_urdu(shared_data):
+    found = load(data_dir=shared_data / "emotion/urdu_emotion_400.zip", corpora=True, classes=EMOTIONS, checked=False)
+    assert sum(len(split) for split in found.values()) == 400
+    people = [{*split["speaker"][:]} for split in found.values()]
+    assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
+    assert len({who for split in found.values() for who in split["speaker"][:]}) == 29
+    counts = [Counter(labels_of(split).values()) for split in found.values()]
+    assert sum(counts, Counter()) == dict.fromkeys(("anger", "happiness", "neutral", "sadness"), 100)
+    genders = Counter(one for split in found.values() for one in split["gender"][:])
+    assert genders == {"male": 344, "female": 56}
+
+
+def test_every_corpus_is_tried():
+    assert {*CORPORA} == {*NAMES, "iemocap"}
+
+
+def test_speakers_beside_known_classes(tmp_path):
+    for name in ("actor01/angry/1.wav", "angry/actor02/2.wav", "neutral/3.wav", "happy/anna/4.wav"):
+        write(tmp_path / name)
+    rows = train(tmp_path, classes=EMOTIONS)
+    people = {row["id"]: row["speaker"] for row in rows}
+    assert [people[f"{name}.wav"] for name in ("actor01/angry/1", "angry/actor02/2")] == ["actor01", "actor02"]
+    assert people["neutral/3.wav"] is None and people["happy/anna/4.wav"] is None

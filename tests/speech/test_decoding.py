@@ -1,0 +1,299 @@
+"""Greedy decoding against a plain one, beam search against the sum over all alignments, and with a language model."""
+
+import gzip
+import itertools
+import sys
+
+import datasets
+import numpy as np
+import pytest
+
+from common.speech.decoding import FRAME, BeamDecoder, chunked, greedy, joined, to_texts, word_times
+from common.speech.transcripts import encode, make_processor
+from tests.helpers import message
+
+RATE = 16_000
+BLANK = 0
+
+
+def tokenizer_of(characters):
+    from transformers import Wav2Vec2FeatureExtractor
+
+    return make_processor(characters, Wav2Vec2FeatureExtractor()).tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizer_of(["A", "B"])
+
+
+def plain(ids, frames):
+    """The textbook's two steps, clip by clip."""
+    return [[k for k, _ in itertools.groupby(row[:n].tolist()) if k != BLANK] for row, n in zip(ids, frames)]
+
+
+def test_greedy_by_hand():
+    ids = np.array([[3, 3, 0, 3, 4, 4, 2], [0, 0, 0, 0, 0, 0, 0], [4, 3, 3, -100, -100, -100, -100], [2] * 7])
+    assert greedy(ids, [7, 7, 3, 1], BLANK) == [[3, 3, 4, 2], [], [4, 3], [2]]
+    assert greedy(ids, [0, 0, 0, 0], BLANK) == [[], [], [], []]
+    assert greedy(np.array([[0, 1, 1]]), [3], blank=1) == [[0]]
+    assert greedy(np.zeros((2, 0), np.int32), [0, 0], BLANK) == [[], []]
+
+
+def test_greedy_is_the_plain_one():
+    random = np.random.default_rng(0)
+    ids = random.integers(4, size=(200, 30)).astype(np.int32)
+    frames = random.integers(31, size=200)
+    assert greedy(ids, frames, BLANK) == plain(ids, frames)
+    # What stands behind a clip's frames, of a longer one in its batch, does not count.
+    padded = np.where(np.arange(30) < frames[:, None], ids, -100)
+    assert greedy(padded, frames, BLANK) == plain(ids, frames)
+
+
+def test_greedy_is_stock_decoding(tokenizer):
+    random = np.random.default_rng(1)
+    ids = random.choice([0, 1, 2, 3, 4], size=(60, 25), p=[0.4, 0.05, 0.15, 0.2, 0.2])
+    stock = [" ".join(text.split()) for text in tokenizer.batch_decode(ids)]
+    assert to_texts(tokenizer, greedy(ids, [25] * 60, BLANK)) == stock
+    assert any("[UNK]" in text for text in stock)  # an unknown character is shown, and so an error
+
+
+def test_a_missing_package_is_named(tokenizer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctc_beam_decoder", None)
+    assert message(BeamDecoder, tokenizer, 5) == (
+        "decoding by beam search needs a package that is not installed: pip install ctc-beam-decoder==0.2.0"
+    )
+
+
+# Words and long recordings
+
+
+def test_word_times_by_hand(tokenizer):
+    space, a, b = 2, 3, 4
+    ids = np.array([0, a, a, 0, a, space, space, 0, b, 0, 0, space, 0])
+    assert word_times(tokenizer, ids) == [
+        {"text": "AA", "timestamp": (0.02, 0.1)},
+        {"text": "B", "timestamp": (0.16, 0.18)},
+    ]
+    assert word_times(tokenizer, np.array([0, space, 0])) == word_times(tokenizer, np.array([], dtype=int)) == []
+
+
+def test_word_times_are_those_of_the_pipeline(tokenizer, tmp_path):
+    """As transformers' `automatic-speech-recognition` gives them for the same labels of frames."""
+    random = np.random.default_rng(5)
+    for _ in range(20):
+        ids = random.choice([0, 2, 3, 4], size=40, p=[0.4, 0.2, 0.2, 0.2])
+        stock = tokenizer.decode(ids.tolist(), output_word_offsets=True)
+        ours = word_times(tokenizer, ids)
+        assert [word["text"] for word in ours] == [word["word"] for word in stock.word_offsets]
+        for word, offset in zip(ours, stock.word_offsets):
+            assert word["timestamp"][0] == pytest.approx(offset["start_offset"] * FRAME)
+            assert word["timestamp"][1] <= offset["end_offset"] * FRAME + 1e-9
+
+
+def recordings(*seconds: float, begin: float = 0.0) -> datasets.Dataset:
+    ids = [f"talk{i}" for i in range(len(seconds))]
+    columns = {"id": ids, "recording": ids, "path": ids, "start": [begin] * len(ids)}
+    return datasets.Dataset.from_dict(columns | {"end": [begin + s for s in seconds], "seconds": list(seconds)})
+
+
+def frames_of(seconds: float) -> int:
+    """As HuBERT has them: 400 samples each, one every 320."""
+    return (round(seconds * RATE) - 400) // 320 + 1
+
+
+def labels_of(chunks: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N, T] that say which moment of its recording a frame is, padded by -100; frames [N]."""
+    counts = np.array([frames_of(seconds) for seconds in chunks["seconds"]])
+    found = np.full((len(chunks), counts.max()), -100)
+    for labels, begin, count in zip(found, chunks["start"], counts):
+        labels[:count] = round(begin / FRAME) + np.arange(count)
+    return found, counts
+
+
+@pytest.mark.parametrize(
+    ("length", "overlap"), [(20.0, 4.0), (6.0, 2.0), (3.0, 0.5), (1.01, 0.33), (4.0, 1.96), (0.5, 0.04)]
+)
+@pytest.mark.parametrize("begin", [0.0, 2.5])
+def test_joined_chunks_are_the_whole(length, overlap, begin):
+    seconds = (47.3, 0.7, 20.0, 20.01, 36.0, 36.02, 123.456, 19.99)
+    whole = recordings(*seconds, begin=begin)
+    chunks = chunked(whole, length, overlap)
+    assert max(chunks["seconds"]) <= length + 4 * FRAME
+    paths = joined(chunks, *labels_of(chunks))
+    assert len(paths) == len(whole)
+    for path, length_of in zip(paths, seconds):
+        expected = round(begin / FRAME) + np.arange(frames_of(length_of))
+        assert np.array_equal(path, expected), "every moment once, in order, none of the padding"
+
+
+def test_the_ends_of_chunks_do_not_count():
+    chunks = chunked(recordings(50.0), 20.0, 4.0)
+    assert chunks["start"][:] == [0, 16, 32] and chunks["end"][:] == [20, 36, 50]
+    found, counts = labels_of(chunks)
+    edges = 95  # frames, just below half of the overlap
+    for number, (labels, count) in enumerate(zip(found, counts)):
+        labels[: edges if number else 0] = -7
+        labels[count - edges if number < 2 else count : count] = -7
+    (path,) = joined(chunks, found, counts)
+    assert np.array_equal(path, np.arange(frames_of(50.0)))
+
+
+def test_scores_are_joined_as_labels_are():
+    chunks = chunked(recordings(11.0, 2.0), 4.0, 1.0)
+    found, counts = labels_of(chunks)
+    scores = np.stack([found, -found], axis=-1)
+    for one, two in zip(joined(chunks, found, counts), joined(chunks, scores, counts)):
+        assert np.array_equal(two, np.stack([one, -one], axis=-1))
+
+
+def test_short_recordings_are_chunks_of_their_own():
+    whole = recordings(3.0, 20.0, 0.5)
+    chunks = chunked(whole, 20.0, 4.0)
+    assert chunks["id"][:] == chunks["recording"][:] == whole["id"][:] and chunks["first"][:] == [0, 0, 0]
+    assert chunks["end"][:] == whole["end"][:]
+
+
+def test_chunks_of_several_recordings_have_different_ids():
+    chunks = chunked(recordings(30.0, 30.0), 10.0, 2.0)
+    assert len(set(chunks["id"])) == len(chunks) == 8
+    assert sorted(set(chunks["recording"])) == ["talk0", "talk1"]
+
+
+def test_a_letter_on_a_seam_is_there_once():
+    """Collapsing comes after joining: a label that lasts over a seam is one letter, not two."""
+    chunks = chunked(recordings(30.0), 10.0, 2.0)
+    found, counts = labels_of(chunks)
+    seam = round(9.0 / FRAME)
+    letters = np.where(np.abs(found - seam) <= 3, 5, 0)
+    (path,) = joined(chunks, letters, counts)
+    assert greedy(path[None], np.array([len(path)]), 0) == [[5]]
+
+
+# With the package
+
+
+@pytest.fixture
+def package():
+    return pytest.importorskip("ctc_beam_decoder")
+
+
+def log_softmax(scores):
+    scores = scores - scores.max(-1, keepdims=True)
+    return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+
+
+def text_probabilities(scores, tokenizer):
+    """text -> log of its probability, summed over all paths that collapse to it."""
+    sums = {}
+    logs = log_softmax(scores.astype(np.float64))
+    for path in itertools.product(range(scores.shape[1]), repeat=len(scores)):
+        (labels,) = plain(np.array([path]), [len(path)])
+        (text,) = to_texts(tokenizer, [labels])
+        sums[text] = np.logaddexp(sums.get(text, -np.inf), sum(logs[at, one] for at, one in enumerate(path)))
+    return sums
+
+
+def test_the_best_text_is_that_of_all_alignments(package, tokenizer):
+    random = np.random.default_rng(3)
+    decoder = BeamDecoder(tokenizer, 5, width=5_000)
+    otherwise = 0
+    for count in (1, 2, 3, 4, 5, 5, 5, 5):
+        scores = random.normal(size=(count, 5)).astype(np.float32)  # log probabilities above -5: none is pruned
+        sums = text_probabilities(scores, tokenizer)
+        best = to_texts(tokenizer, decoder.labels(scores[None], [count]))[0]
+        assert sums[best] == pytest.approx(max(sums.values()), abs=1e-6)
+        otherwise += best != to_texts(tokenizer, greedy(scores.argmax(-1)[None], [count], BLANK))[0]
+    assert otherwise > 1  # the search had something to find
+
+
+def test_a_narrow_beam_is_greedy_where_the_scores_are_peaked(package, tokenizer):
+    random = np.random.default_rng(4)
+    ids = random.choice([0, 1, 2, 3, 4], size=(20, 30), p=[0.4, 0.05, 0.15, 0.2, 0.2])
+    frames = random.integers(0, 31, size=20)
+    scores = (12 * np.eye(5)[ids] + random.normal(size=(20, 30, 5))).astype(np.float32)
+    expected = to_texts(tokenizer, greedy(ids, frames, BLANK))
+    for threads in (1, 3):
+        decoder = BeamDecoder(tokenizer, 5, width=1, threads=threads)
+        assert to_texts(tokenizer, decoder.labels(scores, frames)) == expected
+    paths = decoder.paths(scores, frames)
+    assert paths.shape == (20, 30) and paths.dtype == np.int32
+    assert to_texts(tokenizer, greedy(paths, frames, BLANK)) == expected
+    assert [(row[:n] >= 0).all() and (row[n:] == -100).all() for row, n in zip(paths, frames)] == [True] * 20
+
+
+def test_scores_of_any_scale_are_logits(package, tokenizer):
+    # Scores that sum to 1 are not probabilities: of these, A would have half. Nothing is said by two outputs of five.
+    scores = np.array([[0.25, 0.0, 0.0, 0.5, 0.25]], dtype=np.float32)
+    decoder = BeamDecoder(tokenizer, 5, width=100)
+    sums = text_probabilities(scores, tokenizer)
+    assert max(sums, key=sums.get) == ""
+    for shift in (0, 100, -100):
+        assert to_texts(tokenizer, decoder.labels(scores[None] + shift, [1])) == [""]
+
+
+def test_special_outputs(package):
+    """Unknown, more outputs than tokens, and characters that mean something to the library."""
+    tokenizer = tokenizer_of(["#", "A", "_", "\u2581"])
+    (labels,) = encode(tokenizer, ["_A \u2581# A"])
+    labels = [*labels, tokenizer.unk_token_id]
+    scores = 12 * np.eye(9, dtype=np.float32)[labels]
+    decoder = BeamDecoder(tokenizer, 9)
+    assert decoder.labels(scores[None], [len(labels)]) == [labels]
+    assert to_texts(tokenizer, [labels]) == ["_A \u2581# A[UNK]"]
+
+
+ARPA = """
+\\data\\
+ngram 1=6
+ngram 2=3
+
+\\1-grams:
+-2\t<unk>
+0\t<s>\t-0.3
+-1\t</s>
+-1\tAB\t-0.3
+-1\tBB\t-0.3
+-1\tÉ\t-0.3
+
+\\2-grams:
+-0.1\t<s> BB
+-0.2\tBB </s>
+-0.2\tAB </s>
+
+\\end\\
+"""
+
+
+@pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
+def test_a_language_model_changes_the_text(package, tokenizer, tmp_path, name):
+    scores = np.log([[[0.09, 0.01, 0.1, 0.45, 0.35], [0.69, 0.01, 0.1, 0.1, 0.1], [0.09, 0.01, 0.1, 0.1, 0.7]]])
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(ARPA.encode()) if name.endswith("gz") else ARPA.encode())
+    heard = {
+        alpha: to_texts(
+            tokenizer, BeamDecoder(tokenizer, 5, language_model=path, alpha=alpha, beta=0.0).labels(scores, [3])
+        )
+        for alpha in (0.0, 2.0)
+    }
+    assert to_texts(tokenizer, BeamDecoder(tokenizer, 5).labels(scores, [3])) == heard[0.0] == ["AB"]
+    assert heard[2.0] == ["BB"]
+
+
+def test_bad_language_models(package, tokenizer, tmp_path):
+    path = tmp_path / "lm.arpa"
+    assert "there is no such file" in message(BeamDecoder, tokenizer, 5, language_model=path)
+    for content in ("junk", "\\data\\\nngram 1=5\n"):
+        path.write_text(content)
+        assert "not a language model in ARPA's format" in message(BeamDecoder, tokenizer, 5, language_model=path)
+    path.write_text(ARPA.replace("AB", "ab").replace("BB", "bb"))
+    said = message(BeamDecoder, tokenizer, 5, language_model=path)
+    assert "'ab', cannot be written with the model's characters; they must agree in case and script" in said
+    path.write_text(ARPA.replace("ngram 2=3", "ngram 2=7"))
+    assert "KenLM cannot read this language model" in message(BeamDecoder, tokenizer, 5, language_model=path)
+    binary = tmp_path / "lm.binary"
+    binary.write_bytes(bytes(range(256)) * 20)
+    assert "KenLM cannot read this language model" in message(BeamDecoder, tokenizer, 5, language_model=binary)
+    packed = tmp_path / "lm.arpa.gz"
+    packed.write_bytes(gzip.compress(bytes(10_000))[:-12])
+    assert "cannot be read as text (Compressed file ended" in message(BeamDecoder, tokenizer, 5, language_model=packed)

@@ -1,0 +1,275 @@
+import csv
+import json
+import os
+import zipfile
+
+import datasets
+import pandas as pd
+import pytest
+import soundfile
+
+from common.speech.audio import load_clip
+from common.speech.tables import located
+from tests.helpers import message
+from tests.speech.clips import labels_of, load, run, sound, write
+
+TEXTS = {"a.wav": 'he said "no', "b.wav": "yes, sir", "c.wav": "where?"}
+
+
+def table(path, rows: list[dict], delimiter: str = ","):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        writer = csv.DictWriter(
+            file, list(rows[0]), delimiter=delimiter, quoting=quoting, quotechar=None if delimiter == "\t" else '"'
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def rows_of(splits, name: str = "train") -> dict[str, tuple]:
+    return {os.path.basename(row["path"]): (row["text"], row["speaker"]) for row in splits[name]}
+
+
+def text(path, **options):
+    return load(kind="text", phases="train", train_file=[str(path)], **options)
+
+
+@pytest.fixture
+def clips(tmp_path):
+    for name in TEXTS:
+        write(tmp_path / "clips" / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet", "csv.gz"])
+def test_every_format_of_table(clips, ending):
+    rows = [{"path": f"clips/{name}", "sentence": said, "client_id": name[0] * 3} for name, said in TEXTS.items()]
+    path = clips / f"table.{ending}"
+    if ending in ("csv", "tsv"):
+        table(path, rows, "\t" if ending == "tsv" else ",")
+    elif ending == "csv.gz":
+        pd.DataFrame(rows).to_csv(path, index=False)
+    elif ending == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        pd.DataFrame(rows).to_json(path, orient="records", lines=ending == "jsonl")
+    assert rows_of(text(path)) == {name: (said, name[0] * 3) for name, said in TEXTS.items()}
+
+
+def test_columns_as_given(clips):
+    rows = [{"wo": f"clips/{name}", "was": said, "text": "no", "wer": "x"} for name, said in TEXTS.items()]
+    path = table(clips / "table.csv", rows)
+    sentence = message(text, path)
+    assert "no column for the path; it has wo, was, text, wer" in sentence and "--audio_column" in sentence
+    found = text(path, audio_column="wo", text_column="was", speaker_column="wer")
+    assert rows_of(found) == {name: (said, "x") for name, said in TEXTS.items()}
+    assert "no column 'wob'" in message(text, path, audio_column="wob")
+    assert "no column for the label" in message(load, train_file=[str(path)], phases="train", audio_column="wo")
+
+
+def test_several_tables_and_one_for_each_split(clips):
+    rows = [{"path": f"clips/{name}", "text": said} for name, said in TEXTS.items()]
+    first, second, third = (table(clips / f"{i}.csv", [row]) for i, row in enumerate(rows))
+    files = {"train_file": [str(first), str(second)], "validation_file": [str(third)]}
+    splits = load(kind="text", phases="train validation", **files)
+    assert {n: list(rows_of(splits, n)) for n in splits} == {"train": ["a.wav", "b.wav"], "validation": ["c.wav"]}
+    globbed = text(clips / "[01].csv")
+    assert list(rows_of(globbed)) == ["a.wav", "b.wav"]
+    assert "there is no validation data" in message(load, kind="text", train_file=[str(first)])
+
+
+@pytest.mark.parametrize(
+    "cell", ["clips/a.wav", "clips\\a.wav", "clips/a", "a", "a.WAV", "CLIPS\\..\\clips\\A.wav", "{folder}/clips/a.wav"]
+)
+def test_paths_as_people_write_them(clips, cell):
+    if "CLIPS" in cell:
+        (clips / "CLIPS").mkdir()
+    assert located(cell.format(folder=clips), clips, {}) == str(clips / "clips/a.wav") or os.path.samefile(
+        located(cell.format(folder=clips), clips, {}), clips / "clips/a.wav"
+    )
+
+
+def test_rows_without_a_clip_are_counted(clips):
+    rows = [{"path": path, "text": "x"} for path in ("clips/a.wav", "clips/gone.wav", "", "clips/b.wav")]
+    path = table(clips / "table.csv", rows)
+    sentence = message(text, path)
+    assert f"{path}, row 2: {clips}/clips/gone.wav: no such file (2 clips are unusable)" in sentence, sentence
+    found = text(path, on_bad_example="skip")
+    assert found.facts["train"]["skipped"] == {"no such file": 1, "no audio": 1}
+    assert found.facts["train"]["examples"] == 2
+
+
+def test_two_transcripts_and_the_same_row_twice(clips):
+    said = [("a", "one"), ("a", "two"), ("b", "three"), ("b", "three")]
+    path = table(clips / "table.csv", [{"path": f"clips/{name}.wav", "text": text} for name, text in said])
+    heard = run()
+    found = text(path, listener=heard)
+    assert found.facts["train"]["skipped"] == {"row is there twice": 1} and len(found["train"]) == 3
+    assert any("1 rows give a clip another transcript than a row before, the first is" in one for one in heard.warnings)
+    path = table(clips / "labels.csv", [{"path": f"clips/{c}.wav", "label": said} for c, said in ("ax", "ay", "bx")])
+    heard = run()
+    load(heard, phases="train", train_file=[str(path)])
+    assert any("another class than a row before" in one for one in heard.warnings)
+
+
+def test_parts_of_long_files(tmp_path):
+    samples = sound(10.0)
+    soundfile.write(tmp_path / "talk.wav", samples, 16_000)
+    parts = [("0.5", "2.25", "one"), ("2.0", "4.0", "two"), ("9.5", "10.02", "end")]
+    rows = [{"audio": "talk.wav", "start": a, "end": b, "text": said} for a, b, said in parts]
+    found = text(table(tmp_path / "stm.csv", rows))
+    loaded = list(found["train"])
+    assert [(row["start"], row["seconds"], row["text"]) for row in loaded] == [
+        (0.5, 1.75, "one"),
+        (2.0, 2.0, "two"),
+        (9.5, 0.5, "end"),
+    ]
+    assert (load_clip(loaded[0]) == soundfile.read(tmp_path / "talk.wav", dtype="float32")[0][8_000:36_000]).all()
+    hours = (4.0 - 0.5 + 0.5) / 3600  # where parts overlap, they count once
+    assert found.facts["train"]["statistics"]["hours"] == pytest.approx(hours, abs=1e-4)
+    for start, end, words in (("10.5", "11", "part ends after"), ("3", "2", "the end after"), ("x", "2", "seconds")):
+        broken = table(tmp_path / "bad.csv", [*rows, {"audio": "talk.wav", "start": start, "end": end, "text": "x"}])
+        assert words in message(text, broken) and "bad.csv, row 4" in message(text, broken)
+    lasting = [{"audio": "talk.wav", "offset": 1, "duration": 2.5, "text": "x"}]
+    (tmp_path / "nemo.jsonl").write_text("\n".join(map(json.dumps, lasting)))
+    assert [row["end"] for row in text(tmp_path / "nemo.jsonl")["train"]] == [3.5]
+
+
+def test_a_duration_without_a_start_is_only_the_length(clips):
+    rows = [{"path": f"clips/{name}", "text": said, "duration": 99.0} for name, said in TEXTS.items()]
+    assert text(table(clips / "table.csv", rows))["train"]["end"][:] == [None] * 3
+
+
+def test_a_column_of_splits_and_groups(tmp_path):
+    rows = []
+    for i, split in enumerate(("train", "train", "dev", "test-other")):
+        write(tmp_path / f"{i}.wav")
+        rows.append({"path": f"{i}.wav", "label": "yn"[i % 2], "split": split, "accent": "xxyy"[i]})
+    path = table(tmp_path / "table.csv", rows)
+    splits = load(data_dir=path)
+    accents = {name: split["accent"][:] for name, split in splits.items()}
+    assert accents == {"train": ["x", "x"], "validation": ["y"], "test": ["y"]}
+    table(path, [*rows, {**rows[0], "split": "spare"}])
+    assert "row 5: the split 'spare' is none of train" in message(load, data_dir=path)
+
+
+def test_numbers_of_tables_need_to_be_explained(clips):
+    rows = [{"path": f"clips/{name}", "label": i % 2} for i, name in enumerate(TEXTS)]
+    path, options = table(clips / "table.csv", rows), {"phases": "train"}
+    assert "table.csv, row 1: the label is the number 0" in message(load, train_file=[str(path)], **options)
+    found = load(train_file=[str(path)], label_order="no,yes", **options)["train"]
+    assert labels_of(found) == {"clips/a.wav": "no", "clips/b.wav": "yes", "clips/c.wav": "no"}
+
+
+@pytest.mark.parametrize("header", [None, "id|text|normalized"])
+@pytest.mark.parametrize("cell", ["LJ001-{}", "wavs/LJ001-{}.wav"])
+def test_lj_speech(tmp_path, header, cell):
+    lines = [header] if header else []
+    for number, texts in enumerate(["In 1465|In fourteen sixty-five", 'a "quote|', "plain"]):
+        write(tmp_path / "wavs" / f"LJ001-{number}.wav")
+        lines.append(f"{cell.format(number)}|{texts}")
+    write(tmp_path / "wavs/LJ001-9.wav")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    expected = {"LJ001-0": "In fourteen sixty-five", "LJ001-1": 'a "quote', "LJ001-2": "plain"}
+    for source in (tmp_path, tmp_path / "metadata.csv"):
+        heard = run()
+        found = text(source, listener=heard)["train"]
+        assert dict(zip(found["id"][:], found["text"][:])) == expected
+        unused = [sentence for sentence in heard.warnings if "1 clips beside it have no row" in sentence]
+        assert len(unused) == (source == tmp_path)
+
+
+def common_voice(folder, names=("train", "dev", "test", "validated", "other")):
+    for i, name in enumerate(names):
+        rows = []
+        for speaker in range(2 if "train" in names else 5):
+            write(folder / "clips" / f"cv_{i}_{speaker}.mp3", 0.5)
+            rows.append({"client_id": f"{name}{speaker}", "path": f"cv_{i}_{speaker}.mp3", "sentence": f'«{name}» "x'})
+            rows[-1] |= {"up_votes": "2", "gender": "male_masculine" if speaker else "female_feminine"}
+        table(folder / f"{name}.tsv", rows, "\t")
+
+
+def test_common_voice_as_published(tmp_path):
+    common_voice(tmp_path / "cv-corpus-1/xx")
+    write(tmp_path / "cv-corpus-1/xx/clips/nobody.mp3", 0.5)
+    heard = run()
+    splits = load(heard, kind="text", data_dir=tmp_path)
+    assert {name: split["speaker"][:] for name, split in splits.items()} == {
+        "train": ["train0", "train1"],
+        "validation": ["dev0", "dev1"],
+        "test": ["test0", "test1"],
+    }
+    assert splits["train"]["text"][:] == ['«train» "x'] * 2 and splits["train"]["gender"][:] == ["female", "male"]
+    assert heard.notes == ["split as the data say"]
+    assert [sentence for sentence in heard.warnings if "nobody.mp3" in sentence and "1 clips" in sentence]
+    files = {"train_file": [str(tmp_path / "cv-corpus-1/xx/other.tsv")]}
+    assert load(kind="text", phases="train", **files)["train"]["speaker"][:] == ["other0", "other1"]
+
+
+def test_common_voice_with_its_validated_clips_alone(tmp_path):
+    common_voice(tmp_path, ("validated", "other"))
+    splits = load(kind="text", data_dir=tmp_path, phases="train", split="random")
+    assert splits["train"]["speaker"][0].startswith("validated")
+    (tmp_path / "validated.tsv").unlink()
+    (tmp_path / "other.tsv").unlink()
+    table(tmp_path / "invalidated.tsv", [{"path": "x.mp3", "sentence": "x"}], "\t")
+    assert "neither train.tsv nor validated.tsv" in message(load, kind="text", data_dir=tmp_path)
+
+
+def test_audio_folder_with_metadata(tmp_path):
+    for split in ("train", "dev", "test"):
+        rows = []
+        for name in ("a", "b", "c"):
+            write(tmp_path / split / f"{name}.wav")
+            rows.append({"file_name": f"{name}.wav", "label": "x" if name == "a" else "y"})
+        table(tmp_path / split / "metadata.csv", rows[:2])
+    heard = run()
+    splits = load(heard, data_dir=tmp_path)
+    assert {name: sorted(labels_of(split).values()) for name, split in splits.items()} == {
+        "train": ["x", "y"],
+        "validation": ["x", "y"],
+        "test": ["x", "y"],
+    }
+    assert any("3 clips beside it have no row" in sentence for sentence in heard.warnings)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("from_file", [True, False])
+def test_sound_in_the_data_set_stays_where_it_is(clips, typed, from_file):
+    contents = [{"bytes": (clips / "clips" / name).read_bytes(), "path": name} for name in TEXTS]
+    features = datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+    features["label"] = datasets.ClassLabel(names=["zulu", "alpha"])
+    rows = {"audio": contents, "label": [1, 0, 1], "speaker_id": [7, 8, 7]}
+    features["speaker_id"] = datasets.Value("int64")
+    (clips / "hub").mkdir()
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    dataset = dataset.cast_column("audio", datasets.Audio(decode=False)) if typed else dataset
+    dataset.to_parquet(clips / "hub/train.parquet")
+    source = {"train_file": [str(clips / "hub/train.parquet")]} if from_file else {"dataset": str(clips / "hub")}
+    found = load(phases="train", **source)["train"]
+    assert found.features["labels"].names == ["zulu", "alpha"] and found["speaker"][:] == ["7", "8", "7"]
+    assert found["labels"][:] == [1, 0, 1] and "audio" not in found.column_names
+    for row, name in zip(found, TEXTS):
+        assert (load_clip(row) == soundfile.read(clips / "clips" / name, dtype="float32")[0]).all()
+
+
+def test_a_zipped_table_is_no_folder(clips):
+    path = table(clips / "table.csv", [{"path": str(clips / "clips" / n), "text": t} for n, t in TEXTS.items()])
+    with zipfile.ZipFile(clips / "table.zip", "w") as file:
+        file.write(path, "table.csv")
+    assert len(text(clips / "table.zip")["train"]) == 3
+
+
+def test_names_without_sound(shared_data):
+    heard = run()
+    source = shared_data / "emotion/shemo.json.gz"
+    from common.speech.corpora import EMOTIONS
+
+    splits = load(heard, checked=False, data_dir=source, corpora=True, classes=EMOTIONS, audio=False)
+    counts = pd.DataFrame([splits.facts[name]["label_counts"] for name in splits]).sum().to_dict()
+    # Labels and letters as the data's README counts them.
+    assert counts == {"anger": 1042, "fear": 32, "happiness": 203, "neutral": 1160, "sadness": 362, "surprise": 201}
+    assert sum(facts["statistics"]["speakers"] for facts in splits.facts.values()) == 87
+    assert splits["train"]["seconds"][0] is None and not splits.overlaps

@@ -1,0 +1,215 @@
+"""Columns of every kind become features as scikit-learn and pandas would make them; what is wrong is named by row."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.impute import SimpleImputer
+from sklearn.preprocessing import StandardScaler
+
+from common.tabular.columns import Columns, class_texts, classes_of, is_index
+from tests.helpers import message
+
+
+def framed(columns: dict) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    frame.index = pd.MultiIndex.from_product([["t.csv"], range(1, len(frame) + 1)], names=["file", "row"])
+    return frame
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    day = pd.Series(pd.date_range("2024-01-30 22:15", periods=60, freq="7h"))
+    columns = {
+        "V1": np.where(random.random(60) < 0.3, np.nan, random.standard_normal(60) * 5 + 3),
+        "V2": random.standard_normal(60),
+        "when": day.dt.strftime("%Y-%m-%d %H:%M:%S"),
+        "day": day.dt.strftime("%d/%m/%Y"),
+        "known": random.random(60) < 0.5,
+        "shop": random.choice(["x", "y", "z", None], 60, p=[0.5, 0.2, 0.1, 0.2]),
+        "flag": random.choice(["Yes", "no"], 60),
+        "name": [f"customer {n}" for n in range(60)],
+        "one": 7,
+        "none": np.nan,
+        "id": range(100, 160),
+        "Class": random.permutation([0, 1] * 30),
+    }
+    return framed(columns)
+
+
+def learn(rows: pd.DataFrame, missing: str = "impute", ignored=None, roles=None, most: int = 32) -> Columns:
+    columns = Columns("Class", ["0", "1"], missing)
+    columns.learn(rows, ignored or {}, roles or {}, most)
+    return columns
+
+
+def feature(columns: Columns, part, name: str) -> np.ndarray:
+    return part.features[:, columns.features.index(name)]
+
+
+def test_every_kind_of_column_is_encoded_as_others_would(rows):
+    columns = learn(rows, ignored={"id": "a saved index"})
+    part = columns.part(rows, "t.csv", skip_bad=False, truth=True)
+    assert columns.left_out == {
+        "name": "text that hardly ever repeats",
+        "one": "one value throughout",
+        "none": "empty",
+        "id": "a saved index",
+    }
+    filled = SimpleImputer(strategy="median", add_indicator=True).fit_transform(rows[["V1"]])
+    when = pd.to_datetime(rows["when"]).astype("int64").to_numpy()[:, None]
+    day = pd.to_datetime(rows["day"], format="%d/%m/%Y").astype("int64").to_numpy()[:, None]
+    shop = [(rows["shop"] == level).to_numpy(float)[:, None] for level in "xyz"] + [
+        rows[["shop"]].isna().to_numpy(float)
+    ]
+    expected = {
+        "V1": filled[:, :1],
+        "V1 is missing": filled[:, 1:],
+        "V2": rows[["V2"]],
+        "when": when,
+        "day": day,
+        "known": rows[["known"]].astype(float),
+        **dict(zip(("shop=x", "shop=y", "shop=z", "shop=(missing)"), shop)),
+        "flag=yes": (rows[["flag"]] == "Yes").astype(float),
+    }
+    assert {name.replace("flag=no", "flag=yes") for name in columns.features} == set(expected)
+    for name, values in expected.items():
+        found = feature(columns, part, name) if name in columns.features else -feature(columns, part, "flag=no")
+        np.testing.assert_allclose(found, StandardScaler().fit_transform(np.asarray(values))[:, 0], atol=1e-5)
+    assert part.features.dtype == np.float32 and np.isfinite(part.features).all()
+    assert part.target.tolist() == rows["Class"].tolist() and part.real.all()
+    assert part.shown["name"].tolist() == rows["name"].tolist() and part.shown["row"].tolist() == list(range(1, 61))
+    said = " ".join(columns.notices())
+    assert all(
+        words in said for words in ("name", "one value throughout: one", "V1, shop", "times, as seconds: when, day")
+    )
+
+
+def test_only_what_was_learned_is_used_later(rows, tmp_path):
+    """Medians, means and values are those of training, though the new rows have others, and survive columns.json."""
+    columns = learn(rows)
+    columns.save(tmp_path, threshold=0.25)
+    again, facts = Columns.load(tmp_path)
+    assert facts == {"threshold": 0.25} and again == columns
+    assert json.loads((tmp_path / "columns.json").read_text("utf-8"))["target"] == "Class"
+    new = (
+        rows[:5]
+        .assign(V1=np.nan, V2=1000.0, shop=["never seen", "X", None, "y", "z"], flag="YES")
+        .drop(columns="Class")
+    )
+    part = again.part(new, "new.csv", skip_bad=False)
+    assert part.target is None
+    mean, scale = rows["V2"].mean(), rows["V2"].std(ddof=0)
+    assert feature(again, part, "V2") == pytest.approx((1000 - mean) / scale, rel=1e-5)
+    median = rows["V1"].median()
+    filled = rows["V1"].fillna(median)
+    assert feature(again, part, "V1") == pytest.approx((median - filled.mean()) / filled.std(ddof=0), abs=1e-5)
+    for name, present in (("shop=x", [0, 1, 0, 0, 0]), ("shop=(missing)", [0, 0, 1, 0, 0])):
+        assert (feature(again, part, name) > 0).astype(int).tolist() == present
+    assert again.unknown(new) == {"shop": 1}
+    assert "no column 'V2'" in message(again.part, new.drop(columns="V2"), "new.csv", skip_bad=False)
+
+
+def test_rare_values_share_a_feature():
+    values = ["a"] * 10 + ["b"] * 6 + ["c"] * 3 + ["d"] * 2
+    rows = framed({"x": values, "V": np.arange(21.0) ** 2, "Class": [0, 1, 0] * 7})
+    columns = learn(rows, most=2)
+    assert columns.features[:3] == ["x=a", "x=b", "x=(other)"]
+    part = columns.part(rows, "t.csv", skip_bad=False)
+    assert (feature(columns, part, "x=(other)") > 0).tolist() == [value in "cd" for value in values]
+    assert columns.unknown(rows) == {}
+
+
+@pytest.mark.parametrize(
+    "column, cell, words",
+    [
+        ("V2", "?", "V2 holds '?'"),
+        ("V2", 1e200, "V2 holds 1e+200"),
+        ("V2", np.inf, "V2 holds inf"),
+        ("when", "yesterday", "when holds 'yesterday'"),
+        ("Class", 2, "Class holds 2, not '0' or '1'"),
+        ("Class", None, "Class is empty"),
+    ],
+)
+def test_bad_cells_are_named_by_their_row_or_left_out_and_counted(rows, column, cell, words):
+    bad = rows.astype({column: object})
+    bad.iloc[[7, 9], bad.columns.get_loc(column)] = cell
+    columns = learn(rows)
+    said = message(columns.part, bad, "t.csv", skip_bad=False, truth=True)
+    assert said.startswith("t.csv, row 8: ") and words in said and "2" in said and "--on_bad_example skip" in said
+    part = columns.part(bad, "t.csv", skip_bad=True, truth=True)
+    assert len(part) == part.available == 58 and sum(part.skipped.values()) == 2
+    assert part.shown["row"].tolist() == [n for n in range(1, 61) if n not in (8, 10)]
+
+
+def test_a_bad_cell_is_said_even_where_all_others_are_alike(rows):
+    """1e200 among ones: to leave the column out as constant would hide it."""
+    bad = rows.assign(one=np.where(np.arange(60) == 11, 1e200, 1.0))
+    columns = learn(bad)
+    assert "row 12: one holds 1e+200" in message(columns.part, bad, "t.csv", skip_bad=False)
+
+
+def test_missing_cells_may_be_refused_or_their_rows_left_out(rows):
+    at = int(rows["V1"].isna().argmax()) + 1
+    said = message(learn(rows, "error").part, rows, "t.csv", skip_bad=False)
+    assert f"row {at}: V1 is empty" in said and "--missing impute" in said
+    part = learn(rows, "skip").part(rows, "t.csv", skip_bad=False)
+    kept = rows["V1"].notna() & rows["shop"].notna()
+    assert part.skipped == {"a missing cell": int((~kept).sum())} and len(part) == kept.sum()
+
+
+def test_a_feature_that_is_almost_the_target_is_suspicious(rows):
+    near = rows.assign(copy=rows["Class"] * 3.0 + rows["V2"] / 100, flipped=["ny"[c] for c in rows["Class"]])
+    columns = learn(near)
+    (said,) = columns.suspicions(columns.part(near, "t.csv", skip_bad=False))
+    assert "copy" in said and "flipped=" in said and "V2" not in said and "--ignore_columns" in said
+    honest = learn(rows)
+    assert honest.suspicions(honest.part(rows, "t.csv", skip_bad=False)) == []
+
+
+def test_what_counts_rows_is_an_index():
+    random = np.random.default_rng(1)
+    assert is_index("TransactionID", pd.Series(random.permutation(500) + 2_987_000))
+    assert is_index("Unnamed: 0", pd.Series(["a"])) and is_index("", pd.Series([3, 3]))
+    assert not is_index("Time", pd.Series(np.arange(500) * 10)) and not is_index("V1", pd.Series(random.random(500)))
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [0, 1, 1],
+        [0.0, 1.0, 1.0],
+        [False, True, True],
+        ["0", "1.0", " 1"],
+        ["False", "true", "TRUE"],
+        ["'0'", "'1'", "1"],
+    ],
+)
+def test_classes_of_one_meaning_meet(cells):
+    assert class_texts(pd.Series(cells)).tolist() == ["0", "1", "1"]
+    assert classes_of(pd.Series(cells, name="Class"), None, "t.csv") == ["0", "1"]
+
+
+def test_classes_that_are_not_two():
+    def refused(cells, positive=None):
+        return message(classes_of, framed({"Class": cells})["Class"], positive, "t.csv")
+
+    assert "'no' (2 rows), 'yes' (1 rows); say which value means fraud with --positive" in refused(["no", "yes", "no"])
+    assert "not 'fraud'" in refused(["no", "yes"], "fraud")
+    assert "'Fraud' in t.csv, row 3" in refused(["fraud", "ok", "Fraud", "ok", "fraud"], "fraud")
+    assert "needs legitimate rows" in refused([1, 1])
+    assert "0' (2 rows)" in refused([0, 0])
+    assert classes_of(pd.Series(["no", "yes"], name="y"), "yes", "t.csv") == ["no", "yes"]
+
+
+def test_what_is_no_columns_file(tmp_path):
+    assert "holds no columns.json" in message(Columns.load, tmp_path)
+    for content, words in (
+        ('{"task": "card-fraud"}', "damaged"),
+        ("{", "damaged"),
+        ('{"task": "ser"}', "another task"),
+    ):
+        (tmp_path / "columns.json").write_text(content, encoding="utf-8")
+        assert words in message(Columns.load, tmp_path)

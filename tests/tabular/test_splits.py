@@ -1,0 +1,177 @@
+"""Every row in one part, both classes in each, the future in the test; copies counted; what cannot be split is said."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import UserError
+from common.tabular.splits import keys, order_of, split_rows, stratified, training_parts
+from tests.helpers import message
+
+SHARES = {"test": 0.3, "validation": 0.2}
+
+
+def rare(rows: int, frauds: int, seed: int = 0) -> np.ndarray:
+    target = np.zeros(rows, dtype=np.int8)
+    target[np.random.default_rng(seed).permutation(rows)[:frauds]] = 1
+    return target
+
+
+def framed(columns: dict) -> pd.DataFrame:
+    frame = pd.DataFrame(columns)
+    frame.index = pd.MultiIndex.from_product([["t.csv"], range(1, len(frame) + 1)], names=["file", "row"])
+    return frame
+
+
+def arguments(train_file, **more) -> SimpleNamespace:
+    given = {
+        "train_file": [str(train_file)],
+        "validation_file": [],
+        "test_file": [],
+        "target": "Class",
+        "positive": None,
+    }
+    given |= {"on_bad_example": "stop", "ignore_columns": [], "time_column": "Time", "amount_column": None}
+    given |= {"test_share": 0.3, "validation_share": 0.2, "protocol": "honest", "split": "stratified", "split_seed": 42}
+    given |= {"max_train_samples": None, "sample_seed": 42, "missing": "impute", "max_categories": 32}
+    return SimpleNamespace(**given | {"drop_duplicates": False, "explicit": set(more)} | more)
+
+
+def parts_of(frame: pd.DataFrame, tmp_path, **more):
+    frame.to_parquet(tmp_path / "t.parquet", index=False)
+    return training_parts(arguments(tmp_path / "t.parquet", **more), SimpleNamespace(data={"splits": {}}))
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    random = np.random.default_rng(5)
+    columns = {"Time": np.sort(random.integers(0, 9_000, 1_000)) * 1.0, "V1": random.random(1_000)}
+    return pd.DataFrame(columns | {"V2": random.random(1_000), "Class": rare(1_000, 60)})
+
+
+def test_the_published_sizes():
+    target = rare(284_807, 492)
+    parts = split_rows(target, SHARES, 42, None, "t")
+    assert {name: len(rows) for name, rows in parts.items()} == {"train": 159_492, "test": 85_442, "validation": 39_873}
+    assert {n: int(target[rows].sum()) for n, rows in parts.items()} == {"train": 275, "test": 148, "validation": 69}
+    assert all((np.diff(rows) > 0).all() for rows in parts.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    positive=st.integers(0, 30),
+    negative=st.integers(0, 60),
+    test=st.floats(0.01, 0.95),
+    validation=st.floats(0.01, 0.95),
+    by_time=st.booleans(),
+    seed=st.integers(0, 5),
+)
+def test_every_row_is_in_one_part_and_every_part_has_both_classes(positive, negative, test, validation, by_time, seed):
+    target = np.random.default_rng(seed).permutation([1] * positive + [0] * negative).astype(np.int8)
+    times = np.arange(len(target)) if by_time else None
+    try:
+        parts = split_rows(target, {"test": test, "validation": validation}, seed, times, "t")
+    except UserError:
+        return
+    assert list(parts) == ["train", "test", "validation"]
+    assert np.sort(np.concatenate(list(parts.values()))).tolist() == list(range(len(target)))
+    assert all(0 < target[rows].sum() < len(rows) for rows in parts.values())
+    if by_time:
+        assert parts["train"].max() < parts["validation"].min() <= parts["validation"].max() < parts["test"].min()
+    else:
+        left = len(target) - len(parts["test"])
+        assert len(parts["test"]) == round(test * len(target)) and len(parts["validation"]) == round(validation * left)
+        assert abs(target[parts["test"]].mean() * len(parts["test"]) - test * positive) <= 1.5
+
+
+@pytest.mark.parametrize(
+    "times, test",
+    [
+        ([1, 1, 2, 2, 3, 3, 3, 4, 4, 4], [7, 8, 9]),  # 30 %: exactly where the time changes
+        ([1, 1, 2, 2, 3, 3, 4, 4, 4, 4], [6, 7, 8, 9]),  # would cut the fours, which begin one row earlier
+        ([1, 1, 2, 2, 3, 3, 3, 3, 4, 4], [8, 9]),  # would cut the threes, which end one row later
+        ([4, 4, 3, 3, 2, 2, 2, 1, 1, 1], [0, 1, 2, 3]),  # backwards: the last in time are the first in the file
+    ],
+)
+def test_equal_times_are_never_cut(times, test):
+    target = np.array([0, 1] * 5, dtype=np.int8)
+    assert sorted(split_rows(target, {"test": 0.3}, 0, np.array(times, float), "t")["test"].tolist()) == test
+
+
+def test_the_order_of_time_is_there_or_refused():
+    dates = ["2024-03-01", "2023-12-31", "2024-01-01"]
+    assert np.argsort(order_of(framed({"when": dates}), "when", "t")).tolist() == [1, 2, 0]
+    assert order_of(framed({"t": [3, 1, 2]}), "t", "t").tolist() == [3, 1, 2]
+    assert "no column 'Time'" in message(order_of, framed({"when": dates}), "Time", "t.csv")
+    for days, held in ((["Mon", "Tue", "Mon"], "row 1: day holds 'Mon'"), ([1.0, None, 3.0], "row 2: day is empty")):
+        said = message(order_of, framed({"day": days}), "day", "t.csv")
+        assert held in said and "--split stratified" in said
+
+
+def test_too_few_rows_and_parts_without_a_class():
+    assert "too few for a part 'test'" in message(split_rows, rare(50, 1), SHARES, 0, None, "t.csv")
+    early = np.array([1] * 5 + [0] * 45, dtype=np.int8)
+    assert "no fraud row among" in message(split_rows, early, SHARES, 0, np.arange(50.0), "t.csv")
+    assert "no two different times" in message(split_rows, rare(50, 9), SHARES, 0, np.zeros(50), "t.csv")
+
+
+@pytest.mark.parametrize("limit, expected", [(100, (94, 6)), (3, (3, 1)), (10**9, (940, 60))])
+def test_a_limit_keeps_both_classes(limit, expected):
+    target = rare(1_000, 60)
+    rows = stratified(target, limit, 1)
+    assert tuple(np.bincount(target[rows])) == expected and (np.diff(rows) > 0).all()
+
+
+def test_parts_are_learned_from_the_training_rows_alone(table, tmp_path):
+    """The last rows, by time, are far away: nothing of them may be in the means."""
+    late = table.assign(V1=np.where(table["Time"] > 6_000, 1e6, table["V1"]))
+    parts, columns = parts_of(late, tmp_path, split="time")
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == pytest.approx([560, 140, 300], abs=6)
+    assert columns.columns["V1"]["features"]["V1"][0] < 1 < parts["test"].features[:, 1].min()
+    assert parts["train"].time.max() < parts["validation"].time.min() <= parts["test"].time.min()
+
+
+def test_the_time_need_not_be_a_feature(table, tmp_path):
+    parts, columns = parts_of(table, tmp_path, split="time", ignore_columns=["Time"])
+    assert columns.features == ["V1", "V2"] and parts["train"].time.max() < parts["test"].time.min()
+    assert "Time" in parts["test"].shown.columns
+
+
+def test_a_running_number_is_no_feature_though_the_training_rows_have_gaps(table, tmp_path):
+    shuffled = table.assign(id=np.random.default_rng(0).permutation(1_000) + 5)
+    parts, columns = parts_of(shuffled, tmp_path)
+    assert columns.left_out == {"id": "a saved index or running number"} and "id" in parts["test"].shown.columns
+
+
+def test_copies_are_left_out_across_parts(table, tmp_path):
+    doubled = pd.concat([table, table[:200]], ignore_index=True)
+    parts, _ = parts_of(doubled, tmp_path, drop_duplicates=True)
+    assert sum(map(len, parts.values())) == 1_000
+    assert sum(part.skipped["copy of an earlier row"] for part in parts.values()) == 200
+    assert len(np.unique(np.concatenate([keys(part.features) for part in parts.values()]))) == 1_000
+
+
+def test_copies_are_found_without_the_target_and_with_rounding():
+    rows = np.random.default_rng(0).standard_normal((5_000, 8)).astype(np.float32)
+    near = rows + np.float32(1e-7)
+    assert np.mean(keys(rows) == keys(near)) > 0.97
+    assert not np.isin(keys(rows), keys(rows[:, ::-1])).any() and len(np.unique(keys(rows))) == 5_000
+
+
+def test_what_is_missing_is_said(table, tmp_path):
+    for more, words in (
+        ({"target": "fraud"}, "no column 'fraud'"),
+        ({"ignore_columns": ["V9"]}, "no column 'V9'"),
+        ({"time_column": "when"}, "no column 'when'"),
+        ({"amount_column": "Amount"}, "no column 'Amount'"),
+    ):
+        assert words in message(parts_of, table, tmp_path, **more)
+    empty = table.astype({"Class": object})
+    empty.loc[6, "Class"] = None
+    assert "row 7: Class is empty" in message(parts_of, empty, tmp_path)
+    parts, _ = parts_of(empty, tmp_path, on_bad_example="skip")
+    assert sum(map(len, parts.values())) == 999 and parts["train"].skipped == {"empty target": 1}

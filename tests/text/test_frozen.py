@@ -1,0 +1,208 @@
+"""common/text/frozen.py: cached states against the whole model: the same logits, the same training."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+from transformers import DataCollatorWithPadding
+
+from common.models import frozen_modules
+from common.text import frozen
+from common.text.frozen import FrozenPrefix, frozen_states, skipped
+from common.text.layers import Strategy, apply_strategy
+from tests.text.tiny import FAMILIES, tiny_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+COUNT = 23
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer):
+    return tiny_tokenizer("bert-base-uncased")
+
+
+def inputs_for(tokenizer, family: str = "bert", seed: int = 0) -> Dataset:
+    """Random pairs of ids of 3 to 20 tokens, as the tokenizer gives them."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(3, 21, COUNT)
+    columns = {"input_ids": [random.integers(5, 70, n).tolist() for n in lengths]}
+    if family in ("bert", "electra"):
+        columns["token_type_ids"] = [[0] * (n // 2) + [1] * (n - n // 2) for n in lengths]
+    columns |= {"attention_mask": [[1] * n for n in lengths], "length": lengths}
+    return Dataset.from_dict({**columns, "labels": random.integers(0, 3, COUNT)})
+
+
+def settings(tmp_path, **given):
+    training = {"world_size": 1, "process_index": 0, "bf16": False, "fp16": False, "per_device_eval_batch_size": 4}
+    args = {"frozen_cache": "float32", "cache_dir": str(tmp_path), "overwrite_cache": False, **given}
+    run = SimpleNamespace(warnings=[])
+    run.warn = run.warnings.append
+    return SimpleNamespace(**args, training_args=SimpleNamespace(**training)), run
+
+
+def batches_of(data, collator, size: int = 8):
+    """Batches in an order of their own, as a sampler draws them."""
+    order = np.random.default_rng(1).permutation(len(data))
+    for at in range(0, len(order), size):
+        yield collator([data[int(i)] for i in order[at : at + size]])
+
+
+def loss_of(model, prefix, batch) -> torch.Tensor:
+    inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "length")}
+    with skipped(prefix, batch):
+        return cross_entropy(model(**inputs).logits, batch["labels"], reduction="none")
+
+
+def trained(model, prefix, data, collator, epochs: int = 2) -> torch.Tensor:
+    """The weights after some epochs with dropout, with the frozen parts in eval mode, as the trainer has them."""
+    torch.manual_seed(3)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    for _ in range(epochs):
+        for batch in batches_of(data, collator):
+            model.train()
+            for module in frozen_modules(model):
+                module.eval()
+            optimizer.zero_grad()
+            loss_of(model, prefix, batch).mean().backward()
+            optimizer.step()
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+DROPOUT = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+
+
+@pytest.mark.parametrize("strategy", ["freeze_1", "last_layer", "head_only"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_is_the_same_as_without_the_cache(tmp_path, tokenizer, family, strategy):
+    inputs, collator = (
+        {"train": inputs_for(tokenizer, family)},
+        DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8),
+    )
+    more = {"dropout": 0.2, "attention_dropout": 0.2, "seq_classif_dropout": 0.2} if family == "distilbert" else DROPOUT
+    weights = {}
+    for cache in ("float32", "none"):
+        model = tiny_model(family, **more)
+        layers = apply_strategy(model, Strategy.parse(strategy))
+        args, run = settings(tmp_path, frozen_cache=cache)
+        data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
+        assert run.warnings == [] and prefix.first_token
+        assert bool(prefix.always) == (family != "distilbert" and strategy != "head_only")
+        weights[cache] = trained(model, prefix, data["train"], batches)
+        if cache != "none":
+            found = next(batches_of(data["train"], batches))
+            expected = next(batches_of(inputs["train"], collator))
+            assert prefix.whole == (strategy == "head_only")
+            assert found["inputs_embeds"].shape[1] == (1 if prefix.whole else expected["input_ids"].shape[1])
+            assert torch.equal(found["labels"], expected["labels"])
+    assert (weights["float32"] - trained_start(family, more, strategy)).abs().max() > 0.01
+    torch.testing.assert_close(weights["float32"], weights["none"], rtol=0, atol=2e-4)
+
+
+def trained_start(family, more, strategy) -> torch.Tensor:
+    model = tiny_model(family, **more)
+    apply_strategy(model, Strategy.parse(strategy))
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def logits(model, prefix, data, collator) -> torch.Tensor:
+    found = torch.zeros(len(data), 3)
+    with torch.no_grad():
+        for at in range(0, len(data), 6):
+            batch = collator([data[i] for i in range(at, min(at + 6, len(data)))])
+            given = {name: tensor for name, tensor in batch.items() if name not in ("labels", "length")}
+            with skipped(prefix, given):
+                found[at : at + 6] = model(**given).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    "family, strategy, more",
+    [
+        ("modernbert", "freeze_2", {}),
+        ("modernbert", "head_only", {"classifier_pooling": "mean"}),  # which needs the states of all tokens
+        ("megatron-bert", "freeze_2", {}),
+        ("xlm-roberta-xl", "head_only", {}),
+        ("roberta-prelayernorm", "last_layer", {}),
+        ("camembert", "head_only", {}),
+    ],
+)
+def test_other_families(tmp_path, tokenizer, family, strategy, more):
+    model = tiny_model(family, **more)
+    layers = apply_strategy(model, Strategy.parse(strategy))
+    inputs, collator = {"train": inputs_for(tokenizer, family)}, DataCollatorWithPadding(tokenizer)
+    args, run = settings(tmp_path)
+    data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
+    assert run.warnings == [] and prefix.whole == (strategy == "head_only")
+    assert prefix.first_token == (more == {} and family != "gpt2")
+    expected, found = logits(model, None, inputs["train"], collator), logits(model, prefix, data["train"], batches)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "family, more, words",
+    [
+        (
+            "deberta-v2",
+            {"relative_attention": True, "conv_kernel_size": 3, "conv_act": "gelu"},
+            "cannot go on from the states",
+        ),
+        ("rembert", {"input_embedding_size": 20}, "cannot go on from the states"),
+        ("longformer", {"attention_window": 4, "max_position_embeddings": 64}, "cannot go on from the states"),
+        ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4}, "has no embeddings of its own"),
+    ],
+)
+def test_what_cannot_go_on_from_states_is_computed_in_every_epoch(tmp_path, tokenizer, family, more, words):
+    model = tiny_model(family, **more)
+    layers = apply_strategy(model, Strategy.parse("freeze_2"))
+    inputs, collator = {"train": inputs_for(tokenizer, family)}, DataCollatorWithPadding(tokenizer)
+    args, run = settings(tmp_path)
+    assert frozen_states(model, layers, inputs, collator, args, run) == (inputs, collator, None)
+    assert len(run.warnings) == 1 and "computed in every epoch" in run.warnings[0] and words in run.warnings[0]
+
+
+def prepared(tmp_path, tokenizer, model, **given):
+    args, run = settings(tmp_path, **given)
+    layers = apply_strategy(model, Strategy.parse("freeze_2"))
+    splits = {"train": inputs_for(tokenizer), "test": inputs_for(tokenizer, seed=1).remove_columns("labels")}
+    return frozen_states(model, layers, splits, DataCollatorWithPadding(tokenizer), args, run)
+
+
+def test_computed_once_and_by_content(tmp_path, tokenizer, monkeypatch):
+    data, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"))
+    row = data["train"][3]
+    assert row["inputs_embeds"].shape == (data["train"].lengths[3], 32) and set(row) == {"inputs_embeds", "labels"}
+    assert set(data["test"][0]) == {"inputs_embeds"} and "labels" not in collator([data["test"][0]])
+    copied = pickle.loads(pickle.dumps(data["train"]))  # as a data loader's worker gets it
+    np.testing.assert_array_equal(copied[3]["inputs_embeds"], row["inputs_embeds"])
+
+    monkeypatch.setattr(FrozenPrefix, "agrees", lambda *_: True)
+    monkeypatch.setattr(FrozenPrefix, "states", lambda *_: pytest.fail("computed again"))
+    again, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
+    np.testing.assert_array_equal(again["train"][3]["inputs_embeds"], row["inputs_embeds"])
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        prepared(tmp_path, tokenizer, tiny_model("bert", seed=1))
+    with pytest.raises(pytest.fail.Exception, match="computed again"):
+        prepared(tmp_path, tokenizer, tiny_model("bert", hidden_act="relu"))
+
+
+def test_half_the_space(tmp_path, tokenizer):
+    whole, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
+    half, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"), frozen_cache="float16")
+    assert half["train"][0]["inputs_embeds"].dtype == np.float16
+    assert collator([half["train"][0]])["inputs_embeds"].dtype == torch.float32
+    np.testing.assert_allclose(
+        half["train"][0]["inputs_embeds"], whole["train"][0]["inputs_embeds"], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_shares_have_batches_of_nearly_equal_length(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(frozen, "SORTED_TOGETHER", 10)
+    data, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
+    lengths = data["train"].lengths[np.argsort(data["train"].place)]
+    for at in (0, 10, 20):
+        assert (np.diff(lengths[at : at + 10]) <= 0).all()
+    assert len(np.unique(data["train"].place)) == COUNT
