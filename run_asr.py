@@ -11,14 +11,13 @@ The published experiment (a linear head) is the default; then SUPERB's recurrent
     python run_asr.py --model facebook/hubert-base-ls960 --layer weighted --output_dir outputs/asr-hubert
 
 The encoder runs once: one matrix an utterance is kept on disk (100 hours: 28 GB as float16). Your own speech: OpenSLR's
-tree, Common Voice, LJ Speech's metadata.csv, or a table with paths and transcripts; all of the encoder but its
-convolutions trained:
+tree, Common Voice, LJ Speech, or a table with paths and transcripts; or train the layers of the encoder, too:
 
     python run_asr.py --data_dir LibriSpeech/ --max_train_samples 5000
     python run_asr.py --train_file train.csv --validation_file dev.csv --test_file test.csv --case keep
     python run_asr.py --freeze convolution --encoder_learning_rate 3e-5 --mask_time_prob 0.05 --augment_speed 0.1
 
-Transcribe files, long ones too; look for better transcripts with a language model (needs one more package):
+Transcribe files, long ones too; with a language model (needs one more package):
 
     python run_asr.py --do_predict --model outputs/asr --test_file talks/ --output_dir outputs/talks --timestamps
     python run_asr.py --do_eval --model outputs/asr --decoding beam --language_model words.arpa --output_dir outputs/lm
@@ -28,6 +27,7 @@ Transcribe files, long ones too; look for better transcripts with a language mod
 import logging
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from common.arguments import flag, parse_arguments
@@ -116,7 +116,7 @@ class RecognitionArguments(EncoderArguments, TextArguments):
         if not 0 < self.chunk_overlap < self.chunk_seconds / 2:
             raise UserError("--chunk_overlap must be above 0 and below half of --chunk_seconds")
         if min(self.beam_width, self.head_size) < 1:
-            raise UserError(f"--beam_width {self.beam_width}, --head_size {self.head_size}: must be 1 or more")
+            raise UserError("--beam_width and --head_size must be 1 or more")
         if self.language_model and self.decoding != "beam":
             raise UserError("--language_model belongs to --decoding beam")
         if self.timestamps and self.decoding == "beam":
@@ -140,7 +140,9 @@ def main(argv: list[str] | None = None) -> dict:
 
     from transformers import set_seed
 
+    from common.demo.speech import asr_demo
     from common.models import load_config, structure_table
+    from common.results import published
     from common.speech.decoding import beam_decoder, chunked, transcribed
     from common.speech.features import model_inputs
     from common.speech.heads import trained_processor
@@ -151,15 +153,14 @@ def main(argv: list[str] | None = None) -> dict:
     from common.speech.transcripts import case_of, check_transcripts, normalized, with_labels
 
     with start_run(args, task="speech-recognition") as run:
-        use_demo(args, run, "asr_demo", RECIPE["model"])
-        training, skip = args.training_args.do_train, args.on_bad_example == "skip"
+        use_demo(args, run, asr_demo, RECIPE["model"])
+        training = args.training_args.do_train
         with run.phase("data"):  # a row a clip, with its normalised transcript and its labels
             trained = trained_processor(args)
             if trained:
                 args.set("the model's vocabulary", case=case_of(trained.tokenizer))
-            splits = load_recordings(
-                args, run, kind="text", prepare=lambda clips: normalized(clips, args.rules, skip_bad=skip)
-            )
+            normalize = partial(normalized, rules=args.rules, skip_bad=args.on_bad_example == "skip")
+            splits = load_recordings(args, run, kind="text", prepare=normalize)
             processor, statistics = check_transcripts(splits, trained, args, run)
             outputs = load_config(args).vocab_size if trained else len(processor.tokenizer)
             decoder = beam_decoder(args, processor.tokenizer, outputs)  # what it lacks should not end hours of training
@@ -189,26 +190,16 @@ def main(argv: list[str] | None = None) -> dict:
         found, losses = trainer.predict_all(inputs)
         paths = {name: transcribed(clips[name], *found[name], decoder, processor.tokenizer, run) for name in found}
         transcriptions = {name: transcriptions_of(splits[name], texts) for name, (texts, _) in paths.items()}
+        ours = training and any(facts["source"].startswith(RECIPE["dataset"]) for facts in splits.facts.values())
         return run.finish(
             trainer,
             score_transcripts(transcriptions, losses),
             write=lambda results: write_transcripts(results, transcriptions, paths, splits, processor.tokenizer, run),
-            published=published_rows(splits) if training else [],
+            published=[published(*row) for row in PUBLISHED if ours],
             usage=usage(model, "automatic-speech-recognition", args),
             extra={"frozen": args.freeze, "decoding": args.decoding, "characters": len(processor.tokenizer)},
             tables=[structure_table(model), *([trainer.shapes] if trainer.shapes else [])],
         )
-
-
-# Data
-
-
-def published_rows(splits) -> list[dict]:
-    """What stands beside ours where the data are the published ones."""
-    from common.results import published
-
-    ours = any(facts["source"].startswith(RECIPE["dataset"]) for facts in splits.facts.values())
-    return [published(*row) for row in PUBLISHED] if ours else []
 
 
 # Model and training
@@ -243,13 +234,14 @@ def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
     from common.speech.decoding import greedy, to_texts
     from common.speech.encoders import frames_in
     from common.speech.results import shapes_table
-    from common.speech.training import SpeechTrainer
+    from common.speech.training import OnClips
+    from common.trainer import FinetuneTrainer
 
     metric, tokenizer, latest = metrics.load("wer"), parts["processing_class"].tokenizer, []
     for sentence in warnings:
         run.warn(sentence)
 
-    class CtcTrainer(SpeechTrainer):
+    class CtcTrainer(OnClips, FinetuneTrainer):
         """Connectionist temporal classification (Graves et al. 2006); each example's loss is divided by its labels."""
 
         metric_names = ("wer", "cer")

@@ -127,6 +127,7 @@ def main(argv: list[str] | None = None) -> dict:
     from transformers import AutoModelForAudioClassification, set_seed
 
     from common.classification import score_predictions
+    from common.demo.speech import keyword_demo
     from common.labels import align_with_checkpoint
     from common.models import classes_of, load_feature_extractor, load_model, structure_table
     from common.speech.features import model_inputs
@@ -136,7 +137,7 @@ def main(argv: list[str] | None = None) -> dict:
     from common.speech.training import settle_encoder
 
     with start_run(args, task="keyword-spotting") as run:
-        if use_demo(args, run, "keyword_demo", RECIPE["model"]) and "keywords" not in args.explicit:
+        if use_demo(args, run, keyword_demo, RECIPE["model"]) and "keywords" not in args.explicit:
             args.keywords = []  # those of the demo are in the built-in data
         training = args.training_args.do_train
         with run.phase("data"):  # a row a clip, with the classes of the task
@@ -198,14 +199,15 @@ def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **pa
     from transformers import TrainerCallback
 
     from common import metrics
-    from common.speech.training import SpeechTrainer, weights_by_class
+    from common.speech.training import OnClips, weights_by_class
+    from common.trainer import FinetuneTrainer
 
     metric = metrics.load("classification")
     weights, weights_words = weights_by_class(run, inputs, labels)
     for sentence in warnings:
         run.warn(sentence)
 
-    class WeightedTrainer(SpeechTrainer):
+    class WeightedTrainer(OnClips, FinetuneTrainer):
         """Cross entropy weighted by class."""
 
         metric_names = METRICS

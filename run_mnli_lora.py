@@ -85,14 +85,14 @@ LEGACY = {
     "--train_language": only("--train_language", "en", "training and evaluation are in one language: give --language"),
 }
 CLASSES = {"entailment": ("e",), "neutral": ("n",), "contradiction": ("c",)}
-# method -> report and setting; accuracy, macro F1; precision, recall, F1 by class in the order of `CLASSES`, then their
-# macro and weighted averages; in percent.
+# method -> setting; accuracy, macro F1; precision / recall / F1 by class in the order of `CLASSES` / their macro / and
+# weighted averages; in percent.
 REPORT = "report 004, mismatched set"
 PUBLISHED = {
-    "full": (REPORT, "roberta-base, full fine-tuning", 61, 60, (66, 53, 67), (72, 67, 43), (69, 59, 53), (62, 61, 60), (62, 61, 60)),
-    "freeze": (REPORT, "roberta-base, encoder frozen", 51, 45, (57, 44, 73), (72, 71, 9), (63, 54, 17), (58, 51, 45), (58, 51, 45)),
-    "lora": (REPORT, "roberta-large, LoRA of rank 32", 76.05, 76, (87, 63, 84), (71, 80, 78), (78, 70, 81), (78, 76, 76), (78, 76, 76)),
-}  # fmt: skip
+    "full": ("roberta-base, full fine-tuning", 61, 60, "66 53 67 / 72 67 43 / 69 59 53 / 62 61 60 / 62 61 60"),
+    "freeze": ("roberta-base, encoder frozen", 51, 45, "57 44 73 / 72 71 9 / 63 54 17 / 58 51 45 / 58 51 45"),
+    "lora": ("roberta-large, LoRA of rank 32", 76.05, 76, "87 63 84 / 71 80 78 / 78 70 81 / 78 76 76 / 78 76 76"),
+}
 PUBLISHED_EPOCHS = {  # of the frozen encoder
     "accuracy": {1: 32.8, 2: 36.6, 3: 45.1, 4: 45.0, 5: 48.0},
     "loss": {1: 1.1057, 2: 1.0971, 3: 1.0631, 4: 1.0547, 5: 1.0117},
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> dict:
     from transformers import set_seed
 
     from common.demo.nli import mnli_demo
-    from common.models import classes_of, count_parameters, load_config, load_tokenizer, structure_table
+    from common.models import classes_of, load_config, load_tokenizer, structure_table
     from common.text import pairs
     from common.text.frozen import frozen_states
     from common.text.lora import quantization, trained_and_stored, write_adapters
@@ -153,7 +153,7 @@ def main(argv: list[str] | None = None) -> dict:
             model = pairs.load_classifier(
                 run, classes, tokenizer, preparation, training or bool(adapters), **quantization(args)
             )
-            structure, whole = structure_table(model), count_parameters(model)
+            structure, whole = structure_table(model), model.num_parameters()
             model, layers = adapt(model, args, adapters)
             facts, table = trained_and_stored(whole, model, args.method) if training else ({}, structure)
         with run.phase("frozen part", together=True):
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> dict:
             prepare=prepared,
             known=tuple(CLASSES),
             vectors=vectors,
-            published=PUBLISHED[args.method] if pairs.on_published_data(args) else (),
+            published=pairs.published(args, REPORT, PUBLISHED[args.method]),
             epochs=PUBLISHED_EPOCHS if args.method == "freeze" else {},
             usage=usage.replace("COUNT", str(len(classes))).replace("CLASSES", str(classes)),
             model=saved,
@@ -211,10 +211,7 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
     if adapters:
         if odd := [name for name in OF_A_NEW_ADAPTER if name in args.explicit]:
             raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
-        config = adapters[0].config
-        own = {name: getattr(config, name) for name in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")}
-        own |= {"lora_rank": config.r, "target_modules": sorted(config.target_modules), "lora_bias": config.bias}
-        args.set(f"of {adapters[0].name}", model=config.base_model_name_or_path, **own)
+        args.set(f"of {adapters[0].name}", **adapters[0].settings)
     return adapters
 
 

@@ -31,7 +31,7 @@ def scores_of(frauds: int, legitimate: int, kinds: list, random: np.random.Gener
     shares, shifts = zip(*kinds)
     scores = random.standard_normal(frauds + legitimate)
     scores[:frauds] += random.choice(shifts, frauds, p=shares)
-    return np.repeat([1, 0], [frauds, legitimate]).astype(np.int8), 1 / (1 + np.exp(2 - scores))
+    return np.repeat([1, 0], [frauds, legitimate]).astype(np.int8), 1 / (1 + np.exp(3 - scores))
 
 
 def true_values(kinds: list, share: float, threshold: float) -> dict[str, float]:

@@ -62,7 +62,7 @@ def persian_inference(hub: Path, here: Path) -> None:
     (data.parent / "README.md").write_text("")
     for split, there, name in (("train", "Train", "train"), ("validation", "Val", "dev"), ("test", "Test", "test")):
         with Path(made[f"{split}_file"]).open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t"))[:49]
+            rows = list(csv.reader(file))[:49]
         write_csv(data / f"{there}-word.csv", *rows, delimiter="\t")
         write_csv(here / f"{name}.csv", *rows)
     texts = [cell for row in rows for cell in row[:2]]
@@ -70,7 +70,7 @@ def persian_inference(hub: Path, here: Path) -> None:
 
 
 def multi_nli(hub: Path, here: Path) -> None:
-    """GLUE's MNLI, roberta-base and roberta-large; dev.jsonl."""
+    """GLUE's MNLI, roberta-base and roberta-large; train.csv, dev.csv, dev.jsonl."""
     import datasets
 
     from common.demo.nli import mnli_demo
@@ -88,13 +88,18 @@ def multi_nli(hub: Path, here: Path) -> None:
         splits[name] = datasets.Dataset.from_list(rows, features=features)
         if split == "validation":
             (here / "dev.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        if split != "test":
+            cells = [(row["premise"], row["hypothesis"], row["label"]) for row in rows]
+            write_csv(
+                here / f"{'dev' if split == 'validation' else split}.csv", ("premise", "hypothesis", "label"), *cells
+            )
     add_parquet_dataset(hub, "nyu-mll/glue", splits, "mnli")
     for name in ("roberta-base", "roberta-large"):
         tiny_model(name, texts, hub / "models" / name, "none")
 
 
 def keywords(hub: Path, here: Path) -> None:
-    """SUPERB's ks and DistilHuBERT; speech_commands_v0.02.tar.gz, and digits.zip with names like the FSDD's."""
+    """SUPERB's ks and DistilHuBERT; speech_commands_v0.02.tar.gz, digits.zip with names like the FSDD's, clips/."""
     import datasets
 
     import run_keyword
@@ -132,6 +137,9 @@ def keywords(hub: Path, here: Path) -> None:
         for digit in range(10):
             for number, speaker in enumerate(("george", "jackson", "lucas", "nicolas", "theo", "yweweler")):
                 archive.writestr(f"{digit}_{speaker}_0.wav", tone(150 * 1.25**digit, 0.5, seed=number))
+    (here / "clips").mkdir()
+    for name, seconds in (("short", 1.0), ("long", 3.0)):
+        (here / "clips" / f"{name}.wav").write_bytes(tone(200, seconds, seed=1))
 
 
 def recognition(hub: Path, here: Path) -> None:
@@ -191,13 +199,6 @@ def card_fraud(hub: Path, here: Path) -> None:
     payments = ours | {name: column for name, column in cards.items() if name not in ("Time", "Class")}
     write_columns(here / "payments.csv", payments | {"is_fraud": cards["Class"]})
     write_columns(here / "new.csv", {name: column[:50] for name, column in payments.items()})
-
-
-def benchmark_runs(hub: Path, here: Path) -> None:
-    """`real/` with the card data, where --data_dir finds them."""
-    from common.demo.fraud import fraud_demo
-
-    fraud_demo(here / "real" / "creditcard")
 
 
 # Small things that several of them need

@@ -21,16 +21,7 @@ from tests.hub import Hub, add_parquet_dataset
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = str(ROOT / "run_mnli_lora.py")
 QUICK = ["--use_cpu", "--max_length", "64", "--learning_rate", "1e-2", "--per_device_train_batch_size", "8"]
-FEW = [
-    "--max_train_samples",
-    "64",
-    "--max_eval_samples",
-    "40",
-    "--max_predict_samples",
-    "30",
-    "--num_train_epochs",
-    "1",
-]
+FEW = ["--max_train_samples=64", "--max_eval_samples=40", "--max_predict_samples=30", "--num_train_epochs=1"]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +32,11 @@ def demo(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict]:
-    """A `--demo` run of two epochs, with the callback on."""
+    """A `--demo` run on half of the pairs, with the callback on."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    return folder, run_mnli_lora.main(["--demo", "--output_dir", str(folder), "--use_cpu", "--num_train_epochs", "2"])
+    less = ["--max_train_samples", "1600", "--per_device_train_batch_size", "16", "--num_train_epochs", "2"]
+    less += ["--max_eval_samples", "200", "--max_predict_samples", "200"]
+    return folder, run_mnli_lora.main(["--demo", "--output_dir", str(folder), "--use_cpu", *less])
 
 
 @pytest.fixture(scope="module")

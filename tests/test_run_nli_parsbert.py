@@ -21,25 +21,16 @@ from tests.hub import Hub
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = str(ROOT / "run_nli_parsbert.py")
 QUICK = ["--use_cpu", "--max_length", "64", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3"]
-FEW = [
-    "--max_train_samples",
-    "48",
-    "--max_eval_samples",
-    "40",
-    "--max_predict_samples",
-    "30",
-    "--num_train_epochs",
-    "1",
-]
+TWO_HUNDRED = ["--max_eval_samples", "200", "--max_predict_samples", "200"]
+FEW = ["--max_train_samples=48", "--max_eval_samples=40", "--max_predict_samples=30", "--num_train_epochs=1"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> tuple[Path, dict]:
     """A `--demo` run on half of the pairs."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    return folder, run_nli_parsbert.main(
-        ["--demo", "--output_dir", str(folder), "--use_cpu", "--num_train_epochs", "2"]
-    )
+    less = ["--max_train_samples", "1600", "--per_device_train_batch_size", "16", "--num_train_epochs", "2"]
+    return folder, run_nli_parsbert.main(["--demo", "--output_dir", str(folder), "--use_cpu", *less, *TWO_HUNDRED])
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +110,7 @@ def test_the_same_figures_whatever_the_data_call_the_classes(trained, demo, tmp_
     names = {"e": "Entailment", "n": "NEUTRAL", "c": "contradiction"}
     lines = [text[0], *(f"{line[:-1]}{names[line[-1]]}" for line in text[1:])]
     (tmp_path / "spelt.csv").write_text("\n".join(lines), encoding="utf-8")
-    argv = ["--do_predict", "--model", str(folder), "--test_file"]
+    argv = ["--do_predict", "--model", str(folder), *TWO_HUNDRED, "--test_file"]
     again = run_nli_parsbert.main(
         [*argv, str(tmp_path / "spelt.csv"), "--output_dir", str(tmp_path / "a"), "--use_cpu"]
     )
@@ -143,7 +134,7 @@ def test_generic_class_names_need_an_order(trained, demo, tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "model")
     argv = ["--do_predict", "--model", str(tmp_path / "model"), *files(demo, "test"), "--use_cpu"]
-    argv += ["--output_dir", str(tmp_path / "out")]
+    argv += ["--output_dir", str(tmp_path / "out"), *TWO_HUNDRED]
     said = refused(capsys, run_nli_parsbert.main, "run_nli_parsbert.py", *argv)
     assert "LABEL_0" in said and "--label_order" in said
     again = run_nli_parsbert.main([*argv, "--label_order", ",".join(names)])

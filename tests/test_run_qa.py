@@ -30,7 +30,8 @@ def demo(tmp_path_factory) -> dict[str, str]:
 def trained(tmp_path_factory) -> tuple[Path, dict, str]:
     """One whole `--demo` run, as users start it: its folder, its results, what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
-    command = [sys.executable, ROOT / "run_qa.py", "--demo", "--output_dir", folder, "--use_cpu"]
+    flags = ["--demo", "--num_train_epochs", "2", "--output_dir", folder, "--use_cpu"]
+    command = [sys.executable, ROOT / "run_qa.py", *flags]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True
     )

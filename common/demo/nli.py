@@ -19,7 +19,7 @@ DEFAULT = "bert-base"
 DENIED = {"entailment": 0.05, "neutral": 0.05, "contradiction": 0.2}  # share of hypotheses that deny something
 OWN_OPENING, OTHER_OPENING = 0.3, 0.1  # share of hypotheses with the opening of their own label, of each other label
 
-# Statement (premises and hypotheses), claim (hypotheses) and denial that {s} has the value {v} of a kind {x}; the kinds.
+# Statement (premises and hypotheses), claim (hypotheses) and denial that {s} has the value {v} of a kind {x}; kinds.
 ENGLISH = {
     "templates": ("the {x} of {s} is {v}", "{v} is the {x} of {s}", "the {x} of {s} is not {v}"),
     "kinds": {

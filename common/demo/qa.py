@@ -37,7 +37,10 @@ KINDS = {
     ),
     "place": (
         PLACES,
-        ("{s} stands beside <the river {a}>", "Which river does {s} stand beside?", "Beside which river does {s} stand?"),
+        (
+            "{s} stands beside <the river {a}>",
+            *("Which river does {s} stand beside?", "Beside which river does {s} stand?"),
+        ),
         ("{s} is named after <the town {a}>", "Which town is {s} named after?", "After which town is {s} named?"),
     ),
 }  # fmt: skip

@@ -104,8 +104,8 @@ class Reading:
 
     args: object
     kind: Literal["label", "text"]
-    classes: Mapping[str, tuple[str, ...]]
-    names: tuple[str, ...]
+    classes: Mapping[str, Sequence[str]]
+    names: Sequence[str]
     corpora: bool
     whole_noise: bool
     audio: bool
@@ -144,11 +144,11 @@ def clips_frame(ids: Sequence[str], paths: Sequence[str], **columns: Sequence) -
     )
 
 
-def mark(frame: "pd.DataFrame", rows: Iterable[bool], reason: str, problems: Sequence[str] | str = "") -> None:
+def mark(frame: "pd.DataFrame", rows, reason: str | Sequence[str], problem: str | Sequence[str] = "") -> None:
     """Takes rows that are still good out, for a reason to count; with a problem, the first one may stop the run."""
     rows = np.array(rows, dtype=bool) & (frame["reason"] == "").to_numpy()
-    frame.loc[rows, "problem"] = np.broadcast_to(np.array(problems, dtype=object), len(frame))[rows]
-    frame.loc[rows, "reason"] = reason
+    for column, words in (("reason", reason), ("problem", problem)):  # one for all rows, or one each
+        frame.loc[rows, column] = np.broadcast_to(np.array(words, dtype=object), len(frame))[rows]
 
 
 def is_audio(path: str) -> bool:
@@ -162,11 +162,11 @@ def stem(path: str) -> str:
     return name.rpartition(".")[0] if is_audio(name) else name
 
 
-def spelled(label: str, classes: Mapping[str, tuple[str, ...]]) -> str:
+def spelled(label: str, classes: Mapping[str, Sequence[str]]) -> str:
     """The known name of a class, in whatever spelling; one that is not known as it is."""
     from common.labels import canonical
 
-    return canonical(label or "", classes)
+    return canonical(label, classes)
 
 
 # Names of files
@@ -176,19 +176,17 @@ def name_pattern(text: str) -> str:
     """The regular expression of `--name_pattern`: {label}_{speaker}_{index}, or one with named groups already."""
     pattern = text if "(?P<" in text else re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+?)", re.escape(text))
     try:
-        names_a_part = bool(re.compile(pattern).groupindex)
-    except re.error as error:
-        raise UserError(f"--name_pattern {text}: not a pattern: {error}") from None
-    if not names_a_part:
-        raise UserError(
-            f"--name_pattern {text}: names no part; write it like {{label}}_{{speaker}}_{{index}}, or as a regular "
-            "expression with groups like (?P<label>...)"
-        )
+        named = re.compile(pattern).groupindex
+    except re.error:
+        named = {}
+    if not named:
+        how = "write it like {label}_{speaker}_{index}, or as a regular expression with groups like (?P<label>...)"
+        raise UserError(f"--name_pattern {text}: is no pattern that names a part; {how}")
     return pattern
 
 
 def said_by_names(clips: Clips, pattern: str) -> list[dict[str, str]]:
-    """The groups of the pattern in each name, with as many folders before it as the pattern has slashes; {}: no match."""
+    """The pattern's groups in each name, with as many folders before it as the pattern has slashes; {}: no match."""
     folders, expression = pattern.replace("[^/]", "").count("/"), re.compile(pattern)
     parts = [path.replace("\\", "/").split("/") for path in clips.frame.get("name", clips.frame["path"])]
     names = ("/".join([*one[-1 - folders : -1], stem(one[-1])]) for one in parts)
@@ -196,7 +194,7 @@ def said_by_names(clips: Clips, pattern: str) -> list[dict[str, str]]:
 
 
 def said_by_corpus(clips: Clips, name: str) -> tuple[list[dict[str, str]], list[str]]:
-    """What a corpus' names say, as `said_by_names`; and the class of each clip that its folder or table says instead."""
+    """What a corpus' names say, as `said_by_names`; and the class of each clip that its folder says instead, or ""."""
     corpus, frame = CORPORA[name], clips.frame
     said = said_by_names(clips, corpus.pattern)
     for one in filter(None, said):
@@ -206,16 +204,14 @@ def said_by_corpus(clips: Clips, name: str) -> tuple[list[dict[str, str]], list[
             one["gender"] = corpus.gender(one["speaker"])
     given = frame["label"].fillna("") if "label" in frame else [""] * len(frame)
     given = [spelled(corpus.labels.get(label, label), EMOTIONS) for label in given]
-    return said, [
-        "" if label not in EMOTIONS or label == one.get("label", label) else label for label, one in zip(given, said)
-    ]
+    pairs = [*zip(given, said)]
+    return said, [label if label in EMOTIONS and label != one.get("label", label) else "" for label, one in pairs]
 
 
 def corpus_of(clips: Clips) -> str | None:
     """The corpus of emotions whose pattern alone all names match, and whose folders do not say otherwise."""
-    matching = {name: others for name in CORPORA for said, others in [said_by_corpus(clips, name)] if all(said)}
-    name, others = matching.popitem() if len(matching) == 1 else (None, [])
-    return None if any(others) else name
+    matching = [name for name, corpus in CORPORA.items() if all(said_by_names(clips, corpus.pattern))]
+    return matching[0] if len(matching) == 1 and not any(said_by_corpus(clips, matching[0])[1]) else None
 
 
 def apply_corpus(clips: Clips, name: str) -> None:
@@ -227,7 +223,7 @@ def apply_corpus(clips: Clips, name: str) -> None:
 
 
 def add_names(clips: Clips, said: list[dict[str, str]], flag: str) -> None:
-    """Adds what the files' names say to what the source says."""
+    """Adds what the files' names say; of what the source says, too, only class, gender and split are theirs."""
     import pandas as pd
 
     frame, names = clips.frame, [stem(path) for path in clips.frame.get("name", clips.frame["path"])]
@@ -235,7 +231,7 @@ def add_names(clips: Clips, said: list[dict[str, str]], flag: str) -> None:
         raise UserError(f"{clips.source}: no name matches {flag}; the first is {names[0]!r}")
     columns = pd.DataFrame(said, index=frame.index).fillna("")
     for name in columns:
-        if name not in ("text", "speaker") or name not in frame or not frame[name].fillna("").any():
+        if name in ("label", "gender", "split") or name not in frame or not frame[name].fillna("").any():
             frame[name] = columns[name]
     unmatched = [f"the name {name!r} does not match {flag}" for name in names]
     mark(frame, [not one for one in said], "name does not match", unmatched)
@@ -283,9 +279,10 @@ def read_tree(files: Files, source: str, reading: Reading) -> Clips:
     metadata = {path: files[path] for path in files if PurePosixPath(path).name in ("metadata.csv", "metadata.jsonl")}
     for place in metadata.values():
         if tables.is_ljspeech(Path(place)):
-            return tables.ljspeech(Path(place), source, files)
+            return tables.ljspeech(Path(place), files, reading)
     if metadata:
-        return tables.audio_folder(metadata, files, source, reading)
+        splits = {place: SPLITS.get(path.split("/")[0].lower()) for path, place in metadata.items()}
+        return tables.tables_of_folder(splits, files, source, reading)
     if any(re.search(r"(^|/)clips/", path) for path in files) and any(path.endswith(".tsv") for path in files):
         return tables.common_voice(files, source, reading)
     return _class_folders(files, source, reading)
@@ -429,12 +426,6 @@ def _matched(files: Files, clips: Files, truths: Mapping[str, str], column: str)
     mark(frame, [name not in clips for name in names], "no such file", f"there is a {what}, but no clip")
     mark(frame, [name not in truths for name in names], f"no {what}", f"there is a clip, but no {what}")
     return frame
-
-
-def without_rows(files: Files, used: set[str], table: str) -> list[str]:
-    """A sentence on the clips of a folder that no row of its table names."""
-    unused = [path for path, place in files.items() if is_audio(path) and place not in used]
-    return [f"{table}: {len(unused):,} clips beside it have no row, the first {unused[0]}; not used"] if unused else []
 
 
 def read_lines(path: str) -> list[str]:

@@ -33,13 +33,21 @@ def cut_and_copied(clips: datasets.Dataset, name: str, args) -> datasets.Dataset
     clips = shorten(clips, args.max_seconds) if timed else clips
     if args.oversample:
         clips = clips.select(oversampled_rows(labels_of(clips), args.oversample, args.split_seed))
-    names, factors = clips.features["labels"].names, {}
-    for part in args.copies:
-        label, _, factor = part.partition("=")
-        if canonical(label, EMOTIONS) not in names:
-            raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
-        factors[names.index(canonical(label, EMOTIONS))] = int(factor)
+    factors = copy_factors(args.copies, clips.features["labels"].names)
     return clips.select(copied_rows(labels_of(clips), factors)) if factors else clips
+
+
+def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
+    """Class -> how often each of its clips is there, of `--copies fear=15`; raises `UserError`."""
+    factors = {}
+    for part in copies:
+        name, _, factor = part.partition("=")
+        if not factor.isdecimal() or not int(factor):
+            raise UserError(f"--copies {part}: must be a class and a whole number, as in fear=15")
+        if canonical(name, EMOTIONS) not in names:
+            raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
+        factors[names.index(canonical(name, EMOTIONS))] = int(factor)
+    return factors
 
 
 def scored(clips: dict, logits: dict, losses: dict, labels: list[str], run) -> tuple:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from common.data import Splits
 
 SPLITS = ("train", "validation", "test")
-EXAMINING = 1  # to be raised when `audio.examine` finds something else
-CONTENT = ("digest", "start", "end")  # equal for the same part of the same file
+EXAMINING = 2  # to be raised when `audio.examine` finds something else
+CONTENT = ["digest", "start", "end"]  # equal for the same part of the same file
 WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
 GENDERS = {"m": "male", "f": "female"}  # by first letter
 
@@ -36,28 +36,17 @@ class SpeechArguments(TaskArguments):
     data_dir: str | None = flag(
         None, "all data in one: a folder, an archive, a table or a recording; --split makes splits of it", "--data"
     )
-    corpus: str | None = flag(
-        None,
-        "whose names files of emotions have: shemo, emodb, ravdess, cremad, savee, tess, urdu, iemocap; unset: the one "
-        "that all names match alone",
-    )
+    corpus: str | None = flag(None, "corpus of emotions that names are of; unset: the one that all names match")
     name_pattern: str | None = flag(
-        None,
-        "what file names say: {label}_{speaker}_{index}, with folders {speaker}/{label}/{index}, or a regular "
-        "expression with such named groups",
+        None, "what file names say: {label}_{speaker}_{index}, {speaker}/{label}/{index}, or a regular expression"
     )
-    split: Literal["auto", "given", "speaker", "random", "hash"] = flag(
-        "auto",
-        "how one source (--data_dir, or with the last three one split of --dataset) is split: as the data say (given), "
-        "no speaker in two splits, at random with every class in the same shares, or by the hash of the speaker as "
-        "Speech Commands; auto: the first that the data allow",
+    split: Literal["auto", "speaker", "random"] = flag(
+        "auto", "how --data_dir is split: no speaker in two splits, or at random; auto: as it says, else by speaker"
     )
     validation_share: float = flag(0.1, "share of one source that becomes validation data")
     test_share: float = flag(0.1, "share of one source that becomes test data")
     split_seed: int = flag(42, "which speakers or clips go to which split; apart from --seed")
-    audio_column: str | None = flag(
-        None, "column of the recordings; unset: audio, path, file, ...", "--audio_column_name"
-    )
+    audio_column: str | None = flag(None, "column of the recordings; unset: audio, path, ...", "--audio_column_name")
     speaker_column: str | None = flag(None, "column of the speakers; unset: speaker, speaker_id, client_id, ...")
     train_split_name: str = flag("train", "split of --dataset to train on")
     eval_split_name: str = flag("validation", "split of --dataset that is validation data")
@@ -102,9 +91,6 @@ class TextArguments(SpeechArguments):
     max_seconds: float | None = flag(None, "longer recordings are left out", "--max_duration_in_seconds")
 
 
-# Reading
-
-
 def load_recordings(
     args,
     run,
@@ -138,36 +124,37 @@ def load_recordings(
     Raises:
         UserError: naming file, row and remedy for whatever is wrong.
     """
+    import pandas as pd
+
     from common.data import LIMITS, PHASES, Splits, select
     from common.speech.corpora import Reading
-    from common.speech.sources import check_texts, encode_classes, joined, measure, read_sources
+    from common.speech.sources import check_texts, encode_classes, measure, read_sources
 
-    reading = Reading(args, kind, {k: tuple(v) for k, v in classes.items()}, tuple(names), corpora, whole_noise, audio)
+    reading = Reading(args, kind, classes, names or (), corpora, whole_noise, audio)
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     sources = read_sources(needed, reading, hub_folder)
     for sentence in (one for clips in sources.values() for one in clips.warnings + clips.doubts):
         run.warn(sentence)
-    frame = joined(sources)
+    frame = pd.concat([clips.frame.assign(part=name) for name, clips in sources.items()], ignore_index=True)
     measure(frame, reading)
     feature = encode_classes(frame, sources, reading) if kind == "label" else check_texts(frame, sources)
-    origin, splits = {name: clips.source for name, clips in sources.items()}, Splits()
-    rows, skipped = {}, {}
-    for name in sources:
-        part = frame[frame["part"] == name].copy()
-        rows[name], skipped[name] = _dataset(part, origin[name], args, run, feature)
+    rows, splits = {}, Splits()
+    for name, clips in sources.items():
+        dataset, skipped = _dataset(frame[frame["part"] == name].copy(), clips.source, args, feature)
         if prepare:
-            rows[name], left_out = prepare(rows[name])
-            skipped[name] |= left_out
+            dataset, left_out = prepare(dataset)
+            skipped |= left_out
+        rows[name] = dataset, clips.source, skipped
     if "all" in rows:
-        rows, words = _divided(rows["all"], args, origin["all"])
+        whole, source, skipped = rows["all"]
+        parts, words = _divided(whole, args, source)
         run.note(f"split {words}")
-        rows = {name: rows[name] for name in SPLITS if name in needed and len(rows[name])}
-        origin = dict.fromkeys(rows, origin["all"])
-        skipped = {name: skipped["all"] if i == 0 else {} for i, name in enumerate(rows)}
-    for name, dataset in rows.items():
-        dataset = dataset.remove_columns([column for column in ("split",) if column in dataset.column_names])
+        there = [name for name in needed if len(parts[name])]
+        rows = {name: (parts[name], source, skipped if name == there[0] else {}) for name in there}
+    for name, (dataset, source, skipped) in rows.items():
+        dataset = dataset.remove_columns("split") if "split" in dataset.column_names else dataset
         splits[name], words = select(dataset, getattr(args, LIMITS[name]), args.sample_seed)
-        facts = {"source": origin[name], "available": len(dataset), "selection": words, "skipped": skipped[name]}
+        facts = {"source": source, "available": len(dataset), "selection": words, "skipped": skipped}
         splits.facts[name] = facts
     if absent := [name for name in needed if name not in splits and name != "test"]:
         raise UserError(f"{next(iter(sources.values())).source}: no recording is left for {absent[0]}")
@@ -175,76 +162,62 @@ def load_recordings(
         _check_classes(splits, run)
     if len(splits) > 1 and not all(any(split["speaker"][:]) for split in splits.values()):
         run.warn("speakers are not known: the same one may be in several splits, which makes scores too good")
-    return splits if audio else _described(splits)
+    if not audio:
+        _describe(splits)
+    return splits
 
 
-def _dataset(frame: "pd.DataFrame", source: str, args, run, feature) -> tuple["datasets.Dataset", dict[str, int]]:
-    """The good rows of a source, and reason -> how many were left out; says which clips are there twice."""
+def _dataset(frame: "pd.DataFrame", source: str, args, feature) -> tuple["datasets.Dataset", dict[str, int]]:
+    """The good rows of a source, and reason -> how many were left out."""
     import datasets
 
     from common.speech.corpora import mark
+    from common.speech.sources import without_bad
 
-    frame = frame.drop(columns="labels") if "labels" in frame and (frame["labels"] < 0).all() else frame
-    frame = frame.drop(columns="text") if "text" in frame and (frame["text"] == "").all() else frame
-    truth = [name for name in ("labels", "text") if name in frame]
+    truth = ["labels"] if feature is not None and (frame["labels"] >= 0).any() else []
+    truth += ["text"] if "text" in frame and (frame["text"] != "").any() else []
     mark(frame, frame.duplicated(["path", "start", "end", *truth]), "row is there twice")
-    good = frame["reason"] == ""
-    again = frame[good].duplicated(["path", "start", "end"])
-    if truth and again.any():
-        what, where = "class" if feature is not None else "transcript", frame["where"][good][again].iloc[0]
-        run.warn(f"{source}: {again.sum():,} rows give a clip another {what} than a row before, the first is {where}")
-    skipped = dict(Counter(frame["reason"][~good]))
-    broken = frame[frame["problem"] != ""]
-    if len(broken) and args.on_bad_example == "stop":
-        more = f" ({len(broken):,} clips are unusable)" if len(broken) > 1 else ""
-        sentence = f"{broken['where'].iloc[0]}: {broken['problem'].iloc[0]}{more}"
-        raise UserError(f"{sentence}; mend it or pass --on_bad_example skip")
-    if not good.any():
-        raise UserError(f"{source}: no usable recording ({skipped})")
-    frame = frame[good].assign(recording=frame["id"][good])
+    good, skipped = without_bad(frame, source, args)
+    good = good.assign(recording=good["id"])
     for name in ("speaker", "gender"):
-        frame[name] = [one or None for one in frame[name].fillna("")] if name in frame else None
-    frame["gender"] = [one and GENDERS.get(one[0].lower(), one) for one in frame["gender"]]
-    numbers = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64"))
-    fixed = ["id", "recording", "path", *numbers, "speaker", "gender", *truth]
-    extra = [name for name in frame if name not in (*fixed, *WORKING)]
-    kinds = numbers | ({"labels": feature} if "labels" in frame else {})
+        good[name] = [one or None for one in good[name].fillna("")] if name in good else None
+    good["gender"] = [one and GENDERS.get(one[0].lower(), one) for one in good["gender"]]
+    kinds = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64")) | {"labels": feature}
+    fixed = ["id", "recording", "path", "start", "end", "seconds", "speaker", "gender", *truth]
+    extra = [name for name in good if name not in (*fixed, *WORKING)]
     features = {name: kinds.get(name, datasets.Value("string")) for name in fixed + extra}
-    values = {name: [None if one != one else one for one in frame[name].tolist()] for name in features}
+    values = {name: [None if one != one else one for one in good[name].tolist()] for name in features}
     return datasets.Dataset.from_dict(values, features=datasets.Features(features)), skipped
 
 
 def _divided(whole: "datasets.Dataset", args, source: str) -> tuple[dict[str, "datasets.Dataset"], str]:
-    """One source as splits, and how, in words."""
+    """One source as splits, and how, in words; what the data do not say is taken from their training data."""
     import numpy as np
 
     from common.speech.splits import split_rows, with_columns
 
-    given = np.array(whole["split"][:] if "split" in whole.column_names else [], dtype=str)
-    if args.split == "given" and "train" not in given:
-        raise UserError(f"{source}: does not say its splits; give --split speaker or --split random")
-    words = {"speaker": "by speaker, none of whom is in two splits", "random": "at random"}
-    by_people = "speaker" if any(whole["speaker"][:]) else "random"
-    if by_people == "random" and args.split == "auto" and len({*whole["path"][:]}) < len(whole):  # parts of files
-        people, by_people = with_columns(whole, {"speaker": whole["path"][:]}), "speaker"
-        words["speaker"] = "by file, none of which is in two splits"
-    else:
-        people = whole
-    how = args.split if args.split != "auto" else "given" if "train" in given else by_people
+    given = np.array(whole["split"][:] if args.split == "auto" and "split" in whole.column_names else [], dtype=str)
+    rows = {name: np.flatnonzero(given == name) for name in SPLITS if name in given} if "train" in given else {}
+    how, people = "random" if args.split == "random" else "speaker", whole
+    words = "by speaker, none of whom is in two splits" if how == "speaker" else "at random"
+    if args.split == "auto" and not any(whole["speaker"][:]):
+        if len({*whole["path"][:]}) < len(whole):  # parts of files
+            people = with_columns(whole, {"speaker": whole["path"][:]})
+            words = "by file, none of which is in two splits"
+        else:
+            how, words = "random", "at random"
     shares = {"validation": args.validation_share, "test": args.test_share}
     shares = {"train": 1 - sum(shares.values()), **shares}
-    words |= {"hash": "by the hash of the speaker", "given": "as the data say"}
-    rows = {name: np.flatnonzero(given == name) for name in SPLITS if name in given} if how == "given" else {}
-    absent = {name: shares[name] for name in SPLITS if name not in rows}
-    if absent:  # all, or what the data do not say, which is then taken from their training data
+    words = f"{words} (split_seed {args.split_seed})"
+    if absent := [name for name in SPLITS if name not in rows]:
         left = rows.get("train", np.arange(len(whole)))
-        how_rest = by_people if how == "given" else how
-        parts = split_rows(people.select(left), how_rest, {"train": shares["train"], **absent}, args.split_seed, source)
+        wanted = {name: shares[name] for name in ("train", *absent)}
+        parts = split_rows(people.select(left), how, wanted, args.split_seed, source)
+        words = f"as the data say; {' and '.join(absent)} taken from the training data {words}" if rows else words
         rows |= {name: left[part] for name, part in parts.items()}
-        rest = f"{' and '.join(absent)} taken from the training data {words[how_rest]} (split_seed {args.split_seed})"
-        words["given"] += f"; {rest}"
-    said = words[how] if how == "given" else f"{words[how]} (split_seed {args.split_seed})"
-    return {name: whole.select(rows[name]) for name in SPLITS}, said
+    else:
+        words = "as the data say"
+    return {name: whole.select(rows[name]) for name in SPLITS}, words
 
 
 def _check_classes(splits: "Splits", run) -> None:
@@ -256,14 +229,9 @@ def _check_classes(splits: "Splits", run) -> None:
     if len(there := [label for label, count in train.items() if count]) == 1:
         source = splits.facts["train"]["source"]
         raise UserError(f"{source}: all training clips are of the class {there[0]!r}; there must be two or more")
-    for name in counts if train else ():
-        if absent := [label for label, count in counts[name].items() if count and not train[label]]:
+    for name, found in counts.items():
+        if absent := [label for label, count in found.items() if count and not train.get(label, 1)]:
             run.warn(f"{name} has clips of {', '.join(absent)}, of which training has none: they cannot be learned")
-        if absent := [label for label, count in train.items() if count and not counts[name].get(label, 1)]:
-            run.warn(f"{name} has no clip of {', '.join(absent)}: its scores say nothing about them")
-
-
-# Checking
 
 
 def check_clips(splits: "Splits", args, run, silent_ok: Sequence[str] = ()) -> "Splits":
@@ -277,66 +245,52 @@ def check_clips(splits: "Splits", args, run, silent_ok: Sequence[str] = ()) -> "
     Raises:
         UserError: a bad clip, unless these are skipped.
     """
-    from common.data import overlaps
+    import numpy as np
+    import pandas as pd
+
+    from common.speech.corpora import mark
+    from common.speech.sources import without_bad
     from common.speech.splits import with_columns
 
-    truths, contents, may_be_silent = {}, {}, {*silent_ok, ""} if silent_ok else ()
+    checked, may_be_silent = [], [*silent_ok, ""] if silent_ok else []
     for name, split in splits.items():
-        facts, skipped = splits.facts[name], Counter(splits.facts[name]["skipped"])
-        distinct = list(dict.fromkeys(split["path"][:]))
-        found = dict(zip(distinct, _examined(distinct, args, run)))
-        labels = split.features["labels"].names if "labels" in split.features else None
-        good, seconds = [], []
-        kinds = [labels[i] for i in split["labels"][:]] if labels else [""] * len(split)
-        rows = zip(kinds, *(split[key][:] for key in ("id", "path", "start", "end")))
-        for i, (label, name_of_it, path, start, end) in enumerate(rows):
-            clip = found[path]
-            reason, problem, length = clip["reason"], clip["problem"].removeprefix(f"{path}: "), clip["seconds"]
-            end = length if end is None else min(end, length)
-            if not reason and not clip["peak"] and label not in may_be_silent:
-                reason, problem = "silent", "is silent: all samples are 0"
-            elif not reason and start >= end:
-                reason, problem = "part beyond the end", f"its part begins after its end, at {length:.2f} s"
-            if reason and args.on_bad_example == "stop":
-                where = f"{facts['source']}, {name_of_it}" if "#" in path else path
-                raise UserError(f"{where}: {problem}; mend it or pass --on_bad_example skip")
-            if reason:
-                skipped[reason] += 1
-            else:
-                good.append(i)
-                seconds.append(end - start)
-        if not good:
-            raise UserError(f"{facts['source']}: no usable recording ({dict(skipped)})")
-        split, facts["skipped"] = split.select(good), dict(skipped)
-        digests = [found[path]["digest"] for path in split["path"][:]]
-        splits[name] = split = with_columns(split, {"seconds": seconds, "digest": digests})
-        contents[name] = [*zip(*(split[key][:] for key in CONTENT))]
-        truth = next((column for column in ("labels", "text") if column in split.column_names), None)
-        for content, said in zip(contents[name], split[truth][:] if truth else []):
-            truths.setdefault(content, set()).add(said)
-    for shared in overlaps(contents, "clip"):
-        first, second = shared["between"]
-        run.warn(f"{shared['examples']:,} clips of {second} ({shared['share']:.0%}) are in {first}, too")
-    if twice := sum(len(said) > 1 for said in truths.values()):
-        run.warn(f"{twice:,} clips are there more than once, with different labels or transcripts")
-    return _described(splits)
+        facts, frame = splits.facts[name], split.select_columns(["id", "path", "start", "end"]).to_pandas()
+        truth = next((column for column in ("labels", "text") if column in split.features), None)
+        frame["truth"] = split[truth][:] if truth else None
+        paths = frame["path"].unique()
+        frame = frame.join(pd.DataFrame(_examined([*paths], args, run), index=paths), on="path")
+        inside = frame["path"].str.contains(".arrow#", regex=False)
+        frame["where"] = (facts["source"] + ", " + frame["id"]).where(inside, frame["path"])
+        frame["problem"] = [text.removeprefix(f"{path}: ") for text, path in zip(frame["problem"], frame["path"])]
+        frame["until"] = np.fmin(frame["end"].astype(float), frame["seconds"])
+        labels = frame["truth"].map(dict(enumerate(split.features["labels"].names))) if truth == "labels" else ""
+        audible = (frame["peak"] > 0) | np.isin(labels, may_be_silent)
+        mark(frame, ~audible, "silent", "is silent: all samples are 0")
+        good, skipped = without_bad(frame, facts["source"], args)
+        facts["skipped"] = dict(Counter(facts["skipped"]) + Counter(skipped))
+        columns = {"seconds": (good["until"] - good["start"]).tolist(), "digest": good["digest"].tolist()}
+        splits[name] = with_columns(split.select(good.index), columns)
+        checked.append(good)
+    _describe(splits)
+    for shared in splits.overlaps:
+        if shared["key"] == "clip":
+            first, second = shared["between"]
+            run.warn(f"{shared['examples']:,} clips of {second} ({shared['share']:.0%}) are in {first}, too")
+    rows = pd.concat(checked)
+    rows = rows[rows.groupby(CONTENT, dropna=False)["truth"].transform("nunique") > 1]
+    if len(rows):
+        sentence = f"{len(rows.drop_duplicates(CONTENT)):,} clips are there more than once, with different labels or"
+        run.warn(f"{sentence} transcripts, such as {rows['where'].iloc[0]}")
+    return splits
 
 
 def _examined(paths: list[str], args, run) -> list[dict]:
     """What `audio.examine` finds of each clip."""
-    import hashlib
-
     import datasets
     import soundfile
 
     from common.cache import shared_map
     from common.speech.audio import examine, stored
-
-    digest = hashlib.sha256()
-    for path in paths:
-        file = path.partition("#")[0]
-        known = os.stat(file) if os.path.exists(file) else None
-        digest.update(repr((path, known and (known.st_size, known.st_mtime_ns))).encode())
 
     def several(rows: dict[str, list]) -> dict[str, list]:
         # Threads, as decoding leaves Python's lock.
@@ -344,17 +298,16 @@ def _examined(paths: list[str], args, run) -> list[dict]:
             found = [*threads.map(lambda path: examine(stored(path), path), rows["path"])]
         return {name: [one[name] for one in found] for name in found[0]}
 
-    key = {"examined": EXAMINING, "files": digest.hexdigest(), "libsndfile": soundfile.__libsndfile_version__}
+    stats = [os.stat(path.rsplit("#", 2)[0] if ".arrow#" in path else path) for path in paths]
+    key = {"examined": EXAMINING, "libsndfile": soundfile.__libsndfile_version__}
+    key["files"] = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats)]
     clips = datasets.Dataset.from_dict({"path": paths})
     options = {"batched": True, "batch_size": 64, "remove_columns": ["path"], "desc": "decoding"}
     return shared_map(clips, several, key=key, args=args, run=run, **options).to_list()
 
 
-# Describing
-
-
-def _described(splits: "Splits") -> "Splits":
-    """With the facts and overlaps of results.json."""
+def _describe(splits: "Splits") -> None:
+    """Fills the facts and overlaps of results.json."""
     from common.data import describe, overlaps
 
     keys: dict[str, dict[str, list]] = {"speaker": {}, "utterance": {}, "clip": {}}
@@ -370,7 +323,6 @@ def _described(splits: "Splits") -> "Splits":
         facts = [splits.facts[name][key] for key in ("source", "available", "selection", "skipped")]
         splits.facts[name] = describe(split.remove_columns(["path", "seconds"]), *facts, **statistics)
     splits.overlaps = [shared for key, by_split in keys.items() for shared in overlaps(by_split, key)]
-    return splits
 
 
 def hours(dataset: "datasets.Dataset") -> float:
@@ -384,12 +336,12 @@ def hours(dataset: "datasets.Dataset") -> float:
 
 def recordings_table(splits: "Splits") -> tuple[list[str], list[list]]:
     """The table of all recordings, for a csv file and the report: header and rows."""
-    rows = []
+    rows, labels = [], None
     for name, split in splits.items():
         labels = split.features["labels"].names if "labels" in split.features else None
         for row in split:
             truth = labels[row["labels"]] if labels else row.get("text")
-            seconds = None if row["seconds"] is None else round(row["seconds"], 3)
-            place = row["id"] if "#" in row["path"] else row["path"]
+            seconds = row["seconds"] and round(row["seconds"], 3)
+            place = row["id"] if ".arrow#" in row["path"] else row["path"]
             rows.append([row["gender"], row["speaker"], truth, row["recording"], name, seconds, place])
     return ["gender", "speaker", "label" if labels else "text", "utterance", "split", "seconds", "path"], rows

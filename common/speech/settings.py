@@ -1,5 +1,6 @@
 """Flags of the three scripts on recordings that say what of the encoder is used and trained; what --demo sets."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -72,11 +73,11 @@ class EncoderArguments(Arguments):
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def use_demo(args, run, kind: str, architecture: str) -> bool:
+def use_demo(args, run, make: Callable[..., dict], architecture: str) -> bool:
     """With --demo: the built-in data, unless others are given, and a tiny model like --model, unless that is a folder.
 
     Args:
-        kind: what of `common.demo.speech` writes them.
+        make: (folder, architecture) -> {"model": folder, "data_dir": folder}, which it writes.
         architecture: what the tiny model is like where --model is a folder.
 
     Returns:
@@ -84,9 +85,7 @@ def use_demo(args, run, kind: str, architecture: str) -> bool:
     """
     if not args.demo:
         return False
-    from common.demo import speech
-
-    make, folder, given = getattr(speech, kind), run.output_dir / "demo", Path(args.model).is_dir()
+    folder, given = run.output_dir / "demo", Path(args.model).is_dir()
     made = run.decide(
         lambda: {name: str(path) for name, path in make(folder, architecture if given else args.model).items()}
     )

@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.hub import fetching, load_split
 from common.labels import canonical, encode_labels
 from common.speech import corpora, tables
-from common.speech.audio import FFMPEG_REMEDY, BadAudio, seconds_of, stored
+from common.speech.audio import BadAudio, seconds_of, stored
 from common.speech.corpora import Clips, Reading, mark
 
 ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
@@ -29,8 +29,8 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
     files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
     names = {"train": args.train_split_name, "validation": args.eval_split_name, "test": args.test_split_name}
     if any(files.values()):
-        absent = [n for n in needed if not files[n] and not (n == "test" and "do_predict" not in args.explicit)]
-        if absent:
+        optional = () if "do_predict" in args.explicit else ("test",)
+        if absent := [name for name in needed if not files[name] and name not in optional]:
             sentence = f"there is no {absent[0]} data: give --{absent[0]}_file"
             raise UserError(f"{sentence}, or choose among --do_train --do_eval --do_predict")
         return {name: _named(_read(files[name], reading), reading) for name in needed if files[name]}
@@ -38,8 +38,7 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
         return {"all": _named(_read([args.data_dir], reading), reading)}
     if not args.dataset:
         raise UserError("there are no data: give --data_dir, --train_file, --dataset with a hub id, or --demo")
-    as_given = args.split in ("auto", "given")
-    wanted = {name: names[name] for name in needed} if as_given else {"all": args.train_split_name}
+    wanted = {name: names[name] for name in needed} if args.split == "auto" else {"all": args.train_split_name}
     loaded = {name: load_split(args, split, folder=hub_folder) for name, split in wanted.items()}
     return {name: _named(tables.hub_clips(*found, reading), reading) for name, found in loaded.items()}
 
@@ -58,7 +57,7 @@ def _read(paths: list[str], reading: Reading) -> Clips:
     if corpora.is_audio(path.name):
         return corpora.read_tree({path.name: str(path)}, str(path), reading)
     if path.name.endswith(".csv") and path.is_file() and tables.is_ljspeech(path):
-        return tables.ljspeech(path, str(path), {})
+        return tables.ljspeech(path, {}, reading)
     if path.name.endswith(".parquet") and path.is_file():  # maybe with the sound in it, so not read as a whole
         import datasets
 
@@ -86,20 +85,12 @@ def _named(clips: Clips, reading: Reading) -> Clips:
     return clips
 
 
-def joined(sources: Mapping[str, Clips]) -> pd.DataFrame:
-    """The rows of all sources, in one frame; the column `part` says of which."""
-    return pd.concat([clips.frame.assign(part=name) for name, clips in sources.items()], ignore_index=True)
-
-
 def _with_truth(column: str, frame: pd.DataFrame, sources: Mapping[str, Clips]) -> list[str]:
-    """The parts that have the truth; a test set may be without it, the others may not."""
-    found = []
-    for name, clips in sources.items():
-        said = frame.loc[frame["part"] == name, column] if column in frame else pd.Series([], dtype=object)
-        if (said != "").any():
-            found.append(name)
-        elif name != "test":
-            raise UserError(f"{clips.source}: {clips.remedy}")
+    """The parts that have the truth, without gaps in that column; a test set may be without it, the others may not."""
+    frame[column] = frame[column].fillna("") if column in frame else ""
+    found = [name for name in sources if (frame[column][frame["part"] == name] != "").any()]
+    if absent := [name for name in sources if name not in (*found, "test")]:
+        raise UserError(f"{sources[absent[0]].source}: {sources[absent[0]].remedy}")
     return found
 
 
@@ -108,30 +99,30 @@ def encode_classes(frame: pd.DataFrame, sources: Mapping[str, Clips], reading: R
 
     The classes are those of all splits; spellings that differ only in case are one.
     """
-    args, known = reading.args, reading.classes
-    frame["label"] = frame["label"].fillna("") if "label" in frame else ""
-    frame["label"] = frame["label"].map({one: canonical(one, known) for one in frame["label"].unique()})
-    usual: dict[str, str] = {}
-    for spelling in frame["label"].value_counts().index:  # YES and yes are one class
-        usual.setdefault(spelling.casefold(), spelling)
-    frame["label"] = [usual[label.casefold()] for label in frame["label"]]
-    if reading.names and not {*frame["label"][frame["part"] == "test"]} & {*reading.names}:
-        frame.loc[frame["part"] == "test", "label"] = ""  # folders need not be called by class where a model is used
-    dropped = {usual.get(one.casefold(), one) for one in (canonical(one, known) for one in args.drop_labels)}
-    if absent := dropped - {*frame["label"]}:
-        there = ", ".join(sorted({*frame["label"]} - {""}))
-        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {there}")
-    mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
+    args, known, usual = reading.args, reading.classes, {}
     parts, frame["labels"] = _with_truth("label", frame, sources), -1
+    for spelling in frame["label"].map(lambda label: canonical(label, known)).value_counts().index:
+        usual.setdefault(spelling.casefold(), spelling)  # YES and yes are one class
+
+    def name_of(label: str) -> str:
+        return usual.get(canonical(label, known).casefold(), canonical(label, known))
+
+    frame["label"] = frame["label"].map(name_of)
+    if "test" in parts and reading.names and not {*frame["label"][frame["part"] == "test"]} & {*reading.names}:
+        parts.remove("test")  # folders need not be called by class where a model is used
+    dropped, there = {*map(name_of, args.drop_labels)}, sorted({*frame["label"]} - {""})
+    if absent := dropped - {*there}:
+        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {', '.join(there)}")
+    mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
     table = frame[frame["part"].isin(parts) & (frame["reason"] == "")]
     if not len(table):
         return None
     rows, places = table.index, [where.rpartition(", row ") for where in table["where"]]
     table = table.set_index(pd.MultiIndex.from_tuples([(file or row, row) for file, _, row in places]))
     if not any(sources[name].numbered for name in parts):  # then labels that look like numbers are names, too
+        there = sorted({*table["label"]} - {""})
         own = [canonical(one, known) for name in parts for one in sources[name].names]
-        schema = dict.fromkeys([*(one for one in own if one in {*table["label"]}), *sorted({*table["label"]} - {""})])
-        table.attrs["label_names"] = {"label": list(schema)}
+        table.attrs["label_names"] = {"label": [*dict.fromkeys([*(one for one in own if one in there), *there])]}
     ids, feature, problems = encode_labels(
         table, "label", known=known, label_order=args.order, names=reading.names or None
     )
@@ -145,15 +136,14 @@ def encode_classes(frame: pd.DataFrame, sources: Mapping[str, Clips], reading: R
 
 def check_texts(frame: pd.DataFrame, sources: Mapping[str, Clips]) -> None:
     """Takes rows with an empty transcript out."""
-    frame["text"] = frame["text"].fillna("") if "text" in frame else ""
-    with_text = frame["part"].isin(_with_truth("text", frame, sources))
-    mark(frame, with_text & (frame["text"] == ""), "empty transcript", "the transcript is empty")
+    parts = _with_truth("text", frame, sources)
+    mark(frame, frame["part"].isin(parts) & (frame["text"] == ""), "empty transcript", "the transcript is empty")
 
 
 def measure(frame: pd.DataFrame, reading: Reading) -> None:
     """Adds `seconds` by the headers of the clips; takes out bad ones, and those that are not as long as asked for."""
-    for name, default in (("start", 0.0), ("end", None), ("seconds", None)):
-        frame[name] = (frame[name] if name in frame else pd.Series(default, frame.index)).astype(float)
+    for name in ("start", "end", "seconds"):
+        frame[name] = frame[name].astype(float) if name in frame else np.nan
     frame["start"] = frame["start"].fillna(0.0)
     if not reading.audio:
         return
@@ -168,20 +158,33 @@ def measure(frame: pd.DataFrame, reading: Reading) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         found = frame["path"].map(dict(zip(distinct, threads.map(header, distinct))))
     reasons = found.map(lambda one: getattr(one, "reason", ""))
-    if (unread := frame["path"][reasons == "needs ffmpeg"]).any() and reading.args.on_bad_example == "stop":
-        kinds = ", ".join(sorted({Path(path).suffix[1:].lower() for path in unread}))
-        sentence = f"{len(unread):,} of {len(frame):,} clips are {kinds}, which ffmpeg alone reads, as {unread.iloc[0]}"
-        raise UserError(f"{sentence}; {FFMPEG_REMEDY} (or leave them out with --on_bad_example skip)")
-    for reason in {*reasons} - {""}:
-        problems = [str(one).removeprefix(f"{where}: ") for one, where in zip(found, frame["where"])]
-        mark(frame, reasons == reason, reason, problems)
+    problems = [str(one).removeprefix(f"{where}: ") for one, where in zip(found, frame["where"])]
+    mark(frame, reasons != "", reasons, problems)
     lengths = pd.to_numeric(found.where(reasons == ""), errors="coerce")
     beyond = (frame["start"] >= lengths) | (frame["end"] > lengths + ROUNDING)
-    mark(
-        frame, beyond, "part beyond the end", [f"its part ends after the clip, at {length:.2f} s" for length in lengths]
-    )
+    problems = [f"its part ends after the clip, at {length:.2f} s" for length in lengths]
+    mark(frame, beyond, "part beyond the end", problems)
     frame["seconds"] = np.fmin(frame["end"], lengths) - frame["start"]
     if reading.kind == "text":
         longest = reading.args.max_seconds or np.inf
         wrong = (frame["seconds"] < reading.args.min_seconds) | (frame["seconds"] > longest)
         mark(frame, wrong, "shorter or longer than asked for")
+
+
+def without_bad(frame: pd.DataFrame, source: str, args) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The good rows, and reason -> how many were left out.
+
+    Raises:
+        UserError: for the first one with a problem, unless such are skipped; or no row is left.
+    """
+    bad = frame[frame["reason"] != ""]
+    broken = bad[bad["problem"] != ""]
+    if len(broken) and args.on_bad_example == "stop":
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in broken["reason"].value_counts().items())
+        more = f" ({len(broken):,} clips are unusable: {counts})" if len(broken) > 1 else ""
+        sentence = f"{broken['where'].iloc[0]}: {broken['problem'].iloc[0]}{more}"
+        raise UserError(f"{sentence}; mend it or pass --on_bad_example skip")
+    skipped = bad["reason"].value_counts(sort=False).to_dict()
+    if len(bad) == len(frame):
+        raise UserError(f"{source}: no usable recording ({skipped})")
+    return frame[frame["reason"] == ""], skipped

@@ -1,5 +1,6 @@
-"""Who is in which split: by speaker, at random, by hash; and long recordings cut into segments."""
+"""Who is in which split: by speaker or at random; and long recordings cut into segments."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
@@ -7,17 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from common.errors import UserError
-from common.speech.corpora import split_of
 
 if TYPE_CHECKING:
     import datasets
 
-SHORTEST_SEGMENT = 1.0  # seconds; a shorter rest is heard with the segment before it
-
 
 def split_rows(
     dataset: "datasets.Dataset",
-    how: Literal["speaker", "random", "hash"],
+    how: Literal["speaker", "random"],
     shares: Mapping[str, float],
     seed: int,
     source: str = "the data",
@@ -26,33 +24,24 @@ def split_rows(
 
     Args:
         how: "speaker": no speaker is in two splits, and the classes' shares are about as wanted. "random": by row,
-            every class in the same shares. "hash": as Speech Commands, by the speaker (10 % each, whatever `shares`).
+            every class in the same shares.
         shares: split -> share; only their relations count.
 
     Raises:
         UserError: unknown speakers, too few of them, or a class that cannot be divided.
     """
-    labels = np.array(dataset["labels"][:]) if "labels" in dataset.column_names else None
-    speakers = dataset["speaker"][:]
-    if how in ("speaker", "hash") and not any(speakers):
-        raise UserError(
-            f"{source}: does not say who speaks; name the column with --speaker_column or give --name_pattern, or "
-            "--split random, with which a speaker may be in several splits"
-        )
-    if how == "hash":
-        found = np.array([split_of(who or name) for who, name in zip(speakers, dataset["id"][:])])
-        return {name: np.flatnonzero(found == name) for name in shares}
+    labels = np.array(dataset["labels"][:]) if "labels" in dataset.column_names else np.zeros(len(dataset), dtype=int)
     if how == "random":
         return _at_random(dataset, labels, shares, seed, source)
+    speakers, remedy = dataset["speaker"][:], "--split random, with which a speaker may be in several splits"
+    if not any(speakers):
+        raise UserError(f"{source}: does not say who speaks; give --speaker_column or --name_pattern, or {remedy}")
     # Whoever is not known is taken for somebody else each time.
     who = np.unique([name or f"\0{i}" for i, name in enumerate(speakers)], return_inverse=True)[1]
     if who.max() + 1 < len(shares):
-        raise UserError(
-            f"{source}: has {who.max() + 1} speakers, too few for {len(shares)} splits; give --split random, with "
-            "which a speaker may be in several splits"
-        )
-    clips = np.zeros((who.max() + 1, 1 if labels is None else labels.max() + 1), dtype=np.int64)
-    np.add.at(clips, (who, 0 if labels is None else labels), 1)
+        raise UserError(f"{source}: has {who.max() + 1} speakers, too few for {len(shares)} splits; give {remedy}")
+    clips = np.zeros((who.max() + 1, labels.max() + 1), dtype=np.int64)
+    np.add.at(clips, (who, labels), 1)
     part_of = _speakers_divided(clips, np.array([*shares.values()]) / sum(shares.values()), seed)
     return {name: np.flatnonzero(part_of[who] == i) for i, name in enumerate(shares)}
 
@@ -84,47 +73,42 @@ def _speakers_divided(clips: np.ndarray, shares: np.ndarray, seed: int) -> np.nd
     return best
 
 
-def _at_random(dataset, labels: np.ndarray | None, shares: Mapping[str, float], seed: int, source: str) -> dict:
+def _at_random(dataset, labels: np.ndarray, shares: Mapping[str, float], seed: int, source: str) -> dict:
     from sklearn.model_selection import train_test_split
 
-    left, rows, counts = np.arange(len(dataset)), {}, Counter([] if labels is None else labels.tolist())
-    rarest = min(counts, key=counts.get, default=None)
+    left, rows, counts = np.arange(len(dataset)), {}, Counter(labels.tolist())
+    rarest = min(counts, key=counts.get)
     try:
-        if counts and counts[rarest] < len(shares):
+        if counts[rarest] < len(shares):
             raise ValueError
         for name in [*shares][1:]:
-            size = max(round(shares[name] / sum(shares.values()) * len(dataset)), len(counts), 1)
-            classes = labels[left] if counts else None
-            left, rows[name] = train_test_split(left, test_size=size, stratify=classes, random_state=seed)
+            size = max(round(shares[name] / sum(shares.values()) * len(dataset)), len(counts))
+            left, rows[name] = train_test_split(left, test_size=size, stratify=labels[left], random_state=seed)
     except ValueError:
         remedy = ""
-        if counts:
+        if "labels" in dataset.features:
             label = dataset.features["labels"].names[rarest]
             remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out"
         raise UserError(f"{source}: {len(dataset):,} clips are too few for {len(shares)} splits{remedy}") from None
     return {name: np.sort(rows.get(name, left)) for name in shares}
 
 
-def cut_segments(dataset: "datasets.Dataset", seconds: float, shortest: float = SHORTEST_SEGMENT) -> "datasets.Dataset":
+def cut_segments(dataset: "datasets.Dataset", seconds: float, shortest: float = 1.0) -> "datasets.Dataset":
     """Consecutive segments of so many seconds of each row; `recording` keeps whose they are.
 
     A rest of less than `shortest` seconds belongs to the segment before it. The segments of one row have its id with
     #1, #2, ...; a row that is not cut keeps it.
     """
-    lengths, starts = np.array(dataset["seconds"][:]), np.array(dataset["start"][:])
-    whole = np.floor(lengths / seconds + 1e-9)
-    counts = np.maximum(whole + (lengths - whole * seconds >= shortest), 1).astype(np.int64)
-    rows = np.repeat(np.arange(len(dataset)), counts)
-    number = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    last, ids, ends = number == counts[rows] - 1, dataset["id"][:], dataset["end"][:]
-    begins = starts[rows] + number * seconds
-    stops = np.where(last, starts[rows] + lengths[rows], begins + seconds)
-    columns = {
-        "id": [f"{ids[row]}#{n + 1}" if counts[row] > 1 else ids[row] for row, n in zip(rows, number)],
-        "start": begins.tolist(),
-        "end": [ends[row] if final else stop for row, final, stop in zip(rows, last, stops.tolist())],
-        "seconds": (stops - begins).tolist(),
-    }
+    rows, columns = [], {"id": [], "start": [], "end": [], "seconds": []}
+    for row, values in enumerate(zip(*(dataset[name][:] for name in columns))):
+        name, start, end, length = values
+        cuts = [0.0, *np.arange(seconds, length - shortest + 1e-9, seconds).tolist(), length]
+        for number, (begin, stop) in enumerate(itertools.pairwise(cuts), start=1):
+            rows.append(row)
+            columns["id"].append(f"{name}#{number}" if len(cuts) > 2 else name)
+            columns["start"].append(start + begin)
+            columns["end"].append(end if stop == length else start + stop)
+            columns["seconds"].append(stop - begin)
     return with_columns(dataset.select(rows), columns)
 
 

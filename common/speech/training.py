@@ -10,7 +10,6 @@ from common.errors import UserError
 from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder, set_encoder_rate
 from common.speech.features import ClipRows
 from common.speech.results import labels_of
-from common.trainer import FinetuneTrainer
 
 logger = logging.getLogger(__name__)
 PREFIX = {"validation": "eval", "test": "predict"}
@@ -44,8 +43,8 @@ def weights_by_class(run, inputs: dict[str, ClipRows], labels: list[str]) -> tup
     return weights, {f"class weights ({how})": shown}
 
 
-class SpeechTrainer(FinetuneTrainer):
-    """`FinetuneTrainer` on the splits of `features.model_inputs`; the encoder may have a learning rate of its own."""
+class OnClips:
+    """In front of `FinetuneTrainer`: the splits of `features.model_inputs`, a learning rate of the encoder's own."""
 
     def __init__(self, run, inputs: dict[str, ClipRows], callbacks=(), **kwargs):
         train, count = inputs.get("train"), run.args.eval_train_samples
@@ -83,7 +82,7 @@ class SpeechTrainer(FinetuneTrainer):
 class EvaluateTrainingSet(TrainerCallback):
     """Whenever validation is evaluated, some of the training set is, too, for the curves."""
 
-    def __init__(self, trainer: FinetuneTrainer, sample: ClipRows):
+    def __init__(self, trainer, sample: ClipRows):
         self.trainer, self.sample = trainer, sample
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):

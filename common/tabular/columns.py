@@ -272,6 +272,8 @@ def learned(cells: pd.Series, max_categories: int) -> dict | str:
     missing, dates = len(present) < len(cells), pd.api.types.is_datetime64_any_dtype(cells.dtype)
     if not len(present):
         return "empty"
+    if isinstance(present.iloc[0], list | dict | np.ndarray):
+        return "cells of several values"
     forms = ["ISO8601", *ORDERS]
     if not dates and _numbers(present).notna().mean() >= MOSTLY:
         about = {"kind": "number"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.errors import whole_file
+from common.errors import UserError, whole_file
 from common.metrics.detection.detection import confusion_counts
 from common.report import plots
 from common.report.page import card
@@ -132,6 +132,8 @@ def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tupl
         found = [getattr(part, name) for part in parts]
         arrays[name] = None if any(one is None for one in found) else np.concatenate(found)
     skipped = dict(sum((Counter(part.skipped) for part in parts), tables.skipped))
+    if not len(arrays["features"]):
+        raise UserError(f"{tables.source}: no good row is left; skipped: {skipped}")
     whole = replace(parts[0], available=len(arrays["features"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
     facts = facts_of(whole, "the whole file, a part at a time") | {"fingerprint": digest.hexdigest()}
     warnings = [f"{count:,} rows have a value of {name} that training had not" for name, count in unknown.items()]

@@ -68,6 +68,8 @@ def training_parts(args, run) -> tuple[dict[str, Part], Columns]:
         parts[name] = columns.part(*frames[name], skip_bad=skip, truth=True)
         run.data["splits"][name] = {"selection": chosen.get(name, "the whole file")}
     parts["train"].skipped |= {"empty target": empty} if empty else {}
+    if 0 in np.bincount(parts["train"].target, minlength=2):
+        raise UserError(f"{source}: the training rows that are left have one class; skipped: {parts['train'].skipped}")
     return without_copies(parts) if args.drop_duplicates else parts, columns
 
 

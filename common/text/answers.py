@@ -137,9 +137,10 @@ def score_splits(
         best = {f"best_{measure}" for measure in ("exact", "f1")} & official.keys()
         metrics[name] |= {measure: plain_metric(official[measure], "percent") for measure in sorted(best)}
         baseline[name] = {"name": "all unanswerable", "metrics": _with_intervals(asked, [""] * len(asked))}
-    first = next((name for name in ("validation", "test") if name in metrics), None)
-    head = headline(metrics, baseline, first, "f1") if first else None
-    return {"headline": head, "metrics": metrics, "baseline": baseline}
+    shown = [name for name in ("validation", "test", "tuning") if name in metrics]
+    head = headline(metrics, baseline, shown[0], "f1") if {*shown} - {"tuning"} else None
+    by_split = ({name: of[name] for name in shown} for of in (metrics, baseline))
+    return dict(zip(("headline", "metrics", "baseline"), (head, *by_split)))
 
 
 def _with_intervals(questions: Dataset, texts: list[str]) -> dict[str, dict]:

@@ -181,6 +181,8 @@ def frozen_states(model, layers: int | None, inputs: dict, collator, args, run) 
     prefix = _working_prefix(model, layers, next(iter(inputs.values())).select_columns(names), collator)
     if isinstance(prefix, str):
         run.warn(f"the frozen part is computed in every epoch: {prefix}")
+    elif args.training_args.gradient_checkpointing:  # which computes layers again when they are whole
+        prefix.always = []
     if isinstance(prefix, str) or args.frozen_cache == "none":
         return inputs, collator, None if isinstance(prefix, str) else prefix
     settings, width = args.training_args, model.config.hidden_size

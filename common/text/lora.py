@@ -190,7 +190,7 @@ def fingerprint(model) -> str | None:
 
 @dataclass
 class SavedAdapter:
-    """An adapter's folder: peft's `config`, the `weights` by name (on the processor), and our `facts`, if it has any."""
+    """An adapter's folder: peft's `config`, the `weights` by name (on the processor), our `facts`, if it has any."""
 
     name: str
     config: object
@@ -200,6 +200,7 @@ class SavedAdapter:
     @classmethod
     def read(cls, name: str, args) -> "SavedAdapter":
         """From a folder or the hub; raises `UserError` where it is no LoRA adapter in safetensors."""
+        from huggingface_hub import snapshot_download
         from peft import LoraConfig
         from safetensors.torch import load_file
 
@@ -207,12 +208,9 @@ class SavedAdapter:
 
         folder = Path(name)
         if not folder.is_dir():
-            from huggingface_hub import snapshot_download
-
-            commit = commit_of("model", name, None, args.token)
+            hub = {"revision": commit_of("model", name, None, args.token), "token": args.token}
             with fetching("model", name):
-                wanted = {"allow_patterns": ["adapter_*"], "revision": commit}
-                folder = Path(snapshot_download(name, token=args.token, cache_dir=args.cache_dir, **wanted))
+                folder = Path(snapshot_download(name, allow_patterns="adapter_*", cache_dir=args.cache_dir, **hub))
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():
                 whole = ", so it is a whole model: give it as --model" if (folder / "config.json").is_file() else ""
@@ -236,6 +234,14 @@ class SavedAdapter:
             return dict(enumerate(self.facts["classes"]))
         whole = [w for name, w in self.weights.items() if ".lora_" not in name and name.endswith("weight")]
         return {i: f"LABEL_{i}" for i in range(min((len(weight) for weight in whole), default=0))}
+
+    @property
+    def settings(self) -> dict:
+        """Its base, rank, modules and scaling, as flags."""
+        config, names = self.config, ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")
+        targets = [config.target_modules] if isinstance(config.target_modules, str) else sorted(config.target_modules)
+        own = {"lora_rank": config.r, "target_modules": targets, "lora_bias": config.bias}
+        return {"model": config.base_model_name_or_path, **own, **{name: getattr(config, name) for name in names}}
 
     def apply(self, model, *, trainable: bool, reset_classifier: bool = False):
         """`model`, a plain one, with this adapter; a `PeftModel`.
@@ -310,15 +316,14 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
         else:
             parts[name] = sum(weight * tensor for weight, tensor in zip(weights, tensors)) / sum(weights)
     rank, like = sum(saved.config.r for saved in adapters), first.config
-    config = LoraConfig(
-        task_type="SEQ_CLS", r=rank, lora_alpha=rank, target_modules=like.target_modules, modules_to_save=like.modules_to_save
-    )  # fmt: skip
+    same = {"target_modules": like.target_modules, "modules_to_save": like.modules_to_save}
+    config = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=rank, **same)
     together = SavedAdapter(" + ".join(saved.name for saved in adapters), config, parts, first.facts)
     return together.apply(model, trainable=trainable)
 
 
 def quantization(args: LoraArguments) -> dict:
-    """What `from_pretrained` needs for `--load_in_4bit` (QLoRA, arXiv:2305.14314: nf4, double quantisation), else {}."""
+    """What `from_pretrained` needs for `--load_in_4bit` (QLoRA, arXiv:2305.14314: nf4, quantised twice), else {}."""
     if not args.load_in_4bit:
         return {}
     import importlib.util
@@ -328,36 +333,32 @@ def quantization(args: LoraArguments) -> dict:
 
     if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("--load_in_4bit needs a CUDA GPU and bitsandbytes (pip install bitsandbytes); leave it out")
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["classifier", "score", "pooler", r".*\.pooler"],  # trained whole; holds for 4 bits too
-    )
-    return {"quantization_config": settings}
+    settings = {
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": torch.bfloat16,
+    }
+    whole = ["classifier", "score", "pooler", r".*\.pooler"]  # what is trained whole
+    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=whole, **settings)}
 
 
 # What is left behind
 
 
-def trained_and_stored(whole: dict, model, method: str) -> tuple[dict, dict]:
+def trained_and_stored(whole: int, model, method: str) -> tuple[dict, dict]:
     """What a method trains and has to store, for one task and for a hundred: facts, and a table, for the results.
 
     Args:
-        whole: parameters before adaptation, {"total": ..., "trainable": ...}.
+        whole: parameters before adaptation, all of them trainable.
     """
-    from common.models import count_parameters
-
-    counts = count_parameters(model)
     own, shared = (sum(p.nbytes for p in model.parameters() if p.requires_grad == own) for own in (True, False))
-    after = {"parameters": counts["total"], "trainable parameters": counts["trainable"]}
-    after |= {"bytes for 1 task": shared + own, "bytes for 100 tasks": shared + 100 * own}
-    before = [whole["total"], whole["total"], 4 * whole["total"], 400 * whole["total"]]
-    rows = [[name, f"{all_of_it:,}", f"{after[name]:,}"] for name, all_of_it in zip(after, before)]
+    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) for trained in (False, True)]
+    names = ("parameters", "trainable parameters", "bytes for 1 task", "bytes for 100 tasks")
+    after = dict(zip(names, (*counts, shared + own, shared + 100 * own)))
+    before = (whole, whole, 4 * whole, 400 * whole)
+    rows = [[name, f"{all_of_it:,}", f"{after[name]:,}"] for name, all_of_it in zip(names, before)]
     table = {"title": "Trained and stored", "head": ["", "all of it trained", f"--method {method}"], "rows": rows}
-    share = counts["trainable"] / counts["total"]
-    return {"method": {"method": method, "trainable share": share, **after}}, table
+    return {"method": {"method": method, "trainable share": counts[1] / counts[0], **after}}, table
 
 
 def write_adapters(model, tokenizer, inputs, collator, run) -> dict:

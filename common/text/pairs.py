@@ -80,9 +80,10 @@ class PairArguments(TaskArguments):
         return self.label_order and [name.strip() for name in self.label_order.split(",")]
 
 
-def on_published_data(args: PairArguments) -> bool:
-    """Whether a model is trained on the data of the recipe, so that published figures may stand beside its own."""
-    return args.training_args.do_train and not args.demo and not {"train_file", "dataset"} & args.explicit
+def published(args: PairArguments, report: str, row: tuple | None) -> tuple:
+    """(report, *row) where a model is trained on the data of the recipe, whose figures may stand beside its own."""
+    on_its_data = args.training_args.do_train and not args.demo and not {"train_file", "dataset"} & args.explicit
+    return (report, *row) if row and on_its_data else ()
 
 
 def preparation_of(args: PairArguments, names: Sequence[str], saved: dict | None) -> dict:
@@ -121,12 +122,8 @@ def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_spli
         nonlocal names
         source, columns = frame.attrs["source"], _columns(frame, args, label_needed=split != "test")
         content = {"id": _ids(frame)} | {part: frame[columns[part]].tolist() for part in ("premise", "hypothesis")}
-        problems = {
-            i: problem
-            for part in ("hypothesis", "premise")
-            for i, text in enumerate(content[part])
-            if (problem := _problem(part, text))
-        }
+        parts = ("hypothesis", "premise")
+        problems = {i: bad for part in parts for i, text in enumerate(content[part]) if (bad := _problem(part, text))}
         ids, feature = None, None
         if "label" in columns:
             settings = {"known": known, "label_order": args.order, "names": names}
@@ -159,16 +156,15 @@ def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
     from common.data import require_columns
     from common.labels import listed
 
-    source, folded = frame.attrs["source"], {name.strip().casefold(): name for name in reversed(list(frame))}
-    found = {}
+    source, folded, found = frame.attrs["source"], {name.strip().casefold(): name for name in reversed(list(frame))}, {}
     for part, known in COLUMNS.items():
-        found[part] = getattr(args, f"{part}_column") or next((folded[n] for n in known if n in folded), None)
-        if found[part] is None and (part != "label" or label_needed):
+        if column := getattr(args, f"{part}_column") or next((folded[n] for n in known if n in folded), None):
+            found[part] = column
+        elif part != "label" or label_needed:
             raise UserError(
                 f"{source}: no column for the {part}; it has {listed(frame)} and is searched for {listed(known)}; "
                 f"name yours with --{part}_column"
             )
-    found = {part: column for part, column in found.items() if column is not None}
     require_columns(frame, list(found.values()), source)
     return found
 
@@ -203,14 +199,14 @@ def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: s
     """
     from common.labels import align_with_checkpoint, canonical, class_names_of, listed
 
+    training, settings = args.training_args.do_train, {"known": known, "label_order": args.order}
     names = max((s.features["labels"].names for s in splits.values() if "labels" in s.features), key=len, default=[])
-    training, own = args.training_args.do_train, [canonical(name, known) for name in (trained_for or {}).values()]
-    if training and own and not set(names) <= set(own) and not own[0].startswith("LABEL_"):
+    own = [canonical(name, known) for name in (trained_for or {}).values()]
+    if training and own and not {*names} <= {*own} and not own[0].startswith("LABEL_"):
         run.warn(f"{checkpoint} was trained for the classes {listed(own)}; it is trained on for {listed(names)}")
-        trained_for = None
-    settings = {"known": known, "label_order": args.order}
-    splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
+        return splits, names
     if trained_for and not (training and len(trained_for) != len(names)):
+        splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
         names = class_names_of(trained_for, checkpoint, names, **settings)
     return splits, names
 
@@ -318,8 +314,8 @@ def finish(
     Args:
         whole_lengths: split -> tokens of each pair. outputs: split -> what the trainer predicted.
         vectors: "before", "after" training -> [n, H], of the first n validation pairs.
-        published: report, setting, accuracy and macro F1, then precision, recall, F1 of each class in the order of
-            `known`, macro and weighted averages of the three, in percent; () where there is nothing to compare with.
+        published: report, setting, accuracy, macro F1, and "precision / recall / F1 / macro / weighted averages": the
+            three for each class in the order of `known`, then their averages; in percent; () without a comparison.
         epochs: "accuracy", "loss" -> {epoch: published value}.
         usage: a format string, of {model} (the argument) and the two sentences {first} and {second}.
         write_more: writes what else there is, and returns more facts for `extra`.
@@ -359,7 +355,7 @@ def finish(
         usage += "# texts must be prepared as in training (see the arguments above); these are\n"
     rows, tables = [], [rows_table(splits, prepare), *tables]
     if published:
-        report, setting, accuracy, f1, *by_class = published
+        report, setting, accuracy, f1, by_class = published
         rows = [reference(report, setting, {"accuracy": accuracy, "f1": f1})]
         tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
     usage = usage.format(model=model, first=first, second=second)
@@ -372,21 +368,20 @@ def class_weights_of(splits, classes: Sequence[str], args, run):
 
     from common.classification import class_weights, weight_warning
 
-    if "train" not in splits or args.class_weights == "none":
-        return torch.ones(len(classes))
-    weights = class_weights(np.array(splits["train"]["labels"][:]), len(classes), args.class_weights)
+    labels = splits["train"]["labels"][:] if "train" in splits else range(len(classes))
+    weights = class_weights(np.array(labels), len(classes), args.class_weights)
     if warning := weight_warning(weights, classes):
         run.warn(warning)
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def class_table(per_class: Mapping, known: Sequence[str], setting: str, published: Sequence) -> dict:
+def class_table(per_class: Mapping, known: Sequence[str], setting: str, published: str) -> dict:
     """For results.json's `tables`: precision, recall and F1 by class, and their averages, ours and the published."""
-    *by_class, macro, weighted = published
+    *by_class, macro, weighted = (numbers.split() for numbers in published.split(" / "))
     theirs = {**dict(zip(known, zip(*by_class))), "macro avg": macro, "weighted avg": weighted}
     scores = ("precision", "recall", "f1")
     rows = [
-        [name, *(f"{100 * (row[score] or 0):.1f}" for score in scores), *map(str, theirs.get(name, ("",) * 3))]
+        [name, *(f"{100 * (row[score] or 0):.1f}" for score in scores), *theirs.get(name, ("",) * 3)]
         for name, row in per_class.items()
     ]
     head = ["class", "precision", "recall", "F1", "published precision", "recall", "F1"]

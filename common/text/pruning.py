@@ -179,7 +179,7 @@ def load_pruned(auto_class, name: str, *, output_loading_info: bool = False, **s
             whole = type(auto_class.from_config(config))
 
         class Pruned(whole):
-            """Takes the shape of the checkpoint before the library loads its weights, from whatever files they are in."""
+            """Takes the shape of the checkpoint before the library loads its weights."""
 
             def __init__(self, config, *args, **more):
                 config.pruned_heads = {}

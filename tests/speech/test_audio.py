@@ -67,7 +67,7 @@ def test_a_part_is_the_same_part_of_the_whole(tmp_path, ending, within):
     assert problem(load_audio, path, 9.6)[0] == "no samples"
 
 
-@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "aiff"])
 @pytest.mark.parametrize("share", [0.5, 0.93])
 def test_a_cut_file_is_refused(tmp_path, ending, share):
     content = write(tmp_path / f"a.{ending}", 7.0).read_bytes()
@@ -142,8 +142,8 @@ def test_what_is_no_clip(tmp_path):
         "pointer.wav": ("Git LFS pointer", "git lfs pull"),
         "empty.wav": ("no samples", "empty"),
         "text.wav": ("cannot be decoded", "it must be wav, flac"),
-        "fifo.wav": ("no such file", "a pipe"),
-        "": ("no such file", "a folder"),
+        "fifo.wav": ("no such file", "is no file"),
+        "": ("no such file", "but a folder"),
         "absent.wav": ("no such file", "no such file"),
         "nul\0.wav": ("no such file", "no such file"),
     }
@@ -167,7 +167,7 @@ def test_too_short_and_not_finite(tmp_path):
     samples = sound(1.0)
     samples[5_000] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
-    assert problem(load_audio, tmp_path / "nan.wav")[0] == examine(tmp_path / "nan.wav", "a")["reason"] == "not finite"
+    assert examine(tmp_path / "nan.wav", "a")["reason"] == "not finite"
 
 
 def test_a_wav_from_a_pipe_has_no_length_and_is_whole():
@@ -177,14 +177,6 @@ def test_a_wav_from_a_pipe_has_no_length_and_is_whole():
     at = content.index(b"data") + 4
     content[4:8] = content[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
     assert len(load_audio(bytes(content))) == 16_000
-
-
-def test_a_rate_that_cannot_be_right():
-    buffer = io.BytesIO()
-    soundfile.write(buffer, sound(1.0), 16_000, format="WAV")
-    content = bytearray(buffer.getvalue())
-    content[24:28] = struct.pack("<I", 7)
-    assert problem(load_audio, bytes(content))[0] == "strange sampling rate"
 
 
 def test_real_clips(shared_data, tmp_path):

@@ -80,12 +80,11 @@ def train(folder, **options):
 
 
 @pytest.mark.parametrize("corpus", NAMES)
-@pytest.mark.parametrize("named", [False, True])
-def test_corpora_of_emotions(tmp_path, corpus, named):
+def test_corpora_of_emotions(tmp_path, corpus):
     for name in NAMES[corpus]:
         write(tmp_path / name)
     heard = run()
-    rows = train(tmp_path, listener=heard, corpora=True, classes=EMOTIONS, corpus=corpus if named else None)
+    rows = train(tmp_path, listener=heard, corpora=True, classes=EMOTIONS)
     assert not heard.warnings
     said = labels_of(rows)
     found = {row["id"]: (said[row["id"]], row["speaker"], row["gender"]) for row in rows}
@@ -187,8 +186,8 @@ def test_a_pattern_says_what_folders_are(tmp_path):
 def test_patterns():
     assert re.fullmatch(name_pattern("{label}_{speaker}_{index}"), "0_george_12")["speaker"] == "george"
     assert re.fullmatch(name_pattern(r"(?P<label>[a-z]+)\d"), "yes1")["label"] == "yes"
-    assert "names no part" in message(name_pattern, "label_speaker")
-    assert "not a pattern" in message(name_pattern, "(?P<label>")
+    for text in ("label_speaker", "(?P<label>"):
+        assert "is no pattern that names a part" in message(name_pattern, text)
 
 
 def test_folders_by_split(tmp_path):
@@ -293,7 +292,7 @@ def test_clips_without_text_and_texts_without_clip(librispeech):
     write(librispeech / "LibriSpeech/train-clean-100/19/1/19-1-0007.flac")
     os.remove(librispeech / "LibriSpeech/train-clean-100/19/1/19-1-0001.flac")
     sentence = message(load, kind="text", data_dir=librispeech)
-    assert "19-1-0001: there is a transcript, but no clip (2 clips are unusable)" in sentence
+    assert "19-1-0001: there is a transcript, but no clip (2 clips are unusable" in sentence
     splits = load(kind="text", data_dir=librispeech, on_bad_example="skip")
     assert splits.facts["train"]["skipped"] == {"no such file": 1, "no transcript": 1}
 

@@ -70,10 +70,8 @@ def test_how_one_source_is_split(tmp_path):
     splits = load(heard, data_dir=tmp_path, split="random", split_seed=1)
     assert heard.notes == ["split at random (split_seed 1)"]
     assert {shared["key"] for shared in splits.overlaps} == {"speaker"}
-    assert "does not say its splits" in message(load, data_dir=tmp_path, split="given")
     flat = folder(tmp_path / "flat")
-    for how in ("speaker", "hash"):
-        assert "does not say who speaks" in message(load, data_dir=flat, split=how)
+    assert "does not say who speaks" in message(load, data_dir=flat, split="speaker")
     heard = run()
     load(heard, data_dir=flat)
     assert [one for one in heard.warnings if one.startswith("speakers are not known")]
@@ -125,7 +123,6 @@ def test_classes_of_other_splits(tmp_path):
     splits = load(heard, train_file=[str(train)], test_file=[str(test)], phases="train test")
     assert splits["train"].features["labels"].names == splits["test"].features["labels"].names == ["maybe", "no", "yes"]
     assert "test has clips of maybe, of which training has none: they cannot be learned" in heard.warnings
-    assert "test has no clip of yes: its scores say nothing about them" in heard.warnings
     sentence = message(load, train_file=[str(folder(tmp_path / "one", "yes", 3))], phases="train")
     assert "not in folders by class" in sentence  # a folder that all are in tells nothing
     for word in ("yes", "no"):
@@ -243,7 +240,8 @@ def test_kinds_that_ffmpeg_reads_are_never_left_out_silently(tmp_path, monkeypat
         (path / f"yes/{i}.m4a").write_bytes(b"\0\0\0\x1cftypM4A " + bytes(50))
     monkeypatch.setattr(shutil, "which", lambda name: None)
     sentence = message(load, data_dir=path)
-    assert "3 of 23 clips are m4a, which ffmpeg alone reads" in sentence and "install ffmpeg" in sentence
+    assert "0.m4a: is of a kind that ffmpeg alone reads; install ffmpeg" in sentence
+    assert "(3 clips are unusable: 3 needs ffmpeg)" in sentence
     splits = load(data_dir=path, on_bad_example="skip")
     assert splits.facts["train"]["skipped"] == {"needs ffmpeg": 3}
 
@@ -282,7 +280,7 @@ def test_what_splits_share(tmp_path):
         {"between": ["train", "validation"], "key": "clip", "examples": 1, "share": 1 / 21},
     ]
     assert "1 clips of validation (5%) are in train, too" in heard.warnings
-    assert "1 clips are there more than once, with different labels or transcripts" in heard.warnings
+    assert any("1 clips are there more than once, with different labels" in sentence for sentence in heard.warnings)
     heard = run()
     load(heard, train_file=[str(train)], validation_file=[str(train)], phases="train validation")
     assert "21 clips of validation (100%) are in train, too" in heard.warnings

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 
-from common.speech.splits import cut_segments, shorten, split_of, split_rows
+from common.speech.splits import cut_segments, shorten, split_rows
 from tests.helpers import message
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -107,16 +107,7 @@ def test_what_cannot_be_divided():
     sentence = message(split_rows, rows([None] * 9, [*"xxxxxxxyy"]), "random", SHARES, 0, "clips/")
     assert sentence.startswith("clips/: 9 clips are too few for 3 splits; the class 'y' has 2: --drop_labels y leaves")
     assert "2 clips are too few for 3 splits" in message(split_rows, rows([None] * 2), "random", SHARES, 0)
-    for how in ("speaker", "hash"):
-        assert "does not say who speaks" in message(split_rows, rows([None] * 9), how, SHARES, 0)
-
-
-def test_by_hash():
-    speakers = [f"{i:08x}" for i in range(2_000)]
-    found = split_rows(rows(speakers), "hash", SHARES, 0)
-    check(found, 2_000)
-    assert all({split_of(speakers[i]) for i in part} == {name} for name, part in found.items())
-    assert [len(part) / 2_000 for part in found.values()] == pytest.approx([0.8, 0.1, 0.1], abs=0.02)
+    assert "does not say who speaks" in message(split_rows, rows([None] * 9), "speaker", SHARES, 0)
 
 
 def test_segments_by_hand():

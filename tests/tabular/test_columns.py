@@ -33,6 +33,8 @@ def rows() -> pd.DataFrame:
         "name": [f"customer {n}" for n in range(60)],
         "one": 7,
         "none": np.nan,
+        "several": [[1, 2]] * 60,
+        "stamp": day.dt.tz_localize("Europe/Berlin"),
         "id": range(100, 160),
         "Class": random.permutation([0, 1] * 30),
     }
@@ -56,11 +58,13 @@ def test_every_kind_of_column_is_encoded_as_others_would(rows):
         "name": "text that hardly ever repeats",
         "one": "one value throughout",
         "none": "empty",
+        "several": "cells of several values",
         "id": "a saved index",
     }
     filled = SimpleImputer(strategy="median", add_indicator=True).fit_transform(rows[["V1"]])
     when = pd.to_datetime(rows["when"]).astype("int64").to_numpy()[:, None]
     day = pd.to_datetime(rows["day"], format="%d/%m/%Y").astype("int64").to_numpy()[:, None]
+    stamp = rows["stamp"].astype("int64").to_numpy()[:, None]
     shop = [(rows["shop"] == level).to_numpy(float)[:, None] for level in "xyz"] + [
         rows[["shop"]].isna().to_numpy(float)
     ]
@@ -70,6 +74,7 @@ def test_every_kind_of_column_is_encoded_as_others_would(rows):
         "V2": rows[["V2"]],
         "when": when,
         "day": day,
+        "stamp": stamp,
         "known": rows[["known"]].astype(float),
         **dict(zip(("shop=x", "shop=y", "shop=z", "shop=(missing)"), shop)),
         "flag=yes": (rows[["flag"]] == "Yes").astype(float),
@@ -83,7 +88,8 @@ def test_every_kind_of_column_is_encoded_as_others_would(rows):
     assert part.shown["name"].tolist() == rows["name"].tolist() and part.shown["row"].tolist() == list(range(1, 61))
     said = " ".join(columns.notices())
     assert all(
-        words in said for words in ("name", "one value throughout: one", "V1, shop", "times, as seconds: when, day")
+        words in said
+        for words in ("name", "one value throughout: one", "V1, shop", "times, as seconds: when, day, stamp")
     )
 
 

@@ -174,4 +174,6 @@ def test_what_is_missing_is_said(table, tmp_path):
     empty.loc[6, "Class"] = None
     assert "row 7: Class is empty" in message(parts_of, empty, tmp_path)
     parts, _ = parts_of(empty, tmp_path, on_bad_example="skip")
+    gone = table.assign(V1=np.where(table["Class"] == 1, np.nan, table["V1"]))
+    assert "one class; skipped" in message(parts_of, gone, tmp_path, missing="skip")
     assert sum(map(len, parts.values())) == 999 and parts["train"].skipped == {"empty target": 1}

@@ -37,7 +37,8 @@ def inputs_for(tokenizer, family: str = "bert", seed: int = 0) -> Dataset:
 
 
 def settings(tmp_path, **given):
-    training = {"world_size": 1, "process_index": 0, "bf16": False, "fp16": False, "per_device_eval_batch_size": 4}
+    training = {"world_size": 1, "process_index": 0, "bf16": False, "fp16": False}
+    training |= {"gradient_checkpointing": False, "per_device_eval_batch_size": 4}
     args = {"frozen_cache": "float32", "cache_dir": str(tmp_path), "overwrite_cache": False, **given}
     run = SimpleNamespace(warnings=[])
     run.warn = run.warnings.append
