@@ -1,6 +1,11 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["accelerate==1.15.0", "datasets==5.2.0", "evaluate==0.4.6", "filelock==4.3.1", "huggingface-hub==2.4.0", "jinja2==3.1.6", "jiwer==4.0.0", "librosa==0.11.0", "matplotlib==3.11.2", "numpy==2.4.6", "pandas==3.1.1", "pyyaml==6.0.4", "scikit-learn==1.9.1", "soundfile==0.14.0", "soxr==1.1.0", "torch==2.13.0", "transformers==5.23.0"]
+# dependencies = [
+#   "accelerate==1.15.0", "datasets==5.2.0", "evaluate==0.4.6", "filelock==4.3.1", "huggingface-hub==2.4.0",
+#   "jinja2==3.1.6", "jiwer==4.0.0", "librosa==0.11.0", "matplotlib==3.11.2", "numpy==2.4.6", "pandas==3.1.1",
+#   "pyyaml==6.0.4", "scikit-learn==1.9.1", "soundfile==0.14.0", "soxr==1.1.0", "torch==2.13.0",
+#   "transformers==5.23.0",
+# ]
 # ///
 """Speech recognition with a frozen DistilHuBERT and CTC on LibriSpeech, characters as units.
 

@@ -1,18 +1,23 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["datasets==5.2.0", "evaluate==0.4.6", "filelock==4.3.1", "huggingface-hub==2.4.0", "imbalanced-learn==0.14.2", "jinja2==3.1.6", "matplotlib==3.11.2", "numpy==2.4.6", "pandas==3.1.1", "pyyaml==6.0.4", "scikit-learn==1.9.1", "tensorflow==2.21.0; sys_platform != 'linux' or platform_machine != 'x86_64'", "tensorflow-cpu==2.21.0; sys_platform == 'linux' and platform_machine == 'x86_64'", "transformers==5.23.0"]
+# dependencies = [
+#   "datasets==5.2.0", "evaluate==0.4.6", "filelock==4.3.1", "huggingface-hub==2.4.0", "imbalanced-learn==0.14.2",
+#   "jinja2==3.1.6", "matplotlib==3.11.2", "numpy==2.4.6", "pandas==3.1.1", "pyyaml==6.0.4", "scikit-learn==1.9.1",
+#   "tensorflow==2.21.0; sys_platform != 'linux' or platform_machine != 'x86_64'",
+#   "tensorflow-cpu==2.21.0; sys_platform == 'linux' and platform_machine == 'x86_64'", "transformers==5.23.0",
+# ]
 # ///
-"""Card fraud with a 1-D convolutional network in Keras, resampling, and a protocol one can believe, on the ULB card data.
+"""Card fraud with a 1-D convolutional network in Keras, resampling, a protocol to believe, on the ULB card data.
 
-The published experiment is the default: 70 / 30 split, thirteen layers, 46 epochs. Only training rows are resampled, the
-threshold is chosen on validation rows, and what a practitioner would take instead stands beside the network.
+The published experiment is the default: 70 / 30 split, thirteen layers, 46 epochs. Only training rows are resampled,
+the threshold is chosen on validation rows, and what a practitioner would take instead stands beside the network.
 
     python run_fraud.py
     python run_fraud.py --resample adasyn --output_dir outputs/fraud-adasyn
     python run_fraud.py --protocol published --output_dir outputs/fraud-published    # resamples before the split: leaks
-    python run_fraud.py --split time --threshold cost --amount_column Amount --alert_cost 3 --output_dir outputs/fraud-time
+    python run_fraud.py --split time --threshold cost --amount_column Amount --alert_cost 3 --output_dir outputs/time
 
-Your own table (csv, tsv, parquet, xlsx; compressed, several files): numbers, text, times, missing cells. One is split here:
+Your own table (csv, tsv, parquet, xlsx; several, compressed): numbers, text, times, missing cells. One is split here:
 
     python run_fraud.py --train_file payments.csv --target is_fraud --time_column unix_time --ignore_columns first last
     python run_fraud.py --train_file train.parquet --validation_file dev.parquet --test_file test.parquet --model mlp

@@ -232,7 +232,7 @@ def compare(folders: list[Path], *, split: str | None, metric: str | None, resam
     """Compares two runs, A and B; split, metric: None for those of A's headline. UserError where that is impossible.
 
     Returns what --json writes. In percent: a, b, difference (b - a) with its 95 % interval low, high, and detectable,
-    the smallest difference that so many examples can show: by McNemar's exact test where it is the test, else that which
+    the smallest difference that so many examples can show: by McNemar's exact test where that is used, else what
     four of five tests would find. p, and by which test. better: "A", "B" or None where it may be chance. marks: what is
     to be said of each run (demo data, a leaking protocol). sentence.
     """

@@ -3,8 +3,8 @@
     python -m benchmarks.fraud_coverage
     python -m benchmarks.fraud_coverage --draws 500 --rows 100000
 
-Detectors give normal scores: a good one, one that is nearly perfect, and one that finds half of the frauds at once and the
-others hardly. Every draw is a test set of its own, with as many frauds as the head of the column says.
+Detectors give normal scores: a good one, one that is nearly perfect, and one that finds half of the frauds at once and
+the others hardly. Every draw is a test set of its own, with as many frauds as the head of the column says.
 """
 
 import argparse

@@ -43,7 +43,7 @@ def standardised(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def our_epochs(rows: int) -> dict:
-    """Seconds and loss of each epoch of `KerasTrainer`, without validation rows and checkpoints, which stock has not."""
+    """Seconds and loss of each epoch of `KerasTrainer`, without validation rows and checkpoints."""
     from common.tabular.network import Detector, KerasArguments, build, prepare_keras
 
     prepare_keras(BATCH)

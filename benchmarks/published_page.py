@@ -115,7 +115,7 @@ def _page(runs: Sequence[Run], folder: Path, tables: Sequence[str], notes: Seque
     if lessons := lessons_of(runs):
         said = (
             "The same model and data. What differs is when examples were cut, copied or made: before the split, or "
-            "after it, in training data alone. The leaking split of emotions is by utterance, the honest one by speaker."
+            "after it, in training data alone. The leaking split of emotions is by utterance, ours by speaker."
         )
         found = [
             {

@@ -196,7 +196,7 @@ def _recounted(content: bytes) -> BinaryIO | None:
     with open(inlet, "rb") as pipe, soundfile.SoundFile(pipe.fileno(), closefd=False) as sound:
         while len(block := sound.read(BLOCK, dtype="float32")):
             blocks.append(block)
-    soundfile.write(wav, np.concatenate(blocks), sound.samplerate, format="WAV", subtype="FLOAT")
+    soundfile.write(wav, np.concatenate(blocks or [[]]), sound.samplerate, format="WAV", subtype="FLOAT")
     wav.seek(0)
     return wav
 
