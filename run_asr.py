@@ -151,9 +151,9 @@ def main(argv: list[str] | None = None) -> dict:
     from common.speech.decoding import beam_decoder, chunked, transcribed
     from common.speech.features import model_inputs
     from common.speech.heads import trained_processor
-    from common.speech.recognition import score_transcripts, write_transcripts
+    from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
     from common.speech.recordings import check_clips, load_recordings
-    from common.speech.results import transcriptions_of, usage
+    from common.speech.results import usage
     from common.speech.training import settle_encoder
     from common.speech.transcripts import case_of, check_transcripts, normalized, with_labels
 

@@ -23,8 +23,7 @@ Another task of pairs from the hub, or your own data, in csv, tsv, json, jsonl o
     python run_mnli_lora.py --dataset facebook/xnli --dataset_config de --model xlm-roberta-base
     python run_mnli_lora.py --model bert-base-uncased --train_file train.csv --validation_file dev.csv
 
-Adapters: write the whole model too (--merge), go on from one, take its updates to other classes (--reset_classifier),
-add several up, classify with one:
+Adapters: merge one (--merge), go on from it, take its updates to other classes (--reset_classifier), add several up:
 
     python run_mnli_lora.py --adapter outputs/mnli --train_file b.csv --validation_file dev.csv --output_dir outputs/b
     python run_mnli_lora.py --do_eval --combine outputs/mnli:0.5 outputs/b:0.5 --output_dir outputs/both
@@ -212,9 +211,9 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
         raise UserError("--method lora needs an adapter where nothing is trained: give --adapter or --combine")
     if args.reset_classifier and not training:
         raise UserError("--reset_classifier makes a new classifier, which has to be trained: give --do_train, too")
+    if adapters and (odd := [name for name in OF_A_NEW_ADAPTER if name in args.explicit]):
+        raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
     if adapters:
-        if odd := [name for name in OF_A_NEW_ADAPTER if name in args.explicit]:
-            raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
         args.set(f"of {adapters[0].name}", **adapters[0].settings)
     return adapters
 

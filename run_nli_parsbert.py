@@ -20,7 +20,7 @@ Your own data, in csv, tsv, json, jsonl or parquet with premise, hypothesis and 
 
     python run_nli_parsbert.py --train_file train.csv --validation_file dev.csv --test_file test.csv
 
-Classify pairs with a trained model, evaluate it, or try everything without data or network:
+Classify pairs, evaluate a trained model, or try everything without data or network:
 
     python run_nli_parsbert.py --do_predict --model outputs/nli --test_file pairs.csv --output_dir outputs/classes
     python run_nli_parsbert.py --do_eval --model outputs/nli --validation_file dev.csv --output_dir outputs/scores
@@ -35,10 +35,9 @@ from common.arguments import flag, parse_arguments
 from common.errors import UserError, exit_status
 from common.legacy_flags import TEXT_CLASSIFICATION, only
 from common.run import start_run
+from common.text import persian
 from common.text.layers import STRATEGIES, Strategy, apply_strategy, parameter_groups
 from common.text.pairs import METRICS, PREFIX, USAGE, PairArguments, preparation_of
-from common.text.persian import PUBLISHED as PUBLISHED_STEPS
-from common.text.persian import STEPS, prepare
 from common.training_flags import PHASES
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
@@ -74,9 +73,7 @@ HUB = {"train": "data/Train-word.csv", "validation": "data/Val-word.csv", "test"
 LEGACY = {
     **TEXT_CLASSIFICATION,
     "--task_name": only("--task_name", "farstail", "this script knows FarsTail; run_mnli_lora.py is for GLUE's tasks"),
-    **{
-        n: only(n, "fa", "this script is for Persian; see run_mnli_lora.py") for n in ("--language", "--train_language")
-    },
+    **dict.fromkeys(("--language", "--train_language"), only("--language", "fa", "this script is for Persian")),
 }
 # The classes in the report's order, and how FarsTail calls them.
 CLASSES = {"neutral": ("n",), "entailment": ("e",), "contradiction": ("c",)}
@@ -123,8 +120,7 @@ class PersianNliArguments(PairArguments):
     pruning_scope: Literal["layer", "global"] = flag("layer", "the same share in every layer, or of all heads together")
     pruning_seed: int = flag(0, "seed of --pruning random")
     preprocessing: list[str] = flag(
-        [],
-        f"what is done to texts, of {' '.join(STEPS)} (shekar); published: the report's three; raw or unset: nothing",
+        [], f"what is done to texts: {' '.join(persian.STEPS)} (shekar); published: the report's three; raw: nothing"
     )
 
     def __post_init__(self):
@@ -135,10 +131,10 @@ class PersianNliArguments(PairArguments):
                 "--pruned_share must be above 0 and below 1, --layer_decay above 0 and up to 1, --head_learning_rate 0 "
                 "or more"
             )
-        named = {"raw": (), "published": PUBLISHED_STEPS, **{step: (step,) for step in STEPS}}
+        named = {"raw": (), "published": persian.PUBLISHED, **{step: (step,) for step in persian.STEPS}}
         if odd := next((name for name in self.preprocessing if name not in named), None):
-            raise UserError(f"--preprocessing {odd}: choose raw, published, or some of {', '.join(STEPS)}")
-        self.preprocessing = [step for step in STEPS if any(step in named[name] for name in self.preprocessing)]
+            raise UserError(f"--preprocessing {odd}: choose raw, published, or some of {', '.join(persian.STEPS)}")
+        self.preprocessing = [step for step in persian.STEPS if any(step in named[name] for name in self.preprocessing)]
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -202,7 +198,8 @@ def main(argv: list[str] | None = None) -> dict:
 
 def preprocess(args: PersianNliArguments):
     """What is done to a list of texts before they are tokenised."""
-    return lambda texts: prepare([text.lower() for text in texts] if args.lower_case else texts, args.preprocessing)
+    lower = str.lower if args.lower_case else str
+    return lambda texts: persian.prepare([lower(text) for text in texts], args.preprocessing)
 
 
 def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None, dict]:
@@ -242,8 +239,7 @@ def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     if args.pruned_layers:
         scores[np.setdiff1d(range(len(scores)), args.pruned_layers)] = np.nan
     prune(model, choose_heads(scores, args.pruned_share, per_layer=args.pruning_scope == "layer"))
-    after = measure(model, batch_at(0, 8))
-    return {"layers": args.pruned_layers or "all", "before": before, "after": after}
+    return {"layers": args.pruned_layers or "all", "before": before, "after": measure(model, batch_at(0, 8))}
 
 
 def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):

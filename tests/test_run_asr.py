@@ -138,7 +138,7 @@ def test_a_long_recording_is_what_its_parts_are(trained, tree, tmp_path):
         results = run_asr.main([*argv, *more])
         assert results["headline"] is None and results["data"]["splits"]["test"]["examples"] == 1
         (found[name],) = read(out / "test_predictions.json")
-    assert jiwer.wer(found["whole"]["text"], found["chunks"]["text"]) < 0.15
+    assert jiwer.cer(found["whole"]["text"], found["chunks"]["text"]) < 0.2
     assert found["chunks"]["chunks"][-1]["timestamp"][1] > len(sound) / 16_000 - 2
 
 

@@ -74,9 +74,21 @@ KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
 NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
 NOISE_SECONDS = 12
 UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
-NOUNS = ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE")
-VERBS = ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS")
-PLACES = ("NEAR THE", "IN THE", "ON THE", "AT THE", "INTO THE", "NEAR THE OTHER", "IN THE SOUTHERN", "ON THE NORTHERN")
+WORDS = {"yes": "IES", "no": "NOU", "stop": "STO", "go": "GOU"}  # word -> its sounds
+OTHER_WORDS = {"cat": "GAT", "eight": "EIT", "happy": "HATI", "house": "HAUS", "nine": "NAIN", "seven": "SEMEN"}
+OTHER_WORDS |= {"sheila": "HILA", "tree": "TRI"}  # they become `_unknown_`: two clips of three, as in SUPERB
+KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
+NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
+NOISE_SECONDS = 12
+UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
+WORDS = {  # spelled with ten letters
+    "adjective": ("OTHER", "NEAR", "SHORT", "RARE", "HOT", "SOUTHERN", "NORTHERN"),
+    "noun": ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE"),
+    "verb": ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS"),
+    "preposition": ("NEAR", "IN", "ON", "AT", "INTO"),
+    "adverb": ("THEN", "SOON", "HERE", "THERE"),
+}
+PATTERNS = ("verb adverb", "verb preposition THE noun", "verb preposition THE adjective noun")  # what follows THE noun
 NEUTRAL = Manner()
 MANNERS = {  # emotion letter -> how it is said
     "A": Manner(pitch=1.35, swing=0.16, tempo=1.2, tremor=0.5, tilt=1.0),
@@ -125,14 +137,13 @@ def asr_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, str]
     `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` and a `.trans.txt`. Every letter is one sound, spaces are pauses.
     """
     random, data, numbers = np.random.default_rng(0), Path(folder) / "LibriSpeech", itertools.count(100)
-    sentences = [f"THE {a} {verb} {place} {b}" for a in NOUNS for verb in VERBS for place in PLACES for b in NOUNS]
-    texts = iter(random.permutation(sentences))
+    seen: set[str] = set()
     for subset, (speakers, utterances) in UTTERANCES.items():
         for speaker in itertools.islice(numbers, speakers):
             place, voice = data / subset / f"{speaker}/1", _draw_voice(random, female=bool(random.integers(2)))
             lines = []
             for number in range(utterances):
-                name, text = f"{speaker}-1-{number:04d}", next(texts)
+                name, text = f"{speaker}-1-{number:04d}", _sentence(seen, random)
                 _write(place / f"{name}.flac", _recorded(_spoken(text, voice, random), random))
                 lines.append(f"{name} {text}")
             (place / f"{speaker}-1.trans.txt").write_text("\n".join(lines), "utf-8")
@@ -171,6 +182,16 @@ def _write(path: Path, sound: np.ndarray) -> None:
     soundfile.write(path, sound, RATE, subtype="PCM_16")
 
 
+def _sentence(seen: set[str], random: np.random.Generator) -> str:
+    """A new sentence; `seen` collects them."""
+    while True:
+        slots = f"THE {random.choice(('noun', 'adjective noun'))} {random.choice(PATTERNS)}".split()
+        text = " ".join(str(random.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots)
+        if text not in seen:
+            seen.add(text)
+            return text
+
+
 def _babble(random: np.random.Generator) -> str:
     """Words of two syllables, for one to four seconds: what is said tells nothing of the emotion."""
     syllables = [f"{random.choice([*'NMLRSHTG'])}{random.choice([*'AEIOU'])}" for _ in range(2 * random.integers(3, 7))]
@@ -196,7 +217,7 @@ def _spoken(sounds: str, voice: Voice, random: np.random.Generator, manner: Mann
             window = np.sin(np.pi / 2 * np.minimum(1, (np.arange(length + fade) + 0.5) / fade)) ** 2
             speech[part] += _shaped(source, sound, voice, manner) * window * window[::-1]
         begin += length
-    phase = 2 * np.pi * (5 * np.arange(total) / RATE + random.uniform())
+    phase = 2 * np.pi * (3 * np.arange(total) / RATE + random.uniform())
     speech *= 1 - manner.tremor * (0.5 + 0.5 * np.sin(phase))
     return (speech / np.abs(speech).max()).astype(np.float32)
 

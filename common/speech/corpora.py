@@ -93,7 +93,7 @@ CORPORA = {
         r"(?P<speaker>S(?P<gender>[MF])\d+)_F\d+_(?P<label>[AHNS])\d+",
         _codes("A anger H happiness N neutral S sadness"),
     ),
-    # Busso et al. 2008, English; the classes stand in its evaluation files, see `_iemocap`
+    # Busso et al. 2008, English; the classes stand in its evaluation files, see `iemocap`
     "iemocap": Corpus(r"(?P<speaker>Ses\d{2}(?=[FM]_(?:.*_)?[FM]\d)[FM])_.*"),
 }
 
@@ -266,29 +266,7 @@ def list_files(folder: Path, args) -> dict[str, str]:
     return files
 
 
-def read_tree(files: Files, source: str, reading: Reading) -> Clips:
-    """The clips of a folder, by what is in it."""
-    from common.speech import tables
-
-    if any(name in files for name in LISTS.values()) or any(path.startswith(NOISE) for path in files):
-        return _speech_commands(files, source, reading.whole_noise)
-    if any(path.endswith(".trans.txt") for path in files):
-        return _librispeech(files, source)
-    if any("EmoEvaluation/" in path for path in files):
-        return _iemocap(files, source)
-    metadata = {path: files[path] for path in files if PurePosixPath(path).name in ("metadata.csv", "metadata.jsonl")}
-    for place in metadata.values():
-        if tables.is_ljspeech(Path(place)):
-            return tables.ljspeech(Path(place), files, reading)
-    if metadata:
-        splits = {place: SPLITS.get(path.split("/")[0].lower()) for path, place in metadata.items()}
-        return tables.tables_of_folder(splits, files, source, reading)
-    if any(re.search(r"(^|/)clips/", path) for path in files) and any(path.endswith(".tsv") for path in files):
-        return tables.common_voice(files, source, reading)
-    return _class_folders(files, source, reading)
-
-
-def _class_folders(files: Files, source: str, reading: Reading) -> Clips:
+def class_folders(files: Files, source: str, reading: Reading) -> Clips:
     """Clips in folders by class, also below folders by split or by speaker; or all in one folder, with no class."""
     paths = [path for path in files if is_audio(path)]
     if not paths and not reading.audio:
@@ -351,7 +329,7 @@ def split_of(speaker: str) -> str:
     return "validation" if percent < SHARE else "test" if percent < 2 * SHARE else "train"
 
 
-def _speech_commands(files: Files, source: str, whole_noise: bool) -> Clips:
+def speech_commands(files: Files, source: str, whole_noise: bool) -> Clips:
     """Speech Commands (Warden 2018): the word is the class, the noise becomes clips of the class `_silence_`.
 
     A list says what is in its split, and what is in none is for training; without any list, the hash rule decides. Of
@@ -387,7 +365,7 @@ def _windows(path: str, file: str, whole: bool) -> list[tuple[str, str, float, f
     return [(f"{path}#{i + 1}", split, float(i), float(i + 1)) for i, split in enumerate(splits)]
 
 
-def _librispeech(files: Files, source: str) -> Clips:
+def librispeech(files: Files, source: str) -> Clips:
     """LibriSpeech: clips in SUBSET/SPEAKER/CHAPTER/, with their texts in SPEAKER-CHAPTER.trans.txt."""
     texts, folders = {}, {}
     for path in (path for path in files if path.endswith(".trans.txt")):
@@ -403,7 +381,7 @@ def _librispeech(files: Files, source: str) -> Clips:
     return Clips(frame, source, remedy="LibriSpeech has transcripts, and no classes")
 
 
-def _iemocap(files: Files, source: str) -> Clips:
+def iemocap(files: Files, source: str) -> Clips:
     """IEMOCAP: sentences as clips, their emotions in SESSION/dialog/EmoEvaluation/DIALOG.txt (xxx: no agreement)."""
     line, labels = re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t"), {}
     for path in (p for p in files if re.search(r"EmoEvaluation/[^/]+\.txt$", p)):

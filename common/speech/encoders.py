@@ -46,7 +46,11 @@ def frame_counts(config, samples: np.ndarray | torch.Tensor):
     """
     config = getattr(config, "encoder", config)
     if config.model_type == "wav2vec2-bert":  # two frames of 25 ms, 10 ms apart, are one
-        return ((samples - 400) // 160 + 1 + 1) // 2
+        return ((samples - 400) // 160 + 1) // 2
+    if not hasattr(config, "conv_kernel"):
+        raise UserError(
+            f"a {config.model_type} model does not give a frame every 20 ms; choose one of {', '.join(MASKED)}"
+        )
     for kernel, stride in zip(config.conv_kernel, config.conv_stride):
         samples = (samples - kernel) // stride + 1
     return samples * (samples > 0)

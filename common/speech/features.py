@@ -276,6 +276,10 @@ def model_inputs(run, model, clips: dict[str, datasets.Dataset], extractor, pad_
         (split -> `ClipRows`, the collator).
     """
     args, training = run.args, run.training_args
+    if extractor.sampling_rate != RATE:
+        raise UserError(
+            f"{args.model}: is made for sound at {extractor.sampling_rate:,} Hz; choose one for {RATE:,} Hz"
+        )
     changed = args.augment_speed > 0 or args.augment_noise is not None
     augmentation = Augmentation(args.augment_speed, args.augment_noise, training.seed) if changed else None
     collator = ClipCollator(extractor, pad_seconds, augmentation)

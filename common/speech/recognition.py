@@ -18,6 +18,7 @@ from common.metrics.intervals import ratio_interval
 from common.metrics.wer.wer import alignments, counted, edit_counts
 from common.report import page, plots
 from common.results import headline, metric, plain_metric
+from common.speech.results import groups_of, known_of, player, seconds_of_splits
 
 BASELINE = "empty transcript"
 BIN_SECONDS = (0.25, 0.5, 1, 2, 3, 5, 10, 15, 20, 30, 60, 120, 300, 600, 1800, 3600)
@@ -66,6 +67,13 @@ class Transcriptions:
         for _, begin, end, first, last in self.alignments[row]:
             for at in range(max(end - begin, last - first)):
                 yield reference[begin + at] if begin < end else "", hypothesis[first + at] if first < last else ""
+
+
+def transcriptions_of(clips, texts: list[str]) -> Transcriptions:
+    """The transcripts of a split (`datasets.Dataset`), with what is known of its clips beside them."""
+    references = clips["text"][:] if "text" in clips.column_names else None
+    columns = known_of(clips, ("speaker",)) | groups_of(clips)
+    return Transcriptions(clips["id"][:], texts, references, np.array(clips["seconds"][:]), columns)
 
 
 def _rate(errors: np.ndarray, of: np.ndarray) -> dict:
@@ -254,7 +262,6 @@ def draw_plots(
 def write_transcripts(results: dict, transcriptions: dict, paths: dict, splits, tokenizer, run) -> tuple:
     """Writes predictions, the times of their words where asked for, and plots; (files, error cards, their title)."""
     from common.speech.decoding import word_times
-    from common.speech.results import player, seconds_of_splits
 
     files = {}
     for name, prefix in (("validation", ""), ("test", "test_")):

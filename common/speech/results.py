@@ -46,15 +46,6 @@ def predictions_of(clips: datasets.Dataset, logits: np.ndarray, labels: list[str
     return Predictions(labels, logits, targets, clips["id"][:], columns, groups_of(clips))
 
 
-def transcriptions_of(clips: datasets.Dataset, texts: list[str]):
-    """The transcripts of a split, with what is known of its clips beside them (`recognition.Transcriptions`)."""
-    from common.speech.recognition import Transcriptions
-
-    references = clips["text"][:] if "text" in clips.column_names else None
-    columns = known_of(clips, ("speaker",)) | groups_of(clips)
-    return Transcriptions(clips["id"][:], texts, references, np.array(clips["seconds"][:]), columns)
-
-
 def seconds_of_splits(splits: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
     """Split -> float64 [N]: the length of each clip."""
     return {name: np.array(clips["seconds"][:], dtype=np.float64) for name, clips in splits.items()}

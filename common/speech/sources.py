@@ -3,9 +3,10 @@
 What folders and corpora say stands in `corpora`, what tables say in `tables`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -43,19 +44,39 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
     return {name: _named(tables.hub_clips(*found, reading), reading) for name, found in loaded.items()}
 
 
+def _read_tree(files: corpora.Files, source: str, reading: Reading) -> Clips:
+    """The clips of a folder, by what is in it."""
+    if any(name in files for name in corpora.LISTS.values()) or any(path.startswith(corpora.NOISE) for path in files):
+        return corpora.speech_commands(files, source, reading.whole_noise)
+    if any(path.endswith(".trans.txt") for path in files):
+        return corpora.librispeech(files, source)
+    if any("EmoEvaluation/" in path for path in files):
+        return corpora.iemocap(files, source)
+    metadata = {path: files[path] for path in files if PurePosixPath(path).name in ("metadata.csv", "metadata.jsonl")}
+    for place in metadata.values():
+        if tables.is_ljspeech(Path(place)):
+            return tables.ljspeech(Path(place), files, reading)
+    if metadata:
+        splits = {place: corpora.SPLITS.get(path.split("/")[0].lower()) for path, place in metadata.items()}
+        return tables.tables_of_folder(splits, files, source, reading)
+    if any(re.search(r"(^|/)clips/", path) for path in files) and any(path.endswith(".tsv") for path in files):
+        return tables.common_voice(files, source, reading)
+    return corpora.class_folders(files, source, reading)
+
+
 def _read(paths: list[str], reading: Reading) -> Clips:
     """The clips of a folder, an archive, a recording, or of one or several tables."""
     path, args = Path(paths[0]), reading.args
     if len(paths) > 1 and any(Path(one).is_dir() for one in paths):
         raise UserError(f"{paths[0]}, {paths[1]}: several folders cannot be read as one; put them into one folder")
     if path.is_dir():
-        return corpora.read_tree(corpora.list_files(path, args), str(path), reading)
+        return _read_tree(corpora.list_files(path, args), str(path), reading)
     if path.is_file() and is_archive(path):
         files = corpora.list_files(unpacked(path, args), args)
         if len(files) > 1 or any(map(corpora.is_audio, files)):  # else it is a table, compressed
-            return corpora.read_tree(files, str(path), reading)
+            return _read_tree(files, str(path), reading)
     if corpora.is_audio(path.name):
-        return corpora.read_tree({path.name: str(path)}, str(path), reading)
+        return _read_tree({path.name: str(path)}, str(path), reading)
     if path.name.endswith(".csv") and path.is_file() and tables.is_ljspeech(path):
         return tables.ljspeech(path, {}, reading)
     if path.name.endswith(".parquet") and path.is_file():  # maybe with the sound in it, so not read as a whole

@@ -27,6 +27,7 @@ from tests.speech.models import (
     WAVES,
     alone,
     batch_of,
+    extractor_of,
     largest_difference,
     make,
     output,
@@ -79,6 +80,14 @@ def test_w2v_bert_takes_no_notice_of_padding():
         for row, count in enumerate(mask.sum(1).tolist()):
             single = output(model, {"input_features": values[row : row + 1, :count]})
             torch.testing.assert_close(together[row, :count], single[0], rtol=0, atol=1e-5)
+
+
+def test_frames_of_w2v_bert_are_those_of_its_extractor():
+    extractor, config = extractor_of("w2v-bert"), make("w2v-bert").config
+    for samples in (4_000, 8_000, 8_160, 8_161, 16_000):
+        mask = extractor(np.ones(samples), sampling_rate=16_000, return_attention_mask=True)["attention_mask"]
+        assert frame_counts(config, samples) == np.sum(mask)
+    assert "a whisper model does not give a frame every 20 ms" in message(frame_counts, make("whisper").config, 9)
 
 
 def test_other_families_are_refused():
