@@ -68,10 +68,11 @@ def split_of(results: dict, wanted: str) -> str:
 
 
 def metric_of(results: dict, split: str, metric: str) -> dict | None:
-    """The metric, or the F1 of a class, with its interval and the baseline's value; None where it is not known."""
-    if metric.startswith("f1 of "):
-        row = results.get("per_class", {}).get(split, {}).get(metric.removeprefix("f1 of "), {})
-        ends = {"value": row.get("f1"), "low": row.get("f1_low"), "high": row.get("f1_high")}
+    """The metric, or that of a class, with its interval and the baseline's value; None where it is not known."""
+    if " of " in metric:
+        column, _, name = metric.partition(" of ")
+        row = results.get("per_class", {}).get(split, {}).get(name, {})
+        ends = {"value": row.get(column), "low": row.get(f"{column}_low"), "high": row.get(f"{column}_high")}
         found = {name: None if value is None else 100 * value for name, value in ends.items()}
         return None if found["value"] is None else {**found, "unit": "percent", "baseline": None}
     found = results["metrics"].get(split, {}).get(metric)
@@ -203,7 +204,7 @@ def lines_of(table: str, runs: Sequence[Run], *, classes: bool = False) -> list[
     for name, row in declared.rows.items():
         if not (own := runs_of(runs, table, name)):
             continue
-        metrics = [m for m in row.published if m.startswith("f1 of ")] if classes else declared.metrics
+        metrics = [m for m in row.published if " of " in m] if classes else declared.metrics
         scores = {metric: score(own, declared.split, metric) for metric in metrics}
         if any(scores.values()):  # what neither has is left out
             metrics = [metric for metric in metrics if scores[metric] or metric in row.published]

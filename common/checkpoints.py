@@ -106,7 +106,9 @@ def prepare_output_dir(
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"--output_dir {folder}: cannot write there; choose another --output_dir")
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    until_end.callback(_remove_empty, made)  # a run that was refused leaves no empty folders
     _lock(folder, until_end)
     wanted = None
     if not auto and resume.lower() != "false":
@@ -148,6 +150,12 @@ def prepare_output_dir(
     return _newest_whole(folder) if auto and training else wanted
 
 
+def _remove_empty(folders: Iterable[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for path in folders:
+            path.rmdir()
+
+
 def _lock(folder: Path, until_end: contextlib.ExitStack) -> None:
     """One run a folder: the lock goes with the process that holds it, also when that is killed."""
     from filelock import FileLock, Timeout
@@ -172,7 +180,6 @@ def _lock(folder: Path, until_end: contextlib.ExitStack) -> None:
         lock.release()
         with contextlib.suppress(OSError):
             (folder / LOCK_FILE).unlink(missing_ok=True)
-            folder.rmdir()  # a run that was refused leaves no empty folder
 
     until_end.callback(release)
 

@@ -61,7 +61,7 @@ def test_overwriting_empties_the_folder_of_what_runs_write_and_of_nothing_else(t
     assert "thesis.docx" in message(begin, out, overwrite=True) and (out / "results.json").exists()
     (out / "thesis.docx").unlink()
     begin(out, overwrite=True)
-    assert not out.exists()
+    assert list(out.iterdir()) == []
 
 
 def test_overwriting_never_removes_what_the_run_reads(tmp_path):
