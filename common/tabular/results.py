@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError, whole_file
+from common.errors import UserError, csv_cell, whole_file
 from common.metrics.detection.detection import confusion_counts
 from common.report import plots
 from common.report.page import card
@@ -105,7 +105,7 @@ def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
             ours |= {"prediction": names[(said >= one.threshold) * 1], "prediction_at_half": names[(said >= HALF) * 1]}
             ours |= {"probability": said}
             shown = one.part.shown.rename(columns={name: f"{name} (data)" for name in ours})
-            shown.assign(**ours).to_csv(file, index=False, header=number == 0)
+            shown.map(csv_cell).assign(**ours).to_csv(file, index=False, header=number == 0)
 
 
 def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tuple[Detections, dict, list[str]]:

@@ -72,12 +72,12 @@ def test_without_a_class_the_areas_are_undefined():
 def test_classes_and_their_averages_are_scikit_learns():
     one = drawn()
     called, found = one.probabilities >= one.threshold, by_class(one)
-    assert list(found) == ["legitimate", "fraud", "macro average", "weighted average"]
+    assert list(found) == ["legitimate", "fraud", "macro avg", "weighted avg"]
     for average in ("macro", "weighted"):
         expected = sk.precision_recall_fscore_support(one.part.target, called, average=average)[:3]
-        assert [found[f"{average} average"][key] for key in ("precision", "recall", "f1")] == pytest.approx(expected)
+        assert [found[f"{average} avg"][key] for key in ("precision", "recall", "f1")] == pytest.approx(expected)
     assert found["fraud"]["recall"] == pytest.approx(sk.recall_score(one.part.target, called))
-    assert found["fraud"]["support"] + found["legitimate"]["support"] == found["macro average"]["support"] == 3_000
+    assert found["fraud"]["support"] + found["legitimate"]["support"] == found["macro avg"]["support"] == 3_000
 
 
 def value_of(rule: str, decision: Decision, one: Detections, threshold: float) -> tuple:
