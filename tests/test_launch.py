@@ -134,7 +134,8 @@ def train(folder: Path, *more: str) -> list[str]:
         "--max_eval_samples",
         "40",
     ]
-    return [SCRIPT, *common, "--num_train_epochs", "4", "--logging_steps", "5", *more]
+    epochs = ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--num_train_epochs", "4", "--logging_steps", "5"]
+    return [SCRIPT, *common, *epochs, *more]
 
 
 def stop_in_the_middle(process: subprocess.Popen, folder: Path, number: int) -> str:
