@@ -85,7 +85,15 @@ def _published_bars(lines: list[Line], unit: str) -> Markup | None:
 
 
 def _metric_bars(lines: list[Line], unit: str) -> Markup | None:
-    """All metrics, ours, a colour a row."""
+    """All metrics, ours, a colour a row; or the main metric by what the rows vary, where the table says it."""
+    rows, main = TABLES[lines[0].table].rows, lines[0].metric
+    places = [(rows[line.row].bar, line.score) for line in lines if line.metric == main and rows[line.row].bar]
+    if places:
+        table, ends = {}, {}
+        for (group, bar), found in places:
+            table.setdefault(group, {})[bar], ends.setdefault(group, {})[bar] = found.value, found.ends
+        draw = partial(grouped_bars, table, title=words(main), ylabel=unit, low_high=ends)
+        return _drawn("With the 95 % interval, or one standard deviation over seeds to each side.", draw)
     if len({line.row for line in lines}) < 2 or len({line.metric for line in lines}) < 2:
         return None
     bars: dict[str, dict[str, float]] = {}

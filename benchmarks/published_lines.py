@@ -180,7 +180,10 @@ class Line:
             memory += f", GPU {gigabytes(cost['peak_gpu_memory_bytes'])}"
         if cost["trainable"] != cost["total"]:
             size += f", {millions(cost['trainable'])} trained"
-        return [*cells, format_value(cost["seconds"], "seconds"), memory, size]
+        time = format_value(cost["seconds"], "seconds")
+        if (minutes := TABLES[self.table].rows[self.row].minutes) is not None:
+            time += f" (published: {format_value(60 * minutes, 'seconds')})"
+        return [*cells, time, memory, size]
 
 
 def gigabytes(size: int) -> str:

@@ -12,6 +12,7 @@
 A script's subclass says what the loss of an example is.
 """
 
+import importlib
 import itertools
 import signal
 import sys
@@ -319,6 +320,9 @@ class FinetuneTrainer(Trainer):
         run, checkpoint = self.run, self.run.checkpoint
         run.identity["weights"] = weights_fingerprint(run.args.model) or model_commit(run.args)
         run.begin_training()
+        # Trackers note the model's configuration when they begin; `StopAndResume` takes the flags out again.
+        flags = {name: row["value"] for name, row in run.args.record.items() if not hasattr(self.args, name)}
+        self.model.config.task_flags = flags
         with run.phase("training", together=True), run.stop.defer():
             self._train_begin = time.perf_counter()
             trained = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
@@ -361,7 +365,8 @@ class FinetuneTrainer(Trainer):
         }
 
     def track(self, results: dict) -> None:
-        """Gives the final metrics with their intervals to the trackers of --report_to."""
+        """Gives the final metrics with their intervals to the trackers of --report_to, and the report to those that
+        keep files."""
         final = {
             f"final_{split}_{name}{end}": metric[key]
             for split, metrics in results["metrics"].items()
@@ -371,6 +376,9 @@ class FinetuneTrainer(Trainer):
         }
         if final and self.args.report_to:
             self.log(final)
+        keeps = {"wandb": "save", "mlflow": "log_artifact"}
+        for name in keeps.keys() & {*self.args.report_to} if self.args.should_save else ():
+            getattr(importlib.import_module(name), keeps[name])(str(self.run.output_dir / "report.html"))
 
 
 class StopAndResume(TrainerCallback):
@@ -389,6 +397,7 @@ class StopAndResume(TrainerCallback):
         return self.stopping
 
     def on_train_begin(self, args, state, control, **kwargs):
+        del self.trainer.model.config.task_flags
         if (checkpoint := self.trainer.run.checkpoint) is None:
             return
         load_whole(self.trainer.model, checkpoint)

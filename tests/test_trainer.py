@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,3 +292,21 @@ def test_permissions_and_no_token_in_what_is_saved(tmp_path, checkpoints_of_a_ru
     trainer.save()
     assert all(b"hf_secret" not in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert json.loads((tmp_path / "out" / "trainer_state.json").read_text())["global_step"] == 5
+
+
+def test_trackers_get_the_flags_of_the_task_the_final_metrics_and_the_report(tmp_path, monkeypatch):
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
+    trainer = train(tmp_path / "out", report_to=["tensorboard"], **EVERY_TWO)
+    accuracy = {"value": 60.0, "low": 40.0, "high": 80.0}
+    kept = []
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(log_artifact=kept.append))
+    trainer.args.report_to = ["tensorboard", "mlflow"]
+    trainer.track({"metrics": {"test": {"accuracy": accuracy}}})
+    events = board.EventAccumulator(str(tmp_path / "runs")).Reload()
+    final = [events.Scalars(f"train/final_test_accuracy{end}")[-1].value for end in ("", "_low", "_high")]
+    assert final == [60.0, 40.0, 80.0]
+    noted = events.Tensors("model_config/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert '"task_flags"' in noted and '"model": "tiny"' in noted
+    assert not hasattr(trainer.model.config, "task_flags")  # nor in config.json
+    assert kept == [str(tmp_path / "out" / "report.html")]
