@@ -148,7 +148,7 @@ def main(argv: list[str] | None = None) -> dict:
     from common.demo.speech import asr_demo
     from common.models import load_config, structure_table
     from common.results import published
-    from common.speech.decoding import beam_decoder, chunked, transcribed
+    from common.speech.decoding import BeamDecoder, chunked, transcribed
     from common.speech.features import model_inputs
     from common.speech.heads import trained_processor
     from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
@@ -168,7 +168,8 @@ def main(argv: list[str] | None = None) -> dict:
             splits = load_recordings(args, run, kind="text", prepare=normalize)
             processor, statistics = check_transcripts(splits, trained, args, run)
             outputs = load_config(args).vocab_size if trained else len(processor.tokenizer)
-            decoder = beam_decoder(args, processor.tokenizer, outputs)  # what it lacks should not end hours of training
+            # What it lacks should not end hours of training.
+            decoder = BeamDecoder(processor.tokenizer, outputs, args) if args.decoding == "beam" else None
         with run.phase("decoding", together=True):
             splits = check_clips(splits, args, run)
             run.describe(splits)
@@ -220,7 +221,7 @@ def recognizer(args: RecognitionArguments, tokenizer, training: bool, trained: b
     shape = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (args.head == "blstm" or args.weighted):
         encoder, warnings = load_model(AutoModel, args, head="speech", training=training, configured=args.configured)
-        shape |= {"projection_size": args.head_size, "recurrent_size": args.head_size, "weighted": args.weighted}
+        shape |= {"recurrent_size": args.head_size, "weighted": args.weighted}
         return RecurrentCtc.around(encoder, recurrent_layers=2 if args.head == "blstm" else 0, **shape), warnings
     configured = args.configured | {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     configured |= {} if trained else shape
@@ -232,11 +233,12 @@ def recognizer(args: RecognitionArguments, tokenizer, training: bool, trained: b
 
 def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
     """The task's `Trainer`: CTC by label, the best label of every frame, three transcripts after each evaluation."""
+    import numpy as np
     import torch
     from transformers import TrainerCallback
 
     from common import metrics
-    from common.speech.decoding import greedy, to_texts
+    from common.speech.decoding import texts_of
     from common.speech.encoders import frames_in
     from common.speech.results import shapes_table
     from common.speech.training import OnClips
@@ -267,8 +269,8 @@ def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
                 return logits.argmax(-1).to(torch.int32), frames
             if "labels" not in batch:
                 return logits, frames
-            paths = self.decoder.paths(logits.cpu().numpy(), frames.cpu().numpy())  # each process its own batches
-            return torch.from_numpy(paths).to(frames.device), frames
+            paths = self.decoder.paths(logits.cpu().numpy(), frames.tolist())  # each process its own batches
+            return torch.tensor(np.stack(paths), device=frames.device), frames
 
         def predict_all(self, inputs):
             if decoder is not None:  # what training kept of its evaluations was found without a search
@@ -286,7 +288,7 @@ def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
 
     def compute_metrics(output) -> dict[str, float]:
         references = output.inputs.clips["text"][:]
-        hypotheses = to_texts(tokenizer, greedy(*output.predictions, tokenizer.pad_token_id))
+        hypotheses = texts_of(tokenizer, *output.predictions)
         latest[:] = zip(references, hypotheses)
         found = metric.compute(predictions=hypotheses, references=references)
         return {name: found[name] for name in ("wer", "cer") if found[name] is not None}

@@ -98,7 +98,7 @@ class FraudArguments(RunArguments, DataArguments):
     test_share: float = flag(0.3, "of one table, for test")
     validation_share: float = flag(0.2, "of what is not for test, for validation")
     split_seed: int = flag(42, "which rows are in which part")
-    drop_duplicates: bool = flag(False, "leave out copies of earlier rows, in all parts")
+    drop_duplicates: bool = flag(False, "leave out copies of earlier rows before the table is split")
     resample: Literal["none", "adasyn", "smote", "borderline-smote", "oversample", "undersample"] = flag(
         "none", "balance the training rows"
     )
@@ -132,8 +132,6 @@ class FraudArguments(RunArguments, DataArguments):
         for name in ("neighbours", "max_categories", "alerts_per_day"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        if not 0 <= self.split_seed < 2**32:
-            raise UserError(f"--split_seed {self.split_seed}: must be from 0 to {2**32 - 1}")
         from common.tabular.detection import Decision
 
         self.decision = Decision.of(self.threshold, self.miss_cost, self.alert_cost)
@@ -198,7 +196,7 @@ def trained(run, args) -> dict:
             from common.demo.fraud import fraud_demo
 
             args.train_file = [fraud_demo(run.output_dir / "demo")]
-        parts, columns = training_parts(args, run)
+        parts, columns = training_parts(args)
         real = parts["train"]
         on_cards = (sum(map(len, parts.values())), sum(int(p.target.sum()) for p in parts.values())) == ULB
 
@@ -206,11 +204,13 @@ def trained(run, args) -> dict:
         if args.resample != "none":
             parts["train"], adasyn = resampled(real, args, columns.categories())
         made = parts["train"]
-        parts = limited(split_resampled(parts, args, run) if published else parts, args, run)
+        parts = limited(split_resampled(parts, args) if published else parts, args)
         for sentence in columns.notices():
             run.note(sentence)
-        for sentence in [*columns.suspicions(real), *([adasyn.reason_] if adasyn and adasyn.reason_ else [])]:
+        for sentence in columns.suspicions(real):
             run.warn(sentence)
+        if adasyn and not adasyn.generated_.any():
+            run.warn(adasyn.summary())
         describe(parts if published else parts | {"train": real}, run)
         weights = class_weights(parts["train"].target, 2, args.class_weights)
 
@@ -234,7 +234,7 @@ def trained(run, args) -> dict:
         run.note(f"threshold {detector.threshold:.4g}: {how}")
         models = {results.OURS: {name: Detections(parts[name], said[name], detector.threshold) for name in said}}
         models |= results.baselines(parts, args.decision, training.seed) if args.baselines else {}
-    resampling = results.Resampling(args.resample, real, made, adasyn) if args.resample != "none" else None
+    resampling = (args.resample, real, made, adasyn) if args.resample != "none" else None
     return finish(run, args, trainer, models, resampling, PUBLISHED if on_cards else {})
 
 
@@ -268,7 +268,7 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
     from common.tabular.detection import leak_worth
     from common.tabular.network import layer_table
 
-    training, detector, folder = args.training_args, trainer.detector, run.output_dir / "plots"
+    training, detector = args.training_args, trainer.detector
     asked = {"validation": training.do_eval, "test": training.do_predict, "holdout": training.do_predict}
     predicted = {name: one for name, one in models[results.OURS].items() if asked[name]}
     known = {name for name, one in predicted.items() if one.part.target is not None}
@@ -282,7 +282,7 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
             table, sentence = leak_worth(*(models[results.OURS][name] for name in ("test", "holdout")))
             tables.insert(0, table)
             run.leaks(sentence)
-    tables += [resampling.table()] if resampling else []
+    tables += [results.resampling_table(*resampling)] if resampling else []
     tables.append(layer_table(detector.model))
 
     def write(content: dict) -> tuple[dict, list, str]:
@@ -291,9 +291,11 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
             for name, one in predicted.items():
                 results.write_predictions(run.output_dir / files[name], [one])
                 cards = results.error_cards(one, detector.columns.features) if name != "holdout" else cards
-        drawn = results.draw_plots(content, models, args, folder) + (resampling.draw(folder) if resampling else [])
         files = {f"{name}_predictions": file for name, file in files.items()}
-        return files | {path.stem: f"plots/{path.name}" for path in drawn}, cards, "Worst errors"
+        files |= results.draw_plots(content, models, run.output_dir)
+        if resampling and resampling[3] and resampling[3].generated_.any():
+            files |= results.draw_adasyn(*resampling[1:], run.output_dir)
+        return files, cards, "Worst errors"
 
     names = ("precision_at_half", "recall_at_half", "f1_at_half")
     rows = [reference("report 004, test", of, dict(zip(names, values))) for of, values in (published or {}).items()]

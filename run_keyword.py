@@ -152,8 +152,7 @@ def main(argv: list[str] | None = None) -> dict:
             words = {"keywords": args.keywords, "usual": WORDS, "known": known, "share": args.unknown_share}
             words |= {"seed": args.split_seed, "whole_silence": args.whole_silence}
             prepare = partial(task_classes, **words)
-            options = {"hub_folder": folder, "prepare": prepare, "whole_noise": args.whole_silence}
-            splits = load_recordings(args, run, kind="label", **options)
+            splits = load_recordings(args, run, kind="label", hub_folder=folder, prepare=prepare)
             options = {"known": {}, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
         with run.phase("decoding", together=True):

@@ -93,7 +93,7 @@ class EmotionArguments(EncoderArguments, ClassArguments):
     head: Literal["published", "standard"] = flag(
         "published", "pooling, norm, linear, ReLU, dropout, linear; or the one that transformers' pipeline loads"
     )
-    pooling: Literal["mean", "max", "first", "attention"] = flag("mean", "how frames become one (published head)")
+    pooling: Literal["mean", "max", "first"] = flag("mean", "how frames become one (published head)")
     class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
         "none", "weight of each class in the loss: as scikit-learn's balanced, its square root, or Cui et al. 2019"
     )

@@ -144,6 +144,24 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def write_classes(
+    results: Mapping,
+    predictions: Mapping[str, Predictions],
+    output_dir: Path,
+    *,
+    references: Mapping[str, Mapping] = {},
+    player: Callable[[int], str] | None = None,
+) -> tuple[dict[str, str], list[str], str]:
+    """Writes the predictions of every split, and plots: what `write` of `Run.finish` gives back.
+
+    references: as for `draw_plots`. player: as for `error_cards`, of the split in the headline.
+    """
+    files, head = draw_plots(results, output_dir, references=references), results["headline"]
+    for name, split in predictions.items():
+        files |= write_predictions(output_dir, "test_" if name == "test" else "", split)
+    return files, error_cards(predictions[head["split"]], player=player) if head else [], "The surest errors"
+
+
 def write_predictions(output_dir: Path, prefix: str, predictions: Predictions) -> dict[str, str]:
     """Writes PREFIXpredictions.csv, a row an example in the order of the data; returns its name for results.json.
 

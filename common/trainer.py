@@ -39,6 +39,7 @@ from common.progress import Bars, LogLines
 from common.run import Run
 
 Batch = dict[str, torch.Tensor]
+PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
 LOWER_IS_BETTER = ("loss", "wer", "cer")
 POOL = 64  # batches that are sorted by length together
 
@@ -312,6 +313,17 @@ class FinetuneTrainer(Trainer):
             output = super().predict(test_dataset, ignore_keys, metric_key_prefix)
         self.metrics[metric_key_prefix] = dict(output.metrics)
         return output
+
+    def predict_splits(self, datasets) -> dict[str, PredictionOutput]:
+        """`predict` of each split that is there, what tunes first; by all processes together."""
+        names = [name for name in PREFIX if name in datasets]
+        return {name: self.predict(datasets[name], metric_key_prefix=PREFIX[name]) for name in names}
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Split -> the mean loss of what was predicted; without those whose truth is not known."""
+        found = {name: self.metrics.get(prefix, {}).get(f"{prefix}_loss") for name, prefix in PREFIX.items()}
+        return {name: loss for name, loss in found.items() if loss is not None}
 
     # Training
 

@@ -6,6 +6,7 @@ python -m docs.run_texts --do_predict --model outputs/texts --test_file new.csv 
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 
 from common.arguments import TaskArguments, flag, parse_arguments
 from common.errors import exit_status
@@ -16,7 +17,6 @@ RECIPE |= {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit
 RECIPE |= {"metric_for_best_model": "accuracy", "train_sampling_strategy": "group_by_length"}
 DEMO = {"output_dir": "outputs/demo/texts", "text_column": "hypothesis", "learning_rate": 1e-3, "num_train_epochs": 1.0}
 USAGE = 'from transformers import pipeline\n\nprint(pipeline("text-classification", model="{}")("A text."))'
-PREFIX = {"validation": "eval", "test": "predict"}
 
 
 # 1. The task's flags
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict:
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
 
     from common import metrics
-    from common.classification import Predictions, draw_plots, error_cards, score_predictions, write_predictions
+    from common.classification import Predictions, score_predictions, write_classes
     from common.demo.nli import mnli_demo
     from common.labels import align_with_checkpoint
     from common.models import classes_of, load_model, load_tokenizer
@@ -87,23 +87,15 @@ def main(argv: list[str] | None = None) -> dict:
         )
         if args.training_args.do_train:
             trainer.train()
-        predictions, losses = {}, {}
-        for name in run.evaluated(inputs):
-            output, split = trainer.predict(inputs[name], metric_key_prefix=PREFIX[name]), splits[name]
-            columns = {"text": split["text"][:]}
-            predictions[name] = Predictions(classes, output.predictions, output.label_ids, split["id"][:], columns)
-            losses[name] = output.metrics.get(f"{PREFIX[name]}_loss")
+        predictions = {}
+        for name, output in trainer.predict_splits(inputs).items():
+            ids, shown = splits[name]["id"][:], {"text": splits[name]["text"][:]}
+            predictions[name] = Predictions(classes, output.predictions, output.label_ids, ids, shown)
         train_targets = np.array(splits["train"]["labels"][:]) if "train" in splits else None
         settings = {"headline_metric": "accuracy", "train_targets": train_targets}
-        scores = score_predictions(predictions, losses, **settings)
+        scores = score_predictions(predictions, trainer.losses, **settings)
 
-        def write(results: dict) -> tuple[dict, list[str], str]:
-            files = draw_plots(results, run.output_dir)
-            for name, prefix in (("validation", ""), ("test", "test_")):
-                files |= write_predictions(run.output_dir, prefix, predictions[name]) if name in predictions else {}
-            shown = results["headline"] and predictions[results["headline"]["split"]]
-            return files, error_cards(shown) if shown else [], "Worst errors"
-
+        write = partial(write_classes, predictions=predictions, output_dir=run.output_dir)
         return run.finish(trainer, scores, write=write, usage=USAGE.format(run.output_dir))
 
 
@@ -114,25 +106,21 @@ def load_texts(args):
     from common.data import load_splits, require_columns, without_bad
     from common.labels import encode_labels
 
-    names = None
+    names = None  # the classes of the training data; the other splits may have no others
 
     def to_dataset(frame, split: str):
         nonlocal names
         labelled = split != "test" or args.label_column in frame
-        wanted = [args.text_column, *([args.label_column] if labelled else [])]
-        require_columns(frame.columns, wanted, frame.attrs["source"])
-        texts, problems, ids, feature = frame[args.text_column].tolist(), {}, None, None
+        require_columns(frame, [args.text_column, *[args.label_column] * labelled], frame.attrs["source"])
+        table, problems = frame[[args.text_column]].astype(str).set_axis(["text"], axis=1), {}
+        table["id"] = [str(row) for _, row in frame.index]
+        features = Features(dict.fromkeys(table, Value("string")))
         if labelled:
-            ids, feature, problems = encode_labels(frame, args.label_column, names=names)
-            names = names or feature.names
-        problems |= {i: ("empty text", "the text is empty") for i, text in enumerate(texts) if not str(text).strip()}
-        good = [i for i in range(len(frame)) if i not in problems]
-        content = {"id": [str(frame.index[i][1]) for i in good], "text": [str(texts[i]) for i in good]}
-        features = dict.fromkeys(content, Value("string"))
-        if ids is not None:
-            content["labels"], features["labels"] = ids[good], feature
-        _, skipped = without_bad(frame, problems, args.on_bad_example)
-        return Dataset.from_dict(content, features=Features(features)), skipped
+            table["labels"], features["labels"], problems = encode_labels(frame, args.label_column, names=names)
+            names = features["labels"].names
+        problems |= {i: ("empty text", "the text is empty") for i, text in enumerate(table["text"]) if not text.strip()}
+        table, skipped = without_bad(table, problems, args.on_bad_example)
+        return Dataset.from_pandas(table, features=features, preserve_index=False), skipped
 
     return load_splits(args, to_dataset, columns={"text": ["text"]})
 

@@ -124,22 +124,27 @@ def test_a_recurrent_head_cached_or_not_and_used_again(model, tree, tmp_path):
 
 
 def test_a_long_recording_is_what_its_parts_are(trained, tree, tmp_path):
-    """Joined clips, in chunks and whole: the same transcript."""
-    clips = sorted(tree.glob("test-clean/*/*/*.flac"))[:4]
-    pause = np.zeros(8_000, dtype=np.float32)
-    sound = np.concatenate([part for clip in clips for part in (soundfile.read(clip, dtype="float32")[0], pause)])
+    """Joined clips, in chunks and whole: nearly the same transcripts.
+
+    Not quite: the group norm behind the first convolution is over another stretch of time. With the statistics of the
+    whole in every chunk 0.4 % of the characters differed, without them 5 %.
+    """
+    clips, pause = sorted(tree.glob("test-clean/*/*/*.flac")), np.zeros(8_000, dtype=np.float32)
     (tmp_path / "talks").mkdir()
-    soundfile.write(tmp_path / "talks" / "talk.wav", sound, 16_000)
+    for talk in range(4):
+        parts = [soundfile.read(clip, dtype="float32")[0] for clip in clips[4 * talk : 4 * talk + 4]]
+        sound = np.concatenate([part for one in parts for part in (one, pause)])
+        soundfile.write(tmp_path / "talks" / f"{talk}.wav", sound, 16_000)
     argv = ["--do_predict", "--model", str(trained[0]), "--test_file", str(tmp_path / "talks"), *QUICK, "--timestamps"]
     found = {}
     for name, seconds in (("whole", "60"), ("chunks", "4")):
         out = tmp_path / name
         more = ["--chunk_seconds", seconds, "--chunk_overlap", "1.2", "--output_dir", str(out)]
         results = run_asr.main([*argv, *more])
-        assert results["headline"] is None and results["data"]["splits"]["test"]["examples"] == 1
-        (found[name],) = read(out / "test_predictions.json")
-    assert jiwer.cer(found["whole"]["text"], found["chunks"]["text"]) < 0.2
-    assert found["chunks"]["chunks"][-1]["timestamp"][1] > len(sound) / 16_000 - 2
+        assert results["headline"] is None and results["data"]["splits"]["test"]["examples"] == 4
+        found[name] = read(out / "test_predictions.json")
+    assert jiwer.cer(*([talk["text"] for talk in found[name]] for name in ("whole", "chunks"))) < 0.1
+    assert found["chunks"][-1]["chunks"][-1]["timestamp"][1] > len(sound) / 16_000 - 2
 
 
 def test_impossible_transcripts(model, tree, tmp_path, capsys):

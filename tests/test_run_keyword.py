@@ -174,7 +174,8 @@ def test_keywords_in_a_long_recording(trained, tree, tmp_path):
     windows, found = rows_of(tmp_path / "out" / "test_predictions.csv"), rows_of(tmp_path / "out" / "keywords.csv")
     seconds = len(sound) / 16_000
     assert len(windows) == int(np.ceil((seconds - 1) / 0.25)) + 1 and {row["truth"] for row in windows} == {""}
-    at = {row["keyword"]: (float(row["start"]), float(row["end"])) for row in found}
+    surest_last = sorted(found, key=lambda row: float(row["score"]))
+    at = {row["keyword"]: (float(row["start"]), float(row["end"])) for row in surest_last}
     assert set(at) >= {"yes", "stop"} and all(row["recording"] == "call.wav" for row in found)
     assert 1.0 < at["yes"][0] < at["yes"][1] < 3.0 < at["stop"][0]
     assert results["data"]["splits"]["test"]["examples"] == 1, "recordings are counted, not windows"

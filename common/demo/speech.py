@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 
 from common.demo.tiny_speech import tiny_speech_model
 from common.speech.audio import RATE
-from common.speech.corpora import LISTS, NOISE, split_of
+from common.speech.corpora import LISTS, NOISE
 
 FADE = 0.012  # seconds in which one sound goes over into the next
 
@@ -81,14 +82,10 @@ KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
 NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
 NOISE_SECONDS = 12
 UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
-WORDS = {  # spelled with ten letters
-    "adjective": ("OTHER", "NEAR", "SHORT", "RARE", "HOT", "SOUTHERN", "NORTHERN"),
-    "noun": ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE"),
-    "verb": ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS"),
-    "preposition": ("NEAR", "IN", "ON", "AT", "INTO"),
-    "adverb": ("THEN", "SOON", "HERE", "THERE"),
-}
-PATTERNS = ("verb adverb", "verb preposition THE noun", "verb preposition THE adjective noun")  # what follows THE noun
+# Of sentences, spelled with ten letters.
+NOUNS = ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE")
+VERBS = ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS")
+PLACES = ("NEAR THE", "IN THE", "ON THE", "AT THE", "INTO THE")
 NEUTRAL = Manner()
 MANNERS = {  # emotion letter -> how it is said
     "A": Manner(pitch=1.35, swing=0.16, tempo=1.2, tremor=0.5, tilt=1.0),
@@ -107,15 +104,13 @@ def keyword_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, 
     """Writes a folder like Speech Commands and a tiny model of `architecture` into `folder`.
 
     Returns the paths: `model` and `data_dir`, a folder of words with `HASH_nohash_N.wav` of at most one second each,
-    the lists of validation and testing, which agree with the data set's own hash rule, and `_background_noise_`.
+    the lists of validation and testing, and `_background_noise_`.
     """
     random, data = np.random.default_rng(0), Path(folder) / "speech_commands"
     lists: dict[str, list[str]] = {split: [] for split in KEYWORD_SPEAKERS}
     for split, speakers in KEYWORD_SPEAKERS.items():
         for speaker in range(speakers):
-            code = ""
-            while not code or split_of(code) != split:
-                code = f"{random.integers(2**32):08x}"
+            code = f"{random.integers(2**32):08x}"
             voice = _draw_voice(random, female=speaker % 2 == 0)
             for word, sounds in (KEYWORDS | OTHER_WORDS).items():
                 for take in range(2 if split == "train" and speaker % 2 else 1):
@@ -137,13 +132,14 @@ def asr_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, str]
     `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` and a `.trans.txt`. Every letter is one sound, spaces are pauses.
     """
     random, data, numbers = np.random.default_rng(0), Path(folder) / "LibriSpeech", itertools.count(100)
-    seen: set[str] = set()
+    texts = [" ".join(words) for words in itertools.product(["THE"], NOUNS, VERBS, PLACES, NOUNS)]
+    texts = iter(random.permutation(texts).tolist())
     for subset, (speakers, utterances) in UTTERANCES.items():
         for speaker in itertools.islice(numbers, speakers):
             place, voice = data / subset / f"{speaker}/1", _draw_voice(random, female=bool(random.integers(2)))
             lines = []
             for number in range(utterances):
-                name, text = f"{speaker}-1-{number:04d}", _sentence(seen, random)
+                name, text = f"{speaker}-1-{number:04d}", next(texts)
                 _write(place / f"{name}.flac", _recorded(_spoken(text, voice, random), random))
                 lines.append(f"{name} {text}")
             (place / f"{speaker}-1.trans.txt").write_text("\n".join(lines), "utf-8")
@@ -167,7 +163,11 @@ def emotion_demo(folder: Path, architecture: str = "hubert") -> dict[str, str]:
                 # Sometimes weak, so that not every clip can be told.
                 plain, full = np.array(NEUTRAL), np.array(MANNERS[emotion])
                 manner = Manner(*(plain + random.uniform(0.3, 1.2) * (full - plain)))
-                _write(data / name, _recorded(_spoken(_babble(random), voices[actor], random, manner), random))
+                # Words of two syllables, for one to four seconds: what is said tells nothing of the emotion.
+                starts, ends = [*"NMLRSHTG"], [*"AEIOU"]
+                said = [random.choice(starts) + random.choice(ends) for _ in range(2 * random.integers(3, 7))]
+                said = " ".join(map("".join, zip(said[::2], said[1::2])))
+                _write(data / name, _recorded(_spoken(said, voices[actor], random, manner), random))
     return _made(folder, data, architecture)
 
 
@@ -176,26 +176,8 @@ def _made(folder: Path, data: Path, architecture: str) -> dict[str, str]:
 
 
 def _write(path: Path, sound: np.ndarray) -> None:
-    import soundfile
-
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound, RATE, subtype="PCM_16")
-
-
-def _sentence(seen: set[str], random: np.random.Generator) -> str:
-    """A new sentence; `seen` collects them."""
-    while True:
-        slots = f"THE {random.choice(('noun', 'adjective noun'))} {random.choice(PATTERNS)}".split()
-        text = " ".join(str(random.choice(WORDS[slot])) if slot in WORDS else slot for slot in slots)
-        if text not in seen:
-            seen.add(text)
-            return text
-
-
-def _babble(random: np.random.Generator) -> str:
-    """Words of two syllables, for one to four seconds: what is said tells nothing of the emotion."""
-    syllables = [f"{random.choice([*'NMLRSHTG'])}{random.choice([*'AEIOU'])}" for _ in range(2 * random.integers(3, 7))]
-    return " ".join(first + second for first, second in zip(syllables[::2], syllables[1::2]))
 
 
 # Sound
@@ -203,19 +185,29 @@ def _babble(random: np.random.Generator) -> str:
 
 def _spoken(sounds: str, voice: Voice, random: np.random.Generator, manner: Manner = NEUTRAL) -> np.ndarray:
     """float32 [samples] at `RATE`: the sounds (keys of `SOUNDS`; a space is a pause) one after another, peak 1."""
-    tempo = voice.tempo * manner.tempo
     seconds = [SOUNDS[name].seconds if name in SOUNDS else 0.11 for name in sounds]
-    lengths = [int(RATE * random.uniform(0.85, 1.2) * length / tempo) for length in seconds]
-    fade = int(RATE * FADE)
-    total, begin = sum(lengths) + fade, 0
-    pulses, noise = _source(total, voice, manner, random)
-    noise_of_voice, speech = noise * voice.breath * manner.breath, np.zeros(total)
+    lengths = [int(RATE * random.uniform(0.85, 1.2) * length / (voice.tempo * manner.tempo)) for length in seconds]
+    fade, begin = int(RATE * FADE), 0
+    total = sum(lengths) + fade
+    time = np.linspace(0, 1, total)
+    swing = manner.swing * np.sin(2 * np.pi * (1.3 * total / RATE * time + random.uniform()))
+    pitch = voice.pitch * manner.pitch * (1 + manner.slope * (time - 0.5) + swing)
+    pulses = np.diff(np.floor(np.cumsum(pitch) / RATE), prepend=0) * np.sqrt(RATE / pitch)  # as strong as the noise
+    noise, speech = random.normal(size=total), np.zeros(total)
+    breath = noise * voice.breath * manner.breath
     for name, length in zip(sounds, lengths):
-        if name in SOUNDS:
-            sound, part = SOUNDS[name], slice(begin, begin + length + fade)
-            source = sound.voiced * (pulses[part] + noise_of_voice[part]) + (1 - sound.voiced) * noise[part]
+        if sound := SOUNDS.get(name):
+            part = slice(begin, begin + length + fade)
+            source = sound.voiced * (pulses[part] + breath[part]) + (1 - sound.voiced) * noise[part]
+            hertz = np.fft.rfftfreq(len(source), 1 / RATE)
+            gain = np.zeros_like(hertz)
+            for centre, width, amplitude in sound.formants:
+                centre *= voice.formant_shift if sound.voiced else 1.0
+                gain += amplitude * np.exp(-(((hertz - centre) / width) ** 2) / 2)
+            if sound.voiced:  # the formants hold the usual loss already
+                gain *= np.maximum(hertz / 500, 1) ** ((6.0 - manner.tilt) / 6.02)
             window = np.sin(np.pi / 2 * np.minimum(1, (np.arange(length + fade) + 0.5) / fade)) ** 2
-            speech[part] += _shaped(source, sound, voice, manner) * window * window[::-1]
+            speech[part] += np.fft.irfft(np.fft.rfft(source) * gain, len(source)) * window * window[::-1]
         begin += length
     phase = 2 * np.pi * (3 * np.arange(total) / RATE + random.uniform())
     speech *= 1 - manner.tremor * (0.5 + 0.5 * np.sin(phase))
@@ -239,27 +231,6 @@ def _draw_voice(random: np.random.Generator, female: bool) -> Voice:
     low, high = (170, 240) if female else (90, 140)
     shift = random.uniform(1.04, 1.12) if female else random.uniform(0.94, 1.02)
     return Voice(random.uniform(low, high), shift, random.uniform(0.02, 0.1), random.uniform(0.9, 1.15))
-
-
-def _source(samples: int, voice: Voice, manner: Manner, random: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Pulses at the pitch, and white noise, both [samples] and of about equal power."""
-    time = np.linspace(0, 1, samples)
-    swing = manner.swing * np.sin(2 * np.pi * (1.3 * samples / RATE * time + random.uniform()))
-    pitch = voice.pitch * manner.pitch * (1 + manner.slope * (time - 0.5) + swing)
-    periods = np.floor(np.cumsum(pitch) / RATE)
-    return np.diff(periods, prepend=0) * np.sqrt(RATE / pitch), random.normal(size=samples)
-
-
-def _shaped(source: np.ndarray, sound: Sound, voice: Voice, manner: Manner) -> np.ndarray:
-    """The source behind the formants of a sound."""
-    hertz = np.fft.rfftfreq(len(source), 1 / RATE)
-    gain = np.zeros_like(hertz)
-    for centre, width, amplitude in sound.formants:
-        centre *= voice.formant_shift if sound.voiced else 1.0
-        gain += amplitude * np.exp(-(((hertz - centre) / width) ** 2) / 2)
-    if sound.voiced:
-        gain *= np.maximum(hertz / 500, 1) ** ((6.0 - manner.tilt) / 6.02)  # the formants hold the usual loss already
-    return np.fft.irfft(np.fft.rfft(source) * gain, len(source))
 
 
 def _background(samples: int, random: np.random.Generator, colour: float) -> np.ndarray:

@@ -18,38 +18,25 @@ GAIN = 7.0  # of the filters, so that speech is loud enough for GELU(x) + GELU(-
 # No dropout, no SpecAugment: equal runs can be told equal to the last digit.
 OFF = ("attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "hidden_dropout", "layerdrop")
 OFF += ("mask_time_prob",)
-GROUP_NORM = {"feat_extract_norm": "group", "conv_bias": False, "do_stable_layer_norm": False}
-LAYER_NORM = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
-# Part of a model id -> model type, its settings; the first that is there counts.
-TWINS = {
-    "distilhubert": ("hubert", GROUP_NORM | {"feat_proj_layer_norm": False}),
-    "hubert-large": ("hubert", LAYER_NORM),
-    "hubert-xlarge": ("hubert", LAYER_NORM),
-    "hubert": ("hubert", GROUP_NORM),
-    "wav2vec2-conformer": ("wav2vec2-conformer", LAYER_NORM),
-    "wav2vec2-large-lv60": ("wav2vec2", LAYER_NORM),
-    "wav2vec2-large-xlsr": ("wav2vec2", LAYER_NORM),
-    "wav2vec2-xls-r": ("wav2vec2", LAYER_NORM),
-    "wav2vec2": ("wav2vec2", GROUP_NORM),
-    "wavlm": ("wavlm", GROUP_NORM),
-    "unispeech-sat": ("unispeech-sat", GROUP_NORM),
-    "data2vec-audio": ("data2vec-audio", LAYER_NORM),
-}
+TYPES = ("wav2vec2-conformer", "wav2vec2", "wavlm", "unispeech-sat", "data2vec-audio", "hubert")  # parts of model ids
+LAYER_NORMED = ("hubert-large", "hubert-xlarge", "conformer", "lv60", "xlsr", "xls-r", "data2vec")  # likewise
 
 
 def tiny_speech_model(architecture: str, folder: Path) -> Path:
     """Writes a tiny random encoder like the model id `architecture`, and its feature extractor, into `folder`.
 
-    The caller's random state is left alone. Raises `UserError` for an architecture that is not in `TWINS`.
+    The caller's random state is left alone. Raises `UserError` for an architecture that is none of `TYPES`.
     """
     import torch
     from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
-    twin = next((name for name in TWINS if name in architecture.lower().replace("_", "-")), None)
-    if twin is None:
-        names = ", ".join(sorted(TWINS))
-        raise UserError(f"--demo has no tiny twin of the speech model {architecture!r}, only of {names}")
-    kind, settings = TWINS[twin]
+    name = architecture.lower().replace("_", "-")
+    kind = next((kind for kind in TYPES if kind in name), None)
+    if kind is None:
+        raise UserError(f"--demo has no tiny twin of the speech model {architecture!r}, only of {', '.join(TYPES)}")
+    masked = any(part in name for part in LAYER_NORMED)  # group norm sees the padding anyway, so those know no mask
+    settings = {"feat_extract_norm": "layer" if masked else "group", "conv_bias": masked}
+    settings |= {"do_stable_layer_norm": masked, "feat_proj_layer_norm": "distil" not in name}
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"classifier_proj_size": HIDDEN, "conv_dim": [CHANNELS] * 7, **dict.fromkeys(OFF, 0.0)}
     sizes |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
@@ -58,8 +45,7 @@ def tiny_speech_model(architecture: str, folder: Path) -> Path:
         model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes | settings))
     _write_filter_bank(model.feature_extractor.conv_layers)
     model.save_pretrained(folder)
-    masked = settings == LAYER_NORM  # group norm sees the padding anyway, so those models know no mask
-    normalized = twin != "distilhubert"
+    normalized = "distil" not in name
     extractor = Wav2Vec2FeatureExtractor(do_normalize=normalized, return_attention_mask=masked, sampling_rate=RATE)
     extractor.save_pretrained(folder)
     return Path(folder)
@@ -68,11 +54,10 @@ def tiny_speech_model(architecture: str, folder: Path) -> Path:
 def _write_filter_bank(convolutions) -> None:
     """Starts the convolutions as ten band-pass filters of 60 samples, rectified and averaged over a frame.
 
-    A wholly random stack of seven layers hands on little of what was said: behind it a linear head finds 64 to 70 % of
-    the demo's keywords, about the share of the most frequent class, behind this one 98 to 100 %. Here the first three
-    layers hand the samples on unchanged, each a pair of channels x and -x, as GELU(x) - GELU(-x) = x; the fourth has
-    sines and cosines under a Hann window, again with both signs, whose GELUs add up to about the magnitude; the fifth
-    has the magnitudes, their rises and their falls, the last two average.
+    Behind a wholly random stack a linear head finds 64 to 70 % of the demo's keywords, about the share of the most
+    frequent class, behind this one 98 to 100 %. The first three layers hand the samples on unchanged, each a pair of
+    channels x and -x, as GELU(x) - GELU(-x) = x; the fourth has sines and cosines under a Hann window, with both signs,
+    whose GELUs add up to about the magnitude; the fifth has magnitudes, their rises and falls; the last two average.
     """
     import torch
 

@@ -85,8 +85,6 @@ def _card_data(results: Mapping, output_dir: Path):
 
 def write_model_card(results: Mapping, output_dir: Path, *, usage: str) -> Path:
     """Writes output_dir/README.md, the model card as the hub reads it. `usage` is Python code that loads the model."""
-    from huggingface_hub import ModelCard
-
     headline, notes = results["headline"], results["protocol"]["notes"] + results["warnings"]
     number = f"**{words.format_value(headline['value'], headline['unit'])}**: " if headline else ""
     settings = [k for k, a in results["arguments"].items() if k != "output_dir" and "default" not in a["source"]]
@@ -101,6 +99,5 @@ def write_model_card(results: Mapping, output_dir: Path, *, usage: str) -> Path:
     limits = "\n".join(f"- {_markdown(note)}" for note in notes) or "None were found by the checks of the script."
     parts.append(f"## Limitations\n\n{limits}\n")
     parts.append(_section(**run))
-    template = "---\n{{ card_data }}\n---\n\n{{ body }}"
-    card = ModelCard.from_template(_card_data(results, output_dir), template_str=template, body="\n".join(parts))
-    return write_bytes(output_dir / "README.md", str(card).encode("utf-8", "replace"))
+    card = "\n".join([f"---\n{_card_data(results, output_dir).to_yaml()}\n---\n", *parts])
+    return write_bytes(output_dir / "README.md", card.encode("utf-8", "replace"))

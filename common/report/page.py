@@ -95,36 +95,29 @@ def write_report(results: Mapping, output_dir: Path, *, error_cards: Sequence = 
     total, trainable = model["parameters"]["total"], model["parameters"]["trainable"]
     given = [name for name, one in arguments.items() if one["source"].startswith(("command line", "file"))]
     rest = sorted(arguments.keys() - {*given}, key=lambda name: ("default" in arguments[name]["source"], name))
+    title = f"{len(given)} of {len(arguments)} arguments were given"
     table = words.arguments_table(results, [*given, *rest])
-    table |= {
-        "title": f"{len(given)} of {len(arguments)} arguments were given",
-        "folded": True,
-        "highlighted": len(given),
-    }
+    table |= {"title": title, "folded": True, "highlighted": len(given)}
     plots = dict.fromkeys(path for path in results["files"].values() if path.endswith(".svg"))
     there = {path.name for path in output_dir.iterdir() if path.is_file() and not path.name.startswith(".")}
+    files = sorted({*there, *results["files"].values(), "results.json"} - {"report.html"})  # some are written later
     sections = words.sections(results)
     data, run = sections.pop("Data"), sections.pop("Run")
-    sections = [*sections.values(), data]
-    if plots:
-        sections.insert(-1, {"title": "Plots", "plots": [svg(output_dir / path) for path in plots]})
-    if error_cards:
-        legend = Markup(" ").join(
-            Markup('<mark class="{0}">{0}</mark>').format(k) for k in ("gold", "predicted", "both")
-        )
-        marked = any("<mark " in one for one in error_cards)
-        errors = {"title": error_title or "Worst errors", "cards": error_cards, "text": [legend] if marked else []}
-        sections.insert(-1, errors)
-    files = sorted({*there, *results["files"].values(), "results.json"} - {"report.html"})  # some are written later
-    sections.append({"title": "Files", "files": files})
-    sections.append({**run, "code": shlex.join(results["command"]), "tables": [table, *run["tables"]]})
+    shown = [
+        *sections.values(),
+        {"title": "Plots", "plots": [svg(output_dir / path) for path in plots]},
+        {"title": error_title or "Worst errors", "cards": error_cards},
+        data,
+        {"title": "Files", "files": files},
+        {**run, "code": shlex.join(results["command"]), "tables": [table, *run["tables"]]},
+    ]
     sentences, badges = words.headline_sentences(headline), words.badges(results)
     void = "".join(f"[{sentence.split(':')[0]}] " for sentence, void in badges if void)
     share = f"{total:,} parameters, {trainable:,} trainable ({100 * trainable / max(total, 1):.2f} %)"
     return write_page(
         output_dir / "report.html",
         f"{words.capital(words.words(results['task']))}: {words.model_name(results)}",
-        sections,
+        [section for section in shown if any(section.get(kind) for kind in ("tables", "plots", "cards", "files"))],
         about=[f"{model['architecture']} · {share}", f"{results['script']} · {results['created']}"],
         badges=badges,
         void=void,

@@ -47,16 +47,14 @@ def plain(text: object) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def save(figure, path: Path, *, points: Mapping = {}, marks: Mapping = {}) -> Path:
+def save(figure, path: Path, *, marks: Mapping = {}) -> Path:
     """Writes the figure, with a legend below it, as PATH.svg, in one move; folders are made.
 
-    On the first axes it marks points (legend entry -> (x, y)) and vertical lines (legend entry -> x).
+    marks: vertical lines on the first axes, legend entry -> x.
     """
     import matplotlib
 
     axes, path, file = figure.axes[0], Path(path).with_suffix(".svg"), io.StringIO()
-    for index, (name, (x, y)) in enumerate(points.items()):
-        axes.plot(x, y, "*Xh"[index % 3], color=INK, markersize=10, linestyle="none", label=plain(name), zorder=5)
     for index, (name, x) in enumerate(marks.items()):
         axes.axvline(x, color=INK, linestyle=("--", ":", "-.")[index % 3], linewidth=1.6, label=plain(name))
     handles, names = axes.get_legend_handles_labels()
@@ -84,11 +82,11 @@ def lines(series: Mapping, path: Path, *, references: Mapping = {}, marks: Mappi
     references: dashed curves, such as published values. marks: vertical lines, legend entry -> x.
     """
     figure, axes = new_figure(**labels)
-    for dashed, (name, (x, y)) in [(0, one) for one in series.items()] + [(1, one) for one in references.items()]:
+    for name, (x, y) in (series | references).items():
         x, y, index = np.asarray(x, dtype=float), np.asarray(y, dtype=float), len(axes.lines)
         kept = np.isfinite(x) & np.isfinite(y) & (((x > 0) & (y > 0)) if log else True)
         style = {"marker": "os^Dv"[index % 5], "markersize": 5} if kept.sum() <= 40 else {}
-        style |= {"linestyle": "--" if dashed else "-", "color": PALETTE[index % 7], "label": plain(name)}
+        style |= {"linestyle": "--" if name in references else "-", "color": PALETTE[index % 7], "label": plain(name)}
         if kept.any():
             axes.plot(x[kept], y[kept], linewidth=1.8, **style)
     if log:
@@ -234,34 +232,20 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]], pat
     return save(figure, path)
 
 
-def precision_recall(truth: np.ndarray, models: Mapping, path: Path, *, title: str, points: Mapping = {}) -> Path:
-    """Precision over recall of each model's scores [N], average precision in the legend; truth 0 or 1 [N].
+def ranked(display, truth: np.ndarray, models: Mapping, path: Path, *, points: Mapping = {}, **labels) -> Path:
+    """A curve of each model's scores [N] with its area in the legend; truth 0 or 1 [N].
 
-    points: legend entry -> (recall, precision), such as a threshold's.
+    display: scikit-learn's PrecisionRecallDisplay or RocCurveDisplay. points: legend entry -> (x, y), as a threshold's.
     """
-    from sklearn.metrics import PrecisionRecallDisplay
-
-    figure = _ranked(PrecisionRecallDisplay, truth, models, title, "recall", "precision")
-    return save(figure, path, points=points)
-
-
-def roc(truth: np.ndarray, models: Mapping, path: Path, *, title: str) -> Path:
-    """Recall over the share of false alarms of each model's scores [N], area in the legend; truth 0 or 1 [N]."""
-    from sklearn.metrics import RocCurveDisplay
-
-    figure = _ranked(RocCurveDisplay, truth, models, title, "false alarms per negative", "recall")
-    figure.axes[0].axline((0, 0), (1, 1), color=SOFT, linewidth=1.2, linestyle="--", zorder=1)
-    return save(figure, path)
-
-
-def _ranked(display, truth: np.ndarray, models: Mapping, title: str, xlabel: str, ylabel: str):
-    figure, axes = new_figure(title)
+    figure, axes = new_figure(**labels)
     for index, (name, scores) in enumerate(models.items()):
         style = {"curve_kwargs": {"color": PALETTE[index % 7], "linewidth": 1.8}, "despine": True}
         display.from_predictions(truth, scores, ax=axes, name=plain(name), drop_intermediate=True, **style)
+    for name, (x, y) in points.items():
+        axes.plot(x, y, "*", color=INK, markersize=10, label=plain(name), zorder=5)
     axes.legend().remove()  # `save` draws one where it hides nothing
-    axes.set(xlabel=xlabel, ylabel=ylabel, aspect="auto")
-    return figure
+    axes.set(xlabel=labels["xlabel"], ylabel=labels["ylabel"], aspect="auto")
+    return save(figure, path)
 
 
 def reliability(truth: np.ndarray, models: Mapping, path: Path, *, title: str, bins: int = 10) -> Path:

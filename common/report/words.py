@@ -187,10 +187,10 @@ def _classes(results: Mapping) -> Iterator[dict]:
                 ends = {end: row.get(f"{column}_{end}") for end in ("low", "high")}
                 cells |= {} if column.endswith(("_low", "_high")) else {column: {"value": value, "unit": unit, **ends}}
             rows.append((label, cells))
-        yield grid("class", rows, title=capital(split))
+        yield grid("class", rows, title=capital(words(split)))
     for split, found in results.get("confusion", {}).items():
         rows = ((label, dict(zip(found["labels"], counts))) for label, counts in zip(found["labels"], found["matrix"]))
-        yield grid("true \\ predicted", rows, str, title=f"{capital(split)}: confusion", folded=True)
+        yield grid("true \\ predicted", rows, str, title=f"{capital(words(split))}: confusion", folded=True)
 
 
 def _task(results: Mapping) -> Iterator[dict]:
@@ -250,18 +250,16 @@ def sections(results: Mapping) -> dict[str, dict]:
     """What page and card both show, by title and in order; a section without tables is left out."""
     where = f" on {results['headline']['split']}" if results["headline"] else ""
     demo = " This run used demo data, so the two cannot be compared." if results["protocol"].get("demo") else ""
-    made = {
-        "Metrics": (_metrics, []),
-        "Published": (_published, [f"Ours is this run{where}.{demo}"]),
-        "Classes": (_classes, []),
-        "Details": (_task, []),
-        "Data": (_data, list(_overlaps(results))),
-        "Run": (_run, []),
-    }
-    made = {
-        title: {"title": title, "text": text, "tables": list(make(results))} for title, (make, text) in made.items()
-    }
-    return {title: section for title, section in made.items() if section["tables"]}
+    parts = (
+        ("Metrics", _metrics, []),
+        ("Published", _published, [f"Ours is this run{where}.{demo}"]),
+        ("Classes", _classes, []),
+        ("Details", _task, []),
+        ("Data", _data, list(_overlaps(results))),
+        ("Run", _run, []),
+    )
+    made = ({"title": title, "text": text, "tables": list(make(results))} for title, make, text in parts)
+    return {section["title"]: section for section in made if section["tables"]}
 
 
 def arguments_table(results: Mapping, shown: Iterable[str]) -> dict:

@@ -1,7 +1,8 @@
 """One clip of sound: its length by the header, its samples at 16 kHz, and whether it is whole.
 
 `librosa.load` decodes and resamples what libsndfile reads (wav, flac, ogg, opus, mp3, ...), and what ffmpeg reads where
-that is installed (m4a, aac, mp4, amr, wma, webm).
+that is installed (m4a, aac, mp4, amr, wma, webm). The path of a clip is that of a file, or FILE.arrow#COLUMN#ROW for
+the sound in a row of a hub's data set.
 """
 
 import contextlib
@@ -13,10 +14,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -29,39 +28,34 @@ FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm", ".3gp", ".mka
 FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
 BLOCK = 2**20  # frames decoded at once when a clip is examined: memory does not depend on what a header promises
 TOLERANCE = 0.05  # seconds that a header may promise more than there is: mp3 headers count whole frames
-LFS = b"version https://git-lfs"
-# How files of those kinds begin: mp4 and its kin, amr, wma, webm, aac.
+# How files begin that ffmpeg alone reads: mp4 and its kin, amr, wma, webm, aac.
 FFMPEG_HEADS = re.compile(rb".{4}ftyp|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]", re.DOTALL)
 # libsndfile goes by what is there, and says only in its log what the header of a wav or aiff promises.
 PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_BYTES = 0x7FFF0000  # from here on, what writers into a pipe put where the length belongs
 XING = re.compile(rb"(?:Xing|Info)\0\0\0[\3\7\x0b\x0f].{4}(.{4})", re.DOTALL)  # of mp3: counts frames, then bytes
 
-Source = str | Path | bytes
-
 
 class BadAudio(UserError):
     """A clip that cannot be used; the sentence begins with its name, `reason` is the kind of problem, to count."""
 
-    def __init__(self, sentence: str, reason: str = "bad audio"):
+    def __init__(self, sentence: str, reason: str = "truncated"):
         super().__init__(sentence)
         self.reason = reason
 
 
-def load_audio(source: Source, start: float = 0.0, end: float | None = None, *, name: str | None = None) -> np.ndarray:
+def load_audio(
+    path: str | Path, start: float = 0.0, end: float | None = None, *, name: str | None = None
+) -> np.ndarray:
     """The samples of a clip, or of its part from `start` to `end` seconds: float32 [samples] at `RATE`, mono.
 
-    Args:
-        source: a file, or a file's content.
-        name: what messages call it; default: its path.
-
-    Raises:
-        BadAudio: it is no whole clip, or has no samples from `start` on.
+    `name` is what messages call it; default: its path. Raises `BadAudio` where it is no whole clip, or has no samples
+    from `start` on.
     """
     import librosa
 
-    name = name or ("a clip" if isinstance(source, bytes) else str(source))
-    with _opened(source, name) as sound:
+    name = name or str(path)
+    with _opened(path, name) as sound:
         rate, first = sound.samplerate, round(start * sound.samplerate)
         last = sound.frames if end is None else min(round(end * rate), sound.frames)
         if first >= last:
@@ -76,16 +70,45 @@ def load_audio(source: Source, start: float = 0.0, end: float | None = None, *, 
 
 def load_clip(row: dict) -> np.ndarray:
     """The samples of a row of a split (`common.speech.recordings`): float32 [samples] at `RATE`."""
-    return load_audio(stored(row["path"]), row["start"], row["end"], name=row.get("id", row["path"]))
+    return load_audio(row["path"], row["start"], row["end"], name=row.get("id"))
 
 
-def stored(path: str) -> Source:
-    """What a split's `path` means: a file, or, of FILE.arrow#COLUMN#ROW, the sound in a row of a hub's data set."""
-    if ".arrow#" not in path:
-        return path
-    file, column, row = path.rsplit("#", 2)
+def seconds_of(path: str | Path) -> float:
+    """How long a clip is by its header; nothing is decoded. Raises `BadAudio` for what the header shows to be wrong."""
+    with _opened(path, str(path)) as sound:
+        return sound.frames / sound.samplerate
+
+
+def examine(path: str | Path, name: str | None = None) -> dict:
+    """What decoding a clip from its first sample to its last shows.
+
+    Returns:
+        `seconds`; `peak`, its largest absolute sample; `digest`, SHA-256 of the file's bytes; `reason` and `problem`,
+        the kind of what is wrong with it, to count, and a sentence; both "" for a good clip.
+    """
+    found, frames = {"seconds": 0.0, "peak": 0.0, "digest": "", "reason": "", "problem": ""}, 0
+    name = name or str(path)
+    try:
+        with _opened(path, name) as sound:
+            found["digest"] = hashlib.sha256(_content(_stored(path))).hexdigest()
+            while len(block := sound.read(BLOCK, dtype="float32")):  # `blocks` hands on rubbish behind a cut file
+                if not np.isfinite(block).all():
+                    raise BadAudio(f"{name}: has samples that are not finite numbers (NaN, infinite)", "not finite")
+                frames, found["peak"] = frames + len(block), max(found["peak"], float(np.abs(block).max()))
+            found["seconds"] = frames / sound.samplerate
+            _check_length(found["seconds"], sound.frames / sound.samplerate, name)
+    except BadAudio as problem:
+        found |= {"reason": problem.reason, "problem": str(problem)}
+    return found
+
+
+def _stored(path: str | Path) -> str | io.BytesIO:
+    """What a path means: a file, or the content of one in a hub's data set."""
+    if ".arrow#" not in str(path):
+        return str(path)
+    file, column, row = str(path).rsplit("#", 2)
     clip = _table(file)[int(row)][column][0].as_py()
-    return clip["bytes"] or clip["path"] or ""
+    return io.BytesIO(clip["bytes"]) if clip["bytes"] else clip["path"] or ""
 
 
 @functools.lru_cache(256)
@@ -95,49 +118,26 @@ def _table(file: str):
     return datasets.Dataset.from_file(file).with_format("arrow")
 
 
-def seconds_of(source: Source, name: str | None = None) -> float:
-    """How long a clip is by its header; nothing is decoded. Raises `BadAudio` for what the header shows to be wrong."""
-    with _opened(source, name or ("a clip" if isinstance(source, bytes) else str(source))) as sound:
-        return sound.frames / sound.samplerate
-
-
-def examine(source: Source, name: str) -> dict:
-    """What decoding a clip from its first sample to its last shows.
-
-    Returns:
-        `seconds`; `peak`, its largest absolute sample; `digest`, SHA-256 of the file's bytes; `reason` and `problem`,
-        the kind of what is wrong with it, to count, and a sentence; both "" for a good clip.
-    """
-    found = {"seconds": 0.0, "peak": 0.0, "digest": "", "reason": "", "problem": ""}
-    try:
-        with _opened(source, name) as sound:
-            found["digest"] = hashlib.sha256(_content(source)).hexdigest()
-            frames, peak, rate = 0, 0.0, sound.samplerate
-            while len(block := sound.read(BLOCK, dtype="float32")):  # `blocks` hands on rubbish behind a cut file
-                if not np.isfinite(block).all():
-                    raise BadAudio(f"{name}: has samples that are not finite numbers (NaN, infinite)", "not finite")
-                frames, peak = frames + len(block), max(peak, float(np.abs(block).max()))
-            _check_length(frames / rate, sound.frames / rate, name)
-        return found | {"seconds": frames / rate, "peak": peak}
-    except BadAudio as problem:
-        return found | {"reason": problem.reason, "problem": str(problem)}
+def _content(source: str | io.BytesIO) -> bytes:
+    return Path(source).read_bytes() if isinstance(source, str) else source.getvalue()
 
 
 @contextlib.contextmanager
-def _opened(source: Source, name: str) -> Iterator:
+def _opened(path: str | Path, name: str) -> Iterator:
     """A `soundfile.SoundFile` whose header was checked; of what ffmpeg alone reads, the sound that it makes of it."""
     import soundfile
 
+    source = _stored(path)
     head = _checked_head(source, name)
     try:
-        sound = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source))
-        if sound.format == "MP3" and (whole := _recounted(_content(source))):
-            sound = soundfile.SoundFile(whole)
+        sound = soundfile.SoundFile(source)
+        if sound.format == "MP3" and not _counted(_content(source)):
+            sound = soundfile.SoundFile(_converted(_content(source), name))
     except soundfile.LibsndfileError as error:
         if not FFMPEG_HEADS.match(head):
             sentence = f"{name}: cannot be decoded ({error.error_string.strip(' .')})"
             raise BadAudio(f"{sentence}; it must be wav, flac, ogg, opus or mp3", "cannot be decoded") from None
-        sound = soundfile.SoundFile(_converted(source, name))
+        sound = soundfile.SoundFile(_converted(_content(source), name))
     with sound:
         rate, frames = sound.samplerate, sound.frames
         if not 0 < frames < 2**60:
@@ -153,61 +153,36 @@ def _opened(source: Source, name: str) -> Iterator:
             raise _truncated(name, f"it cannot be decoded to its end ({said})") from None
 
 
-def _content(source: Source) -> bytes:
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
-
-
-def _checked_head(source: Source, name: str) -> bytes:
+def _checked_head(source: str | io.BytesIO, name: str) -> bytes:
     """The first bytes of what can be a clip, and can be opened (a FIFO would hang)."""
-    if not isinstance(source, bytes) and not Path(source).is_file():
-        what = "is no file, but a folder, a pipe or a device" if Path(source).exists() else "no such file"
-        raise BadAudio(f"{name}: {what}", "no such file")
-    try:
-        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise BadAudio(f"{name}: cannot be opened: {error.strerror}", "cannot be opened") from None
+    if isinstance(source, str) and not os.path.isfile(source):
+        raise BadAudio(f"{name}: no such file", "no such file")
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer()) as file:
+        head = file.read(64)
     if not head:
         raise BadAudio(f"{name}: has no samples: the file is empty", "no samples")
-    if head.startswith(LFS):
+    if head.startswith(b"version https://git-lfs"):
         raise BadAudio(f"{name}: is a Git LFS pointer, not sound; fetch the file with git lfs pull", "Git LFS pointer")
     return head
 
 
-def _recounted(content: bytes) -> BinaryIO | None:
-    """A wav file of an mp3 whose header does not count all of it; None where it does.
+def _counted(content: bytes) -> bool:
+    """Whether the header of an mp3 counts all of it.
 
-    Without that count libsndfile guesses the length from the first frame and stops there; of joined files it reads the
-    first. From a pipe, without the count, it reads to the end.
+    Otherwise libsndfile guesses the length from the first frame and stops there; of joined files it reads the first.
     """
-    import soundfile
-
     counted = XING.search(content)
-    if counted and len(content) - counted.start() <= 1.01 * int.from_bytes(counted[1], "big") + 512:  # tags behind it
-        return None
-    inlet, outlet = os.pipe()
-
-    def feed() -> None:
-        with contextlib.suppress(BrokenPipeError), open(outlet, "wb") as pipe:
-            pipe.write(re.sub(rb"Xing|Info|VBRI", bytes(4), content))
-
-    threading.Thread(target=feed).start()
-    blocks, wav = [], io.BytesIO()
-    with open(inlet, "rb") as pipe, soundfile.SoundFile(pipe.fileno(), closefd=False) as sound:
-        while len(block := sound.read(BLOCK, dtype="float32")):
-            blocks.append(block)
-    soundfile.write(wav, np.concatenate(blocks or [[]]), sound.samplerate, format="WAV", subtype="FLOAT")
-    wav.seek(0)
-    return wav
+    rest = len(content) - counted.start() if counted else np.inf
+    return counted is not None and rest <= 1.01 * int.from_bytes(counted[1], "big") + 512  # tags are behind it
 
 
-def _converted(source: Source, name: str) -> BinaryIO:
-    """A wav file of what ffmpeg alone reads."""
+def _converted(content: bytes, name: str) -> io.BytesIO:
+    """A wav file of what ffmpeg alone reads to its end."""
     if not shutil.which("ffmpeg"):
         raise BadAudio(f"{name}: is of a kind that ffmpeg alone reads; {FFMPEG_REMEDY}", "needs ffmpeg")
     with tempfile.TemporaryDirectory() as folder:  # not pipes: mp4 is searched, and wav needs its length
         file, wav = Path(folder) / "clip", Path(folder) / "clip.wav"
-        file.write_bytes(_content(source))
+        file.write_bytes(content)
         command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(file), "-map", "a:0", str(wav)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode or done.stderr:
@@ -225,4 +200,4 @@ def _check_length(seconds: float, promised: float, name: str) -> None:
 
 
 def _truncated(name: str, what: str) -> BadAudio:
-    return BadAudio(f"{name}: is truncated or damaged: {what}; fetch it again", "truncated")
+    return BadAudio(f"{name}: is truncated or damaged: {what}; fetch it again")

@@ -1,9 +1,11 @@
 """From the scores of a CTC model to text: greedy, or by a beam search with a language model; long files in chunks.
 
-The beam search is that of `ctc-beam-decoder`, if it is installed: a C++ twin of pyctcdecode with KenLM inside. Of the
-libraries tried it alone installs with one plain command beside numpy 2 and brings KenLM; pyctcdecode has had no release
-since 2023, forbids numpy 2, needs KenLM compiled, and gave the same transcripts eight times slower; flashlight-text
-spells words out of a fixed lexicon only. It is optional and not among the requirements.
+What is decoded is a path: a label for each frame, whose repetitions and blanks do not count. What a beam search finds
+is written as one, too.
+
+The beam search is that of `ctc-beam-decoder`, if it is installed: a C++ twin of pyctcdecode, with KenLM inside, that
+installs beside numpy 2. pyctcdecode itself forbids numpy 2 and was eight times slower with the same transcripts;
+flashlight-text spells words out of a fixed lexicon only.
 
 Source: Graves et al., Connectionist Temporal Classification (ICML 2006); Hannun et al., First-Pass Large Vocabulary
 Continuous Speech Recognition using Bi-Directional Recurrent DNNs (2014), for the prefix search with a language model.
@@ -12,54 +14,42 @@ Continuous Speech Recognition using Bi-Directional Recurrent DNNs (2014), for th
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import dropwhile, groupby, islice, takewhile
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
+from common.speech.splits import parts_of
 
-PADDING = -100
 PACKAGE = "ctc-beam-decoder==0.2.0"
 PRIVATE = 0xE000  # first of Unicode's private characters, which no normalised transcript has
 KNOWN_WORDS = 0.05  # share of a language model's words below which it must be of another alphabet or case
 FRAME = 0.02  # seconds from one frame to the next, in all encoders here
-OPEN_END = np.iinfo(np.int32).max
 
 
-def greedy(ids: np.ndarray, frames: np.ndarray, blank: int) -> list[list[int]]:
-    """The labels of each clip: its best label frame by frame, repetitions collapsed, blanks removed.
+def texts_of(tokenizer, paths: Sequence[np.ndarray], frames: Sequence[int] | None = None) -> list[str]:
+    """The text of each path, int [T]; words with one space between them.
 
-    ids: int [B, T], the argmax of the scores. frames: int [B], how many of the T belong to the clip.
+    frames: int [B], how many of a path's labels are the clip's own; None: all.
     """
-    ids = np.asarray(ids)
-    kept = (ids != blank) & (np.arange(ids.shape[1]) < np.asarray(frames)[:, None])
-    kept[:, 1:] &= ids[:, 1:] != ids[:, :-1]
-    return [labels.tolist() for labels in np.split(ids[kept], np.cumsum(kept.sum(axis=1))[:-1])]
+    own = paths if frames is None else [path[:count] for path, count in zip(paths, frames)]
+    return [" ".join(text.split()) for text in tokenizer.batch_decode(own, skip_special_tokens=False)]
 
 
-def to_texts(tokenizer, labels: Sequence[Sequence[int]]) -> list[str]:
-    """The text of each clip's labels, without blanks and repetitions collapsed; words with one space between them."""
-    texts = tokenizer.batch_decode(labels, group_tokens=False, skip_special_tokens=False)
-    return [" ".join(text.split()) for text in texts]
-
-
-def word_times(tokenizer, ids: np.ndarray) -> list[dict]:
+def word_times(tokenizer, path: np.ndarray) -> list[dict]:
     """The words of one clip, as transformers' pipeline gives them: [{"text", "timestamp": (begin, end) in seconds}].
 
-    ids: int [T], the best label of each of the clip's own frames. A word lasts from its first character's first frame
+    path: int [T], the best label of each of the clip's own frames. A word lasts from its first character's first frame
     to its last one's last.
     """
-    spoken = (ids != tokenizer.pad_token_id) & (ids != tokenizer.word_delimiter_token_id)
-    number = np.cumsum(ids == tokenizer.word_delimiter_token_id)  # of the word that each frame belongs to
-    words = []
-    for word in np.unique(number[spoken]):
-        at = np.flatnonzero(spoken & (number == word))
-        labels = greedy(ids[None, at[0] : at[-1] + 1], [at[-1] + 1 - at[0]], tokenizer.pad_token_id)
-        times = round(float(FRAME * at[0]), 2), round(float(FRAME * (at[-1] + 1)), 2)
-        words.append({"text": to_texts(tokenizer, labels)[0], "timestamp": times})
-    return words
+    found = tokenizer.decode(path, output_word_offsets=True)
+    return [
+        {"text": text, "timestamp": tuple(round(FRAME * int(word[f"{end}_offset"]), 2) for end in ("start", "end"))}
+        for text, word in zip(found.text.split(), found.word_offsets)
+    ]
 
 
 # Long recordings: overlapping chunks, of which only the inner frames count, as the ends hear no context
@@ -68,63 +58,58 @@ def word_times(tokenizer, ids: np.ndarray) -> list[dict]:
 def chunked(dataset, seconds: float, overlap: float):
     """Chunks of `seconds`, which share `overlap` seconds with the next one, of recordings longer than one chunk.
 
-    Both are taken to the next even number of frames. New columns `first` and `last`: the chunk's frames that count,
-    from the first to before the last one; the last chunk's end is open.
+    Both are taken to the next even number of frames.
     """
     length, shared = (2 * FRAME * round(value / (2 * FRAME)) for value in (seconds, overlap))
-    half = round(shared / 2 / FRAME)
-    columns: dict[str, list] = {name: [] for name in ("row", "id", "start", "end", "seconds", "first", "last")}
+    parts = []
     for row, (name, begin, whole) in enumerate(zip(*(dataset[column][:] for column in ("id", "start", "seconds")))):
-        count = 1 if whole <= length else 1 + int(np.ceil((whole - length) / (length - shared)))
+        count = 1 + max(0, int(np.ceil((whole - length) / (length - shared))))
         for number in range(count):
-            start, last = number * (length - shared), number == count - 1
-            end = whole if last else start + length
-            frames = (half if number else 0, OPEN_END if last else round(length / FRAME) - half)
-            values = (row, name if count == 1 else f"{name}@{start:.2f}", begin + start, begin + end, end - start)
-            for column, value in zip(columns.values(), (*values, *frames)):
-                column.append(value)
-    chunks = dataset.select(columns.pop("row"))
-    chunks = chunks.remove_columns([name for name in columns if name in chunks.column_names])
-    for name, values in columns.items():
-        chunks = chunks.add_column(name, values)
-    return chunks
+            start = number * (length - shared)
+            end = whole if number == count - 1 else start + length
+            parts.append((row, f"{name}#{number}" if count > 1 else name, begin + start, begin + end, end - start))
+    return parts_of(dataset, parts)
 
 
-def joined(chunks, found: np.ndarray, frames: np.ndarray) -> list[np.ndarray]:
+def joined(chunks, found: Sequence[np.ndarray], frames: Sequence[int]) -> list[np.ndarray]:
     """What was found frame by frame for each whole recording, [T] or [T, V], in the order of the recordings.
+
+    Each of two chunks gives up half of what they share.
 
     Args:
         chunks: of `chunked`.
         found: [N, T] or [N, T, V], the best label, or all scores, of every frame of each chunk; padding behind its
             `frames` [N].
     """
-    parts: dict[str, list[np.ndarray]] = {}
-    for name, first, last, values, count in zip(
-        *(chunks[column][:] for column in ("recording", "first", "last")), found, frames
-    ):
-        parts.setdefault(name, []).append(values[first : min(last, count)])
-    return [np.concatenate(values) for values in parts.values()]
+    rows, wholes = zip(chunks["recording"][:], chunks["start"][:], chunks["seconds"][:], found, frames), []
+    for _, parts in groupby(rows, key=lambda row: row[0]):
+        _, starts, seconds, values, counts = zip(*parts)
+        begins = np.round(np.subtract(starts, starts[0]) / FRAME).astype(int)
+        seams = (begins[1:] + begins[:-1] + np.round(np.array(seconds[:-1]) / FRAME).astype(int)) // 2
+        edges = [0, *seams, begins[-1] + counts[-1]]
+        wholes.append(
+            np.concatenate([v[max(e - b, 0) : n - b] for v, b, e, n in zip(values, begins, edges, edges[1:])])
+        )
+    return wholes
 
 
 def transcribed(clips, found: np.ndarray, frames: np.ndarray, decoder, tokenizer, run) -> tuple[list, list]:
-    """The text of each clip, or of each recording that `clips` are chunks of, and its best labels, int [T].
+    """The text of each clip, or of each recording that `clips` are chunks of, and its path, int [T].
 
     Args:
-        found, frames: of each clip; with a `decoder` the chunks' scores, which are searched by all processes, each a
-            share of the recordings.
+        found: paths [N, T]; or of chunks that `decoder` is to search, their scores [N, T, V]: all processes do so
+            together, each for a share of the recordings.
+        frames: int [N], how many of the T are the clip's.
     """
-    blank = tokenizer.pad_token_id
-    if "first" not in clips.column_names:
-        paths = [path[:count] for path, count in zip(found, frames)]
-        return to_texts(tokenizer, greedy(found, frames, blank)), paths
     paths = joined(clips, found, frames)
-    if decoder is None:
-        return to_texts(tokenizer, [greedy(path[None], [len(path)], blank)[0] for path in paths]), paths
-    from accelerate.utils import gather_object
+    if found.ndim == 3:
+        from accelerate.utils import gather_object
 
-    rows = range(run.training_args.process_index, len(paths), run.processes)
-    labels = dict(gather_object([(row, decoder.labels(paths[row][None], [len(paths[row])])[0]) for row in rows]))
-    return to_texts(tokenizer, [labels[row] for row in range(len(paths))]), paths
+        rows = range(len(paths))[run.training_args.process_index :: run.processes]
+        own = [paths[row] for row in rows]
+        gathered = dict(gather_object([*zip(rows, decoder.paths(own, map(len, own)))]))
+        paths = [gathered[row] for row in range(len(paths))]
+    return texts_of(tokenizer, paths), paths
 
 
 # Beam search
@@ -135,31 +120,18 @@ class BeamDecoder:
 
     A text's score is its log probability + alpha * ln(its probability by the language model) + beta * its words. As in
     pyctcdecode, words that the language model lacks cost 10 more.
+
+    Args:
+        tokenizer: a `Wav2Vec2CTCTokenizer`.
+        outputs: how many scores the model gives a frame; more than the vocabulary where the head was made larger.
+        args: with the flags of run_asr.py. The language model is a file of KenLM (.arpa, .arpa.gz or binary) of words
+            in the vocabulary's case; as many clips are searched at once as there are workers for preprocessing.
+
+    Raises:
+        UserError: where the library is missing, or the language model is, cannot be read, or has other letters.
     """
 
-    def __init__(
-        self,
-        tokenizer,
-        outputs: int,
-        *,
-        width: int = 100,
-        language_model: str | Path | None = None,
-        alpha: float = 0.5,
-        beta: float = 1.5,
-        threads: int = 1,
-    ):
-        """Loads the library and the language model.
-
-        Args:
-            tokenizer: a `Wav2Vec2CTCTokenizer`.
-            outputs: how many scores the model gives a frame; more than the vocabulary where the head was made larger.
-            width: beams kept from frame to frame.
-            language_model: a file of KenLM: .arpa, .arpa.gz or binary, of words in the vocabulary's case.
-            threads: clips searched at once.
-
-        Raises:
-            UserError: where the library is missing, or the language model is, cannot be read, or has other letters.
-        """
+    def __init__(self, tokenizer, outputs: int, args):
         try:
             from ctc_beam_decoder import build_ctcdecoder
         except ImportError:
@@ -167,63 +139,38 @@ class BeamDecoder:
                 f"decoding by beam search needs a package that is not installed: pip install {PACKAGE}"
             ) from None
 
-        self.blank, self.width, self.threads = tokenizer.pad_token_id, width, threads
-        self.tokens = _tokens(tokenizer, outputs)
-        self.labels_of = {token: number for number, token in enumerate(self.tokens) if token}
-        settings = {}
-        if language_model is not None:
-            if not Path(language_model).is_file():
-                raise UserError(f"{language_model}: there is no such file")
-            words = _known_words(Path(language_model), self.tokens)
-            settings = {"kenlm_model_path": str(language_model), "unigrams": words, "alpha": alpha, "beta": beta}
+        self.blank, self.width = tokenizer.pad_token_id, args.beam_width
+        self.threads = args.preprocessing_num_workers or os.cpu_count()
+        tokens = _tokens(tokenizer, outputs)
+        self.labels_of = {token: number for number, token in enumerate(tokens) if token}
+        words = args.language_model and _known_words(Path(args.language_model), tokens)
+        weights = {"alpha": args.language_model_weight, "beta": args.word_bonus}
         try:
-            self.decoder = build_ctcdecoder(self.tokens, **settings)
+            self.decoder = build_ctcdecoder(tokens, args.language_model, words, **weights)
         except (ValueError, RuntimeError):
-            if language_model is None:
+            if args.language_model is None:
                 raise
-            raise UserError(f"{language_model}: KenLM cannot read this language model; is the file whole?") from None
+            sentence = "KenLM cannot read this language model; is the file whole?"
+            raise UserError(f"{args.language_model}: {sentence}") from None
 
-    def labels(self, scores: np.ndarray, frames: np.ndarray) -> list[list[int]]:
-        """The labels of the best text of each clip, which `to_texts` takes; none for a clip without frames.
+    def paths(self, scores: Sequence[np.ndarray], frames: Sequence[int]) -> list[np.ndarray]:
+        """A path of the best text of each clip, int32 [T], blank behind it.
 
-        scores: logits or log probabilities, float [B, T, outputs]. frames: int [B], how many of the T are the clip's.
+        scores: logits or log probabilities, float [T, outputs] of each. frames: how many of the T are the clip's.
         """
-        clips = (np.asarray(one[:count], dtype=np.float32) for one, count in zip(scores, frames))
         with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(self._best, clips))
+            return list(pool.map(self._path, scores, frames))
 
-    def paths(self, scores: np.ndarray, frames: np.ndarray) -> np.ndarray:
-        """The same as int32 [B, T] in the place of an argmax: a path with these labels, padded with -100.
-
-        So what is kept of a batch has one form, however it is decoded, and is small.
-        """
-        paths = np.full(scores.shape[:2], PADDING, dtype=np.int32)
-        for path, labels, count in zip(paths, self.labels(scores, frames), frames):
-            path[:count], at, before = self.blank, 0, None
-            for label in labels:
-                at += label == before  # a blank between
-                path[at] = label
-                at, before = at + 1, label
-        return paths
-
-    def _best(self, scores: np.ndarray) -> list[int]:
-        if not len(scores):
-            return []
-        # Normalised here: the library takes scores that happen to sum to 1 for probabilities. Not its `decode`: that
-        # drops beams which share their last word, and then is no sum over alignments any more.
-        scores = scores - scores.max(axis=1, keepdims=True)
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
-        beams = self.decoder.decode_beams(scores, beam_width=self.width)
-        return [self.labels_of[character] for character in beams[0][0]] if beams else []
-
-
-def beam_decoder(args, tokenizer, outputs: int) -> BeamDecoder | None:
-    """The search that the flags of run_asr.py ask for, if one."""
-    if args.decoding != "beam":
-        return None
-    settings = {"width": args.beam_width, "threads": args.preprocessing_num_workers or os.cpu_count() or 1}
-    settings |= {"language_model": args.language_model, "alpha": args.language_model_weight, "beta": args.word_bonus}
-    return BeamDecoder(tokenizer, outputs, **settings)
+    def _path(self, scores: np.ndarray, count: int) -> np.ndarray:
+        path = np.full(len(scores), self.blank, dtype=np.int32)
+        if not count:
+            return path
+        # Not its `decode`: that drops beams which share their last word, and is no sum over alignments any more.
+        beams, at, before = self.decoder.decode_beams(scores[:count], beam_width=self.width), 0, None
+        for character in beams[0][0] if beams else "":
+            at += character == before  # a blank between
+            path[at], at, before = self.labels_of[character], at + 1, character
+        return path
 
 
 def _tokens(tokenizer, outputs: int) -> list[str]:
@@ -243,11 +190,20 @@ def _tokens(tokenizer, outputs: int) -> list[str]:
 def _known_words(path: Path, tokens: list[str]) -> list[str] | None:
     """The words that an ARPA file knows, so that a beam is not punished for a word half said; None of a binary file.
 
-    Raises `UserError` if the model's characters can hardly spell any of them.
+    Raises `UserError` if it is not there, or the model's characters can hardly spell any of its words.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
     if not path.name.endswith((".arpa", ".arpa.gz")):
         return None
-    words, characters = list(_words_of_arpa(path)), set(tokens)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            unigrams = islice(dropwhile(lambda line: not line.startswith("\\1-grams:"), file), 1, None)
+            fields = [line.rstrip("\n").split("\t") for line in takewhile(lambda line: line[0] != "\\", unigrams)]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    words = [one[1] for one in fields if len(one) > 1 and not one[1].startswith("<")]  # without <s> and the like
+    characters = {*tokens}
     if not words:
         raise UserError(f"{path}: not a language model in ARPA's format: it has no list of words")
     if sum(characters.issuperset(word) for word in words) < KNOWN_WORDS * len(words):
@@ -256,20 +212,3 @@ def _known_words(path: Path, tokens: list[str]) -> list[str] | None:
             "they must agree in case and script"
         )
     return words
-
-
-def _words_of_arpa(path: Path) -> Iterator[str]:
-    """Yields the words of an ARPA file, without tags such as those that stand for a sentence's ends."""
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("\\1-grams:"):
-                    break
-            for line in file:
-                if line.startswith("\\"):
-                    break
-                word = line.rstrip("\n").split("\t")[1:2]
-                if word and not word[0].startswith("<"):
-                    yield word[0]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None

@@ -7,7 +7,6 @@ from common.errors import UserError, write_csv, write_json
 from common.labels import canonical
 from common.report import plots
 from common.speech.corpora import EMOTIONS
-from common.speech.recordings import recordings_table
 from common.speech.results import (
     add_roc_auc,
     by_recording,
@@ -18,7 +17,7 @@ from common.speech.results import (
     predictions_of,
     write_classes,
 )
-from common.speech.splits import cut_segments, shorten
+from common.speech.splits import cut_segments, recordings_table, shorten
 
 UAR = "unweighted_average_recall"
 
@@ -32,9 +31,8 @@ def cut_and_copied(clips: datasets.Dataset, name: str, args) -> datasets.Dataset
         return clips
     clips = shorten(clips, args.max_seconds) if timed else clips
     if args.oversample:
-        clips = clips.select(oversampled_rows(labels_of(clips), args.oversample, args.split_seed))
-    factors = copy_factors(args.copies, clips.features["labels"].names)
-    return clips.select(copied_rows(labels_of(clips), factors)) if factors else clips
+        return clips.select(oversampled_rows(labels_of(clips), args.oversample, args.split_seed))
+    return clips.select(copied_rows(labels_of(clips), copy_factors(args.copies, clips.features["labels"].names)))
 
 
 def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
@@ -44,9 +42,9 @@ def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
         name, _, factor = part.partition("=")
         if not factor.isdecimal() or not int(factor):
             raise UserError(f"--copies {part}: must be a class and a whole number, as in fear=15")
-        if canonical(name, EMOTIONS) not in names:
+        if (name := canonical(name, EMOTIONS)) not in names:
             raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
-        factors[names.index(canonical(name, EMOTIONS))] = int(factor)
+        factors[names.index(name)] = int(factor)
     return factors
 
 
@@ -78,16 +76,13 @@ def tables_of(splits, scores: dict, published: tuple | None) -> list[dict]:
     tables = [{"title": f"The first and last of {len(rows):,} recordings", "head": head, "rows": shown}]
     if published is None or not scores["headline"]:
         return tables
-    ours = scores["per_class"][scores["headline"]["split"]]
+    ours, head = scores["per_class"][scores["headline"]["split"]], ["class", "support"]
     lines = [[name, f"{row['support']:,}"] for name, row in ours.items()]
     for name, values in zip(("precision", "recall", "f1"), published):
+        head += [f"{name}, ours", f"{name}, published"]
         for line, row, value in zip(lines, ours.values(), values.split()):
             line += [f"{100 * row[name]:.0f} %" if row[name] is not None else "n/a", f"{value} %"]
-    columns = [f"{name}, {whose}" for name in ("precision", "recall", "F1") for whose in ("ours", "published")]
-    return [
-        *tables,
-        {"title": "Classes beside the published ones", "head": ["class", "support", *columns], "rows": lines},
-    ]
+    return [*tables, {"title": "Classes beside the published ones", "head": head, "rows": lines}]
 
 
 def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, splits, run) -> tuple:
@@ -115,13 +110,11 @@ def publish_data(splits, run) -> dict:
     if run.is_main:
         run.output_dir.mkdir(parents=True, exist_ok=True)
         drawn = draw_data(splits, run.output_dir / "plots")
-        write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
-        content["files"] = {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
-        content["files"]["recordings"] = "recordings.csv"
-        write_json(run.output_dir / "data.json", content)
+        recordings = write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
+        content["files"] = {path.stem: str(path.relative_to(run.output_dir)) for path in (*drawn, recordings)}
+        path = write_json(run.output_dir / "data.json", content)
         for name, facts in splits.facts.items():
             counts = ", ".join(f"{label} {count:,}" for label, count in facts.get("label_counts", {}).items())
             print(f"{name}: {facts['examples']:,} ({counts})")
-        print(*(f"LEAKS: {sentence}" for sentence in run.leak_sentences), *run.notes, sep="\n")
-        print(f"data: {run.output_dir / 'data.json'}")
+        print(*(f"LEAKS: {sentence}" for sentence in run.leak_sentences), *run.notes, f"data: {path}", sep="\n")
     return content

@@ -1,10 +1,9 @@
-"""Speech encoders of transformers: a clip's states without its batch, frames, layers, freezing, learning rates.
+"""Speech encoders of transformers: a clip's states without its batch, frames, layers, freezing.
 
 All of it in place, on an encoder or on a model with a head; what is saved is an ordinary checkpoint of transformers.
 """
 
-import contextlib
-from collections.abc import Sequence
+import math
 
 import numpy as np
 import torch
@@ -17,13 +16,9 @@ from common.models import replaced
 MASKED = ("hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat")  # a mask keeps the padding out of their layers
 ALONE = ("data2vec-audio", "sew", "sew-d", "wav2vec2-conformer", "wav2vec2-bert")  # these see it, mask or not
 SPECTROGRAMS = ("audio-spectrogram-transformer", "whisper")  # whole spectrograms of one size
+FIELD, HOP = 400, 320  # samples that a frame of 20 ms is made of, and from one to the next
 SHORTEST_BATCH = 4000  # samples: 12 frames of 20 ms; SpecAugment masks 10 at once and wants at least as many
 SQUEEZED = 1000  # samples: 2 frames, of which SEW makes one
-FREEZE = {
-    "none": "everything is trained",
-    "convolution": "the convolutions are frozen",
-    "encoder": "the whole encoder is frozen",
-}
 
 
 def encoder_of(model):
@@ -46,66 +41,49 @@ def frame_counts(config, samples: np.ndarray | torch.Tensor):
     """
     config = getattr(config, "encoder", config)
     if config.model_type == "wav2vec2-bert":  # two frames of 25 ms, 10 ms apart, are one
-        return ((samples - 400) // 160 + 1) // 2
-    if not hasattr(config, "conv_kernel"):
+        return ((samples - FIELD) // 160 + 1) // 2
+    if math.prod(getattr(config, "conv_stride", ())) != HOP:
         raise UserError(
             f"a {config.model_type} model does not give a frame every 20 ms; choose one of {', '.join(MASKED)}"
         )
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
-        samples = (samples - kernel) // stride + 1
-    return samples * (samples > 0)
-
-
-def sample_counts(config, frames: np.ndarray) -> np.ndarray:
-    """The fewest samples that give so many frames behind the convolutions."""
-    for kernel, stride in reversed(list(zip(config.conv_kernel, config.conv_stride))):
-        frames = (frames - 1) * stride + kernel
-    return frames
+    return (samples - FIELD) // HOP + 1
 
 
 def frames_in(model, batch: dict) -> torch.Tensor:
     """Each clip's own frames, int64 [B], in a batch for the model, of whatever kind (see `prepare_encoder`)."""
-    inputs, mask = batch[main_input(model)], batch.get("attention_mask")
+    base, mask = encoder_of(model), batch.get("attention_mask")
+    inputs = batch[base.main_input_name]
     counts = torch.full(inputs.shape[:1], inputs.shape[1], device=inputs.device) if mask is None else mask.sum(-1)
-    of_samples = inputs.ndim == 2 or (inputs.ndim == 3 and encoder_of(model).config.model_type in MASKED)
-    return frame_counts(model.config, counts) if of_samples else counts
-
-
-def main_input(model) -> str:
-    """What the model calls its input: input_values or input_features."""
-    return encoder_of(model).main_input_name
+    of_samples = inputs.ndim == 2 or (inputs.ndim == 3 and base.config.model_type in MASKED)
+    return frame_counts(base.config, counts) if of_samples else counts
 
 
 # A clip's states without its batch
+
+
+def takes_mask(config) -> bool:
+    """Whether an encoder keeps padding out of its layers by a mask, and so takes what its convolutions gave before.
+
+    Not where mHuBERT's batch norm stands before the positions: it makes something of the padding.
+    """
+    return config.model_type in MASKED and not getattr(config, "conv_pos_batch_norm", False)
 
 
 def prepare_encoder(model) -> None:
     """Makes the states of a clip independent of the batch it is in, and the encoder take what it gave before; in place.
 
     The first convolution of HuBERT base, DistilHuBERT and wav2vec2 base is followed by a group norm over time, padding
-    and all; here it is over the clip's own frames, as in a batch of one (so is the batch norm before the positions
-    that some have). The families of `ALONE` run once for each length in the batch. Given [B, T, L, H], the encoder
-    gives these states of L layers back; given [B, T, C] and a mask of samples, those of `MASKED` go on behind their
-    convolutions.
+    and all: here the convolutions run clip by clip. Encoders without a mask run clip by clip as a whole. Given
+    [B, T, L, H], the encoder gives these states of L layers back; given [B, T, C] and a mask of samples, those that
+    take a mask go on behind their convolutions.
     """
     base = encoder_of(model)
     if isinstance(base, _ClipEncoder):
         return
-    # Classes change, modules do not: names, devices and hooks stay. transformers knows a class by its full name.
+    # The class changes, modules do not: names, devices and hooks stay. transformers knows a class by its full name.
     kind = type(base)
     named = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     base.__class__ = type(kind.__name__, (_ClipEncoder, kind), named)
-    if base.config.model_type in MASKED:
-        stock = {torch.nn.GroupNorm: _GroupNorm, torch.nn.BatchNorm1d: _BatchNorm}
-        for norm in _norms(base):
-            if type(norm) in stock:
-                norm.__class__ = stock[type(norm)]
-
-
-def _norms(base) -> tuple:
-    """The norms over time: behind the first convolution, and before the positions; None where there is none."""
-    first = base.feature_extractor.conv_layers[0] if hasattr(base.feature_extractor, "conv_layers") else None
-    return getattr(first, "layer_norm", None), getattr(base.encoder.pos_conv_embed, "batch_norm", None)
 
 
 class _ClipEncoder:
@@ -116,54 +94,35 @@ class _ClipEncoder:
         if inputs.ndim == 4:
             layers = inputs.unbind(2)
             return BaseModelOutputWithPooling(layers[-1], pooler_output=layers[-1][:, 0], hidden_states=layers)
-        if self.config.model_type in MASKED:
-            return self._masked(inputs, attention_mask, settings)
+        if takes_mask(self.config):
+            states = inputs if inputs.ndim == 3 else self.convolutions(inputs, attention_mask)
+            with replaced([(self, "feature_extractor", _Given(states))]):
+                return super().forward(inputs, attention_mask=attention_mask, **settings)
         if self.config.model_type in SPECTROGRAMS or attention_mask is None:
             return super().forward(inputs, **settings)
-        return self._alone(inputs, attention_mask.sum(-1), settings)
-
-    def _masked(self, inputs, mask, settings):
-        self._note_lengths(mask)
-        behind = (
-            replaced([(self, "feature_extractor", _Given(inputs))]) if inputs.ndim == 3 else contextlib.nullcontext()
-        )
-        with behind:
-            return super().forward(inputs, attention_mask=mask, **settings)
-
-    def _note_lengths(self, mask: torch.Tensor | None) -> None:
-        # Kept until the next batch, since gradient checkpointing computes the norms once more in the backward pass.
-        lengths = None if mask is None or bool(mask.all()) else mask.sum(-1)
-        convolved, positioned = _norms(self)
-        if isinstance(convolved, _GroupNorm):
-            kernel, stride = self.config.conv_kernel[0], self.config.conv_stride[0]
-            convolved.frames = None if lengths is None else ((lengths - kernel) // stride + 1).tolist()
-        if isinstance(positioned, _BatchNorm):
-            positioned.frames = None if lengths is None else frame_counts(self.config, lengths)
+        return self._alone(inputs, attention_mask.sum(-1).tolist(), settings)
 
     def convolutions(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """[B, T, C] of waveforms: what `forward` takes instead of these."""
-        self._note_lengths(mask)
-        return self.feature_extractor(inputs).transpose(1, 2)
+        if mask is None or self.config.feat_extract_norm != "group" or bool(mask.all()):
+            return self.feature_extractor(inputs).transpose(1, 2)
+        width = frame_counts(self.config, inputs.shape[1])
+        rows = [self.feature_extractor(clip[None, :count]) for clip, count in zip(inputs, mask.sum(-1).tolist())]
+        return torch.cat([functional.pad(row, (0, width - row.shape[2])) for row in rows]).transpose(1, 2)
 
-    def _alone(self, inputs, lengths, settings):
-        parts, rows = [], []
-        for length in lengths.unique().tolist():
-            rows.append(torch.nonzero(lengths == length).squeeze(1))
-            shortest = SHORTEST_BATCH if self.training else SQUEEZED
-            own = inputs[rows[-1], :length]
-            own = functional.pad(own, (0, max(0, shortest - length))) if inputs.ndim == 2 else own
-            parts.append(super().forward(own, **settings))
-        order = torch.cat(rows).argsort()
+    def _alone(self, inputs: torch.Tensor, lengths: list[int], settings: dict) -> BaseModelOutputWithPooling:
+        forward, parts = super().forward, []
+        for clip, length in zip(inputs, lengths):
+            shortest = 0 if clip.ndim == 2 else SHORTEST_BATCH if self.training else SQUEEZED
+            clip = clip[:length] if length >= shortest else functional.pad(clip[:length], (0, shortest - length))
+            parts.append(forward(clip[None], **settings))
 
-        def together(states: Sequence[torch.Tensor]) -> torch.Tensor:
-            width = states[-1].shape[1]
-            return torch.cat([functional.pad(one, (0, 0, 0, width - one.shape[1])) for one in states])[order]
+        def together(states) -> torch.Tensor:
+            return torch.nn.utils.rnn.pad_sequence([of_clip[0] for of_clip in states], batch_first=True)
 
-        hidden = zip(*(part.hidden_states for part in parts)) if parts[0].hidden_states is not None else None
-        return BaseModelOutputWithPooling(
-            together([part.last_hidden_state for part in parts]),
-            hidden_states=hidden and tuple(together(layer) for layer in hidden),
-        )
+        layers = zip(*(part.hidden_states or () for part in parts))
+        last = together(part.last_hidden_state for part in parts)
+        return BaseModelOutputWithPooling(last, hidden_states=tuple(map(together, layers)) or None)
 
 
 class _Given(torch.nn.Module):
@@ -177,37 +136,7 @@ class _Given(torch.nn.Module):
         return self.states.transpose(1, 2)
 
 
-class _GroupNorm(torch.nn.GroupNorm):
-    """Over the first `frames[i]` of row i alone, and zero behind them; None: over all."""
-
-    frames: list[int] | None = None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # [B, C, T]
-        if self.frames is None:
-            return super().forward(inputs)
-        # Row by row is to the bit what a batch of one gives, and faster than sums under a mask (twice, without
-        # gradient); of split, unlike slices of the batch, the backward pass is one copy.
-        rows = [
-            functional.pad(super(_GroupNorm, self).forward(row[..., :count]), (0, row.shape[-1] - count))
-            for row, count in zip(inputs.split(1), self.frames, strict=True)
-        ]
-        return torch.cat(rows)
-
-
-class _BatchNorm(torch.nn.BatchNorm1d):
-    """Zero behind the first `frames[i]` of row i, as what the convolution over them pads by is."""
-
-    frames: torch.Tensor | None = None
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:  # [B, C, T]
-        outputs = super().forward(inputs)
-        if self.frames is None:
-            return outputs
-        behind = torch.arange(outputs.shape[-1], device=outputs.device) >= self.frames[:, None]
-        return outputs.masked_fill(behind[:, None], 0)
-
-
-# Layers, freezing, learning rates
+# Layers, freezing
 
 
 def keep_layers(model, count: int) -> None:
@@ -224,14 +153,10 @@ def keep_layers(model, count: int) -> None:
 
 
 def freeze(model, what: str) -> None:
-    """Settles what of the encoder is trained, in place; the trainer keeps what is frozen in eval mode.
+    """Settles what is trained, in place: freezes the "convolution"s, the whole "encoder" or "none" of it.
 
-    Every parameter left to be trained gets a gradient at every step, as training on several processes demands: no
-    layers are dropped at random, and the vector that SpecAugment puts in the place of frames is trained only where it
-    does so.
-
-    Args:
-        what: a key of `FREEZE`.
+    Every parameter that is left gets a gradient at every step, as training on several processes demands: no layers are
+    dropped at random, and SpecAugment's vector is trained only where it is used.
     """
     base = encoder_of(model)
     config = base.config
@@ -249,14 +174,3 @@ def freeze(model, what: str) -> None:
             base.masked_spec_embed.requires_grad_(False)
     if getattr(config, "do_stable_layer_norm", False) and getattr(model, "layer_weights", None) is not None:
         base.encoder.layer_norm.requires_grad_(False)  # a sum of the layers passes it by
-
-
-def set_encoder_rate(optimizer: torch.optim.Optimizer, model, rate: float) -> None:
-    """Gives the encoder's parameters a learning rate of their own, in groups of their own; before the first step."""
-    own = {id(parameter) for parameter in encoder_of(model).parameters()}
-    groups = []
-    for group in optimizer.param_groups:
-        for ours, settings in ((False, {}), (True, {"lr": rate})):
-            chosen = [parameter for parameter in group["params"] if (id(parameter) in own) == ours]
-            groups += [{**group, **settings, "params": chosen}] if chosen else []
-    optimizer.param_groups[:] = groups

@@ -9,38 +9,33 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from common.cache import arrays, shared_map
 from common.errors import UserError
-from common.models import evaluating
+from common.models import RECOGNIZERS, evaluating
 from common.speech.audio import RATE, load_clip
-from common.speech.encoders import (
-    ALONE,
-    MASKED,
-    SHORTEST_BATCH,
-    SPECTROGRAMS,
-    encoder_of,
-    frame_counts,
-    frames_in,
-    main_input,
-    sample_counts,
-)
-from common.speech.heads import PooledClassifier, pool
+from common.speech.encoders import FIELD, HOP, SHORTEST_BATCH, SPECTROGRAMS, encoder_of, frames_in, takes_mask
+from common.speech.heads import pool
 
-CLIP = ("path", "audio", "start", "end")  # columns that say what is heard
+CLIP = ["path", "start", "end"]  # columns that say what is heard
 BLOCK = 4096  # clips; what a killed run has computed of whole blocks is not computed again
 SAMPLES_AT_ONCE = 60 * RATE  # of all clips of a batch on a GPU, padding included
 # Settings of an encoder that matter in training only, or for a head of transformers.
-NOT_USED = ("apply_spec_augment", "classifier_proj_size", "id2label", "label2id", "layerdrop", "pad_token_id")
-NOT_USED += ("architectures", "dtype", "problem_type", "transformers_version", "use_weighted_layer_sum", "vocab_size")
+NOT_USED = re.compile(
+    "_|.*dropout|mask_|ctc_|classifier_|pad_|vocab_|id2label|label2id|layerdrop|apply_spec_augment|architectures|dtype"
+    "|problem_type|transformers_version|use_weighted_layer_sum"
+)
 LIBRARIES = ("torch", "transformers", "librosa", "soundfile", "soxr")  # the last three make the samples
 logger = logging.getLogger(__name__)
 
@@ -79,61 +74,52 @@ class ClipCollator:
 
     Args:
         pad_seconds: every clip is cut or padded to this length, and the padding is taken for sound.
+        augmentation: of the rows that have `augmented`.
     """
 
     def __init__(self, extractor, pad_seconds: float | None = None, augmentation: Augmentation | None = None):
         self.extractor, self.pad_seconds, self.augmentation = extractor, pad_seconds, augmentation
-        self.takes_waves = type(extractor).__name__ == "Wav2Vec2FeatureExtractor"
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         clips = [load_clip(row) for row in rows]
-        if self.augmentation:
-            places = range(len(rows))
-            clips = [
-                self.augmentation(clip, f"{row['path']} {row['start']}", place) if row.get("augmented") else clip
-                for clip, row, place in zip(clips, rows, places)
-            ]
+        for place, row in enumerate(rows):
+            if row.get("augmented"):
+                clips[place] = self.augmentation(clips[place], f"{row['path']} {row['start']}", place)
         return self.inputs(clips) | truth_of(rows)
 
     def inputs(self, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """What the model takes, without truth."""
         settings = {}
-        if self.takes_waves:
+        if of_waves := type(self.extractor).__name__ == "Wav2Vec2FeatureExtractor":
             width = max(SHORTEST_BATCH, *map(len, clips))
             width = width if self.pad_seconds is None else round(self.pad_seconds * RATE)
             settings = {"padding": "max_length", "max_length": width, "truncation": True}
-        if self.takes_waves or "attention_mask" in self.extractor.model_input_names:
-            settings["return_attention_mask"] = True
+        settings["return_attention_mask"] = of_waves or "attention_mask" in self.extractor.model_input_names
         batch = dict(self.extractor(list(clips), sampling_rate=RATE, return_tensors="pt", **settings))
         if self.pad_seconds is not None:
             batch.pop("attention_mask")
         return batch
 
 
-class FeatureCollator:
+def collate_features(rows: Sequence[dict], name: str, kind: str) -> dict[str, torch.Tensor]:
     """Rows of features -> a batch: float32 [B, T, L, H], of the encoder, or [B, T, C], of its convolutions.
 
     Padded on the right by zeros. With a mask of frames or, as the encoder wants it behind its convolutions, of samples;
     without where one vector is kept of a clip.
+
+    Args:
+        name: what the model calls its input.
+        kind: what gave the features: "encoder", "convolution", or "mean" over the encoder's frames.
     """
-
-    def __init__(self, name: str, pooled: bool, convolutions=None):
-        """`convolutions`: the encoder's configuration, if these gave the features."""
-        self.name, self.pooled, self.convolutions = name, pooled, convolutions
-        self.shortest = 1 if convolutions is None else frame_counts(convolutions, SHORTEST_BATCH)
-
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        counts = np.array([len(row["features"]) for row in rows])
-        features = torch.zeros(len(rows), max(counts.max(), self.shortest), *rows[0]["features"].shape[1:])
-        for target, row in zip(features.numpy(), rows):
-            target[: len(row["features"])] = row["features"]
-        batch = {self.name: features} | truth_of(rows)
-        if self.pooled:
-            return batch
-        width = features.shape[1]
-        if self.convolutions is not None:
-            counts, width = (sample_counts(self.convolutions, number) for number in (counts, width))
-        return batch | {"attention_mask": torch.from_numpy((np.arange(width) < counts[:, None]).astype(np.int64))}
+    counts, convolved = np.array([len(row["features"]) for row in rows]), kind == "convolution"
+    width = max(counts.max(), (SHORTEST_BATCH - FIELD) // HOP + 1 if convolved else 1)
+    features = torch.zeros(len(rows), width, *rows[0]["features"].shape[1:])
+    for target, row in zip(features.numpy(), rows):
+        target[: len(row["features"])] = row["features"]
+    if convolved:
+        counts, width = ((number - 1) * HOP + FIELD for number in (counts, width))
+    mask = torch.from_numpy((np.arange(width) < counts[:, None]).astype(np.int64))
+    return {name: features} | truth_of(rows) | ({} if kind == "mean" else {"attention_mask": mask})
 
 
 def truth_of(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -147,16 +133,17 @@ def truth_of(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
 
 
 class ClipRows(torch.utils.data.Dataset):
-    """The clips of a split as a collator takes them, with their features where these are kept.
+    """The clips of a split as a collator takes them.
 
     Attributes:
         clips: the data set of the clips, for scoring.
+        features: each flat, of `shape` [T, *shape]; None where waveforms are taken. of: int64 [N], which is whose.
         lengths: int64 [N], samples of each.
     """
 
     def __init__(self, clips: datasets.Dataset, features=None, of: np.ndarray | None = None, shape: tuple = ()):
-        columns = ("labels",) if features is not None else (*CLIP, "labels", "augmented")
         self.clips, self.features, self.of, self.shape = clips, features, of, shape
+        columns = ["labels"] if features is not None else [*CLIP, "labels", "augmented"]
         self.rows = clips.select_columns([name for name in columns if name in clips.column_names])
         self.lengths = np.round(np.array(clips["seconds"][:], dtype=np.float64) * RATE).astype(np.int64)
 
@@ -175,41 +162,39 @@ class ClipRows(torch.utils.data.Dataset):
 
     def select(self, rows: np.ndarray) -> "ClipRows":
         """Some of the clips, in that order."""
-        return ClipRows(
-            self.clips.select(rows), self.features, self.of if self.of is None else self.of[rows], self.shape
-        )
+        of = None if self.of is None else self.of[rows]
+        return ClipRows(self.clips.select(rows), self.features, of, self.shape)
 
 
 class _Part:
-    """The frozen part of a model, and what of its output is kept of a clip."""
+    """The frozen part of a model, and what of its output is kept of a clip.
 
-    def __init__(self, model, kind: str, collator: ClipCollator, storage: str, autocast: torch.dtype | None):
+    Attributes:
+        pooled: one mean over a clip's frames, which is the same before layers are summed up; else every frame.
+        shape: of a frame.
+    """
+
+    def __init__(self, model, kind: str, collator: ClipCollator, args):
         self.model, self.base, self.kind, self.collator = model, encoder_of(model), kind, collator
-        self.storage, self.autocast = np.dtype(storage), autocast
-        self.weighted = getattr(model, "layer_weights", None) is not None
-        name, config = type(model).__name__, self.base.config
-        self.pooling = None
-        if kind == "encoder" and isinstance(model, PooledClassifier):
-            # A mean, and a choice of a frame, of the sum of layers is the sum of the layers' means; a maximum is not.
-            pooling = model.config.pooling
-            early = pooling in ("mean", "first") or (pooling == "max" and not self.weighted)
-            self.pooling = pooling if early else None
-        elif kind == "encoder" and not name.endswith(("ForCTC", "RecurrentCtc")):
-            self.pooling = "vector" if name == "ASTForAudioClassification" else "mean"
+        self.storage, training = np.dtype(args.feature_cache), args.training_args
+        self.autocast = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+        self.weighted, config = getattr(model, "layer_weights", None) is not None, self.base.config
+        classifier = not type(model).__name__.endswith(RECOGNIZERS)
+        self.pooled = kind == "encoder" and classifier and getattr(model.config, "pooling", "mean") == "mean"
         layers = config.num_hidden_layers + 1 if self.weighted else 1
         self.shape = (layers, config.hidden_size) if kind == "encoder" else (config.conv_dim[-1],)
 
     def fingerprint(self) -> str:
         """SHA-256 over the weights and settings that the features depend on."""
-        module = self.base if self.kind == "encoder" else self.base.feature_extractor
-        used = {k: v for k, v in self.base.config.to_dict().items() if k not in NOT_USED and "dropout" not in k}
-        used = {k: v for k, v in used.items() if not k.startswith(("mask_", "ctc_", "_"))}
-        kind = [type(self.base).__name__, self.kind, self.pooling, self.weighted, self.base.config._attn_implementation]
-        digest = hashlib.sha256(json.dumps([kind, used], sort_keys=True, default=str).encode())
-        for name, tensor in module.state_dict().items():
-            if name != "masked_spec_embed":  # SpecAugment's
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        base, extractor = self.base, self.collator.extractor.to_dict()
+        settings = {k: v for k, v in base.config.to_dict().items() if not NOT_USED.match(k)}
+        kind = [type(base).__name__, self.kind, self.pooled, self.weighted, base.config._attn_implementation]
+        kind += [base.device.type, str(self.autocast), str(self.storage), torch.get_float32_matmul_precision()]
+        kind += [self.collator.pad_seconds, *map(importlib.metadata.version, LIBRARIES)]
+        weights = (base if self.kind == "encoder" else base.feature_extractor).state_dict()
+        weights = {k: w.cpu().contiguous() for k, w in weights.items() if k != "masked_spec_embed"}  # SpecAugment's
+        digest = hashlib.sha256(json.dumps([settings, extractor, kind], sort_keys=True, default=str).encode())
+        digest.update(save(weights))
         return digest.hexdigest()
 
     def of_clips(self, batch: dict[str, list]) -> dict[str, list]:
@@ -217,54 +202,58 @@ class _Part:
         rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
         with ThreadPoolExecutor() as threads:
             clips = list(threads.map(load_clip, rows))
-        order = np.argsort([len(clip) for clip in clips], kind="stable").tolist()
         found: list = [None] * len(clips)
+        order = np.argsort([-len(clip) for clip in clips], kind="stable").tolist()
         casting = torch.autocast(self.base.device.type, self.autocast, enabled=self.autocast is not None)
         with torch.no_grad(), evaluating(self.base), casting, np.errstate(over="ignore"):
-            # One by one on a processor, which is faster without padding, and to the bit the same for any batch.
-            alone = self.base.device.type == "cpu"
-            groups = [[row] for row in order] if alone else _groups(order, [len(clip) for clip in clips])
-            for group in groups:
-                for row, values in zip(group, self._of_samples([clips[row] for row in group])):
-                    found[row] = values.astype(self.storage)
-        for row, values in enumerate(found):
+            while order:
+                # One by one on a processor, which is faster without padding, and to the bit the same for any batch.
+                on_gpu = self.base.device.type != "cpu"
+                count = max(1, SAMPLES_AT_ONCE // len(clips[order[0]])) if on_gpu else 1
+                group, order = order[:count], order[count:]
+                for row, values in zip(group, self.of_samples([clips[row] for row in group])):
+                    found[row] = values.astype(self.storage).reshape(-1)
+        for row, values in zip(rows, found):
             if not np.isfinite(values).all():
                 what = f"its features are beyond what {self.storage} holds"
-                raise UserError(f"{rows[row]['path']}: {what}; give --feature_cache float32")
-        return {"features": [values.reshape(-1) for values in found]}
+                raise UserError(f"{row['path']}: {what}; give --feature_cache float32")
+        return {"features": found}
 
-    def _of_samples(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        """What is kept of each clip, float32 [T, ...], T = 1 where it is pooled."""
+    def of_samples(self, clips: list[np.ndarray]) -> list[np.ndarray]:
+        """What is kept of each clip, float32 [T, *shape], T = 1 where it is pooled."""
         batch = {name: tensor.to(self.base.device) for name, tensor in self.collator.inputs(clips).items()}
-        inputs, mask = batch[main_input(self.model)], batch.get("attention_mask")
+        inputs, mask = batch[self.base.main_input_name], batch.get("attention_mask")
+        counts = frames_in(self.model, batch)
         if self.kind == "convolution":
             states = self.base.convolutions(inputs, mask)
         else:
             outputs = self.base(inputs, attention_mask=mask, output_hidden_states=self.weighted)
             layers = outputs.hidden_states if self.weighted else [outputs.last_hidden_state]
-            if self.pooling == "vector":
+            if self.pooled:
+                whole = self.base.config.model_type in SPECTROGRAMS
+                layers = [(one.mean(1) if whole else pool(one, counts, "mean"))[:, None] for one in layers]
+                counts = torch.ones_like(counts)
+            if type(self.base).__name__ == "ASTModel":
                 layers = [outputs.pooler_output[:, None]]
-            elif self.pooling is not None:
-                layers = [pool(one, self._frames(batch, one), self.pooling)[:, None] for one in layers]
             states = torch.stack(list(layers), dim=2)
-        counts = [1] * len(clips) if self.pooling else self._frames(batch, states).tolist()
-        return [rows[:count] for rows, count in zip(states.to("cpu", torch.float32).numpy(), counts)]
+        return [rows[:count] for rows, count in zip(states.to("cpu", torch.float32).numpy(), counts.tolist())]
 
-    def _frames(self, batch: dict, states: torch.Tensor) -> torch.Tensor:
-        if self.base.config.model_type in MASKED + ALONE:
-            return frames_in(self.model, batch)
-        return torch.full(states.shape[:1], states.shape[1], device=states.device)
-
-
-def _groups(order: list[int], lengths: list[int]) -> list[list[int]]:
-    """The rows `order`, shortest first, in groups of at most `SAMPLES_AT_ONCE` with their padding, or of one clip."""
-    groups: list[list[int]] = []
-    for row in order:
-        if groups and (len(groups[-1]) + 1) * lengths[row] <= SAMPLES_AT_ONCE:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups
+    def of_split(self, clips: datasets.Dataset, fingerprint: str, name: str, run) -> ClipRows:
+        """Features of each different clip once, in blocks; copies and the like share theirs."""
+        keys = [repr(clip) for clip in zip(*(clips[column][:] for column in ("digest", "start", "end")))]
+        first, of = np.unique(keys, return_index=True, return_inverse=True)[1:]
+        rows = clips.select_columns(CLIP).select(first)
+        features = datasets.Features({"features": datasets.List(datasets.Value(str(self.storage)))})
+        settings = {"batched": True, "batch_size": 32, "writer_batch_size": 32, "features": features}
+        settings |= {"remove_columns": CLIP, "desc": f"features, {name}"}
+        blocks = []
+        for begin in range(0, len(rows), BLOCK):
+            block = range(begin, min(begin + BLOCK, len(rows)))
+            key = {"part": fingerprint, "clips": [keys[first[row]] for row in block]}
+            blocks.append(shared_map(rows.select(block), self.of_clips, key=key, args=run.args, run=run, **settings))
+        whole = datasets.concatenate_datasets(blocks)
+        logger.info("features, %s: %s clips, %s MB", name, f"{len(rows):,}", f"{whole.data.nbytes / 1e6:,.1f}")
+        return ClipRows(clips, whole.with_format("arrow"), of, self.shape)
 
 
 def model_inputs(run, model, clips: dict[str, datasets.Dataset], extractor, pad_seconds: float | None = None) -> tuple:
@@ -275,59 +264,23 @@ def model_inputs(run, model, clips: dict[str, datasets.Dataset], extractor, pad_
     Returns:
         (split -> `ClipRows`, the collator).
     """
-    args, training = run.args, run.training_args
-    if extractor.sampling_rate != RATE:
-        raise UserError(
-            f"{args.model}: is made for sound at {extractor.sampling_rate:,} Hz; choose one for {RATE:,} Hz"
-        )
+    args, kind, config = run.args, run.args.freeze, encoder_of(model).config
     changed = args.augment_speed > 0 or args.augment_noise is not None
-    augmentation = Augmentation(args.augment_speed, args.augment_noise, training.seed) if changed else None
+    augmentation = Augmentation(args.augment_speed, args.augment_noise, run.training_args.seed) if changed else None
     collator = ClipCollator(extractor, pad_seconds, augmentation)
-    kind, family = args.freeze, encoder_of(model).config.model_type
-    if family in SPECTROGRAMS:  # of one length: 30 s, or as many frames of 10 ms
+    if config.model_type in SPECTROGRAMS:  # of one length: 30 s, or as many frames of 10 ms
         longest = getattr(extractor, "chunk_length", None) or extractor.max_length / 100
-        for name, part in clips.items():
-            if count := sum(seconds > longest for seconds in part["seconds"][:]):
-                run.warn(f"{name}: of {count:,} clips only the first {longest:g} s go into a {family} model")
-    if kind == "convolution" and (family not in MASKED or changed):
-        why = "clips change in every epoch" if changed else f"a {family} model takes no cached ones"
+        if count := sum(seconds > longest for part in clips.values() for seconds in part["seconds"][:]):
+            run.warn(f"of {count:,} clips only the first {longest:g} s go into a {config.model_type} model")
+    if kind == "convolution" and (changed or not takes_mask(config)):
+        why = "clips change in every epoch" if changed else f"a {config.model_type} model takes no cached ones"
         run.note(f"the frozen convolutions run in every epoch: {why}")
         kind = "none"
     if kind == "none" or args.feature_cache == "off":
-        return {
-            name: ClipRows(_marked(part) if changed and name == "train" else part) for name, part in clips.items()
-        }, collator
-    lower = [dtype for dtype, asked in ((torch.bfloat16, training.bf16), (torch.float16, training.fp16)) if asked]
-    part = _Part(model, kind, collator, args.feature_cache, lower[0] if lower else None)
-    precision = [part.base.device.type, str(part.autocast), torch.get_float32_matmul_precision()]
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    key = {"part": part.fingerprint(), "extractor": extractor.to_dict(), "storage": args.feature_cache}
-    key |= {"precision": precision, "versions": versions, "pad": pad_seconds}
-    inputs = {name: _with_features(split, part, key, name, run) for name, split in clips.items()}
-    convolutions = part.base.config if kind == "convolution" else None
-    return inputs, FeatureCollator(main_input(model), part.pooling is not None, convolutions)
-
-
-def _marked(clips: datasets.Dataset) -> datasets.Dataset:
-    return clips.add_column("augmented", [True] * len(clips))
-
-
-def _with_features(clips: datasets.Dataset, part: _Part, key: dict, name: str, run) -> ClipRows:
-    """Features of each different clip once, in blocks; copies and the like share theirs."""
-    places: dict[tuple, int] = {}
-    heard = zip(*(clips[column][:] for column in ("digest", "start", "end")))
-    of = np.array([places.setdefault(clip, len(places)) for clip in heard], dtype=np.int64)
-    rows = clips.select_columns([column for column in CLIP if column in clips.column_names])
-    rows = rows.select(np.unique(of, return_index=True)[1])
-    clips_hash = [hashlib.sha256(repr(clip).encode()).hexdigest() for clip in places]
-    features = datasets.Features({"features": datasets.List(datasets.Value(str(part.storage)))})
-    settings = {"batched": True, "batch_size": 32, "writer_batch_size": 32, "features": features}
-    settings |= {"remove_columns": rows.column_names, "desc": f"features, {name}"}
-    blocks = []
-    for begin in range(0, len(rows), BLOCK):
-        block = range(begin, min(begin + BLOCK, len(rows)))
-        of_block = key | {"clips": hashlib.sha256("".join(clips_hash[i] for i in block).encode()).hexdigest()}
-        blocks.append(shared_map(rows.select(block), part.of_clips, key=of_block, args=run.args, run=run, **settings))
-    whole = datasets.concatenate_datasets(blocks)
-    logger.info("features, %s: %s clips, %s MB", name, f"{len(rows):,}", f"{whole.data.nbytes / 1e6:,.1f}")
-    return ClipRows(clips, whole.with_format("arrow"), of, part.shape)
+        if changed and "train" in clips:
+            clips = clips | {"train": clips["train"].add_column("augmented", [True] * len(clips["train"]))}
+        return {name: ClipRows(part) for name, part in clips.items()}, collator
+    part = _Part(model, kind, collator, args)
+    fingerprint = part.fingerprint()
+    inputs = {name: part.of_split(split, fingerprint, name, run) for name, split in clips.items()}
+    return inputs, partial(collate_features, name=part.base.main_input_name, kind="mean" if part.pooled else kind)

@@ -10,7 +10,6 @@ They give a clip the same logits in every batch, from waveforms or from what a f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
@@ -22,70 +21,51 @@ from transformers import (
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    initialization,
 )
 from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from common.errors import UserError
 from common.hub import fetching
-from common.models import source_of
-from common.speech.encoders import SPECTROGRAMS, encoder_of, frames_in, main_input, prepare_encoder
+from common.models import RECOGNIZERS, load_config, source_of
+from common.speech.encoders import SPECTROGRAMS, encoder_of, frames_in, prepare_encoder
 
-POOLING = ("mean", "max", "first", "attention")
-ENCODER = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="hubert")}
+POOLING = ("mean", "max", "first")
 
 
-class PooledClassifierConfig(PreTrainedConfig):
-    """What a `PooledClassifier` is made of.
+class _HeadConfig(PreTrainedConfig):
+    """`encoder`: its own configuration; `weighted`: all its layers are summed up, instead of taking the last one."""
 
-    Attributes:
-        encoder: the encoder's own configuration.
-        weighted: sum up all layers by learned weights, instead of taking the last one.
-        pooling: one of `POOLING`.
-        classifier_size: width between the head's two linear layers.
-    """
-
-    model_type = "pooled-speech-classifier"
-    sub_configs_defaults = ENCODER
+    sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="hubert")}
 
     encoder: PreTrainedConfig | dict | None = None
     weighted: bool = False
+
+
+class PooledClassifierConfig(_HeadConfig):
+    """`pooling`: one of `POOLING`; `classifier_size`: width between the head's two linear layers."""
+
+    model_type = "pooled-speech-classifier"
+
     pooling: str = "mean"
     classifier_size: int = 256
     classifier_dropout: float = 0.1
 
 
-class RecurrentCtcConfig(PreTrainedConfig):
-    """What a `RecurrentCtc` is made of.
+class RecurrentCtcConfig(_HeadConfig):
+    """`recurrent_size`: of each direction of an LSTM, and of the layer below; `recurrent_layers`: 0 is a linear head.
 
-    Attributes:
-        encoder, weighted: as for `PooledClassifierConfig`.
-        vocab_size, pad_token_id: of the tokenizer; its padding token is CTC's blank.
-        projection_size: width between encoder and LSTMs.
-        recurrent_size: of each of an LSTM's two directions.
-        recurrent_layers: 0 is a linear head.
+    `vocab_size` and `pad_token_id` are the tokenizer's; its padding token is CTC's blank.
     """
 
     model_type = "recurrent-ctc"
-    sub_configs_defaults = ENCODER
 
-    encoder: PreTrainedConfig | dict | None = None
-    weighted: bool = False
     vocab_size: int = 32
     pad_token_id: int = 0
-    projection_size: int = 1024
     recurrent_size: int = 1024
     recurrent_layers: int = 2
     head_dropout: float = 0.2
-
-
-@dataclass
-class SpeechOutput(ModelOutput):
-    """`logits` float [B, C] or [B, T, V], and how many frames are each clip's own, int64 [B]."""
-
-    logits: torch.Tensor | None = None
-    frames: torch.Tensor | None = None
 
 
 class _HeadOnEncoder(PreTrainedModel):
@@ -108,66 +88,59 @@ class _HeadOnEncoder(PreTrainedModel):
         prepare_encoder(self)
 
     @classmethod
-    def around(cls, encoder: PreTrainedModel, **settings) -> "_HeadOnEncoder":
-        """A new head on a (pre-trained) encoder, which is taken, not copied; `settings`: of its configuration."""
+    def around(cls, encoder: PreTrainedModel, labels: Sequence[str] = (), **settings) -> "_HeadOnEncoder":
+        """A new head on a (pre-trained) encoder, which is taken, not copied; `settings`: of its configuration.
+
+        labels: of a classifier, the names of the classes, in the order of the logits.
+        """
         config = encoder_of(encoder).config
         if config.model_type in SPECTROGRAMS:
             raise UserError(f"a {config.model_type} model has transformers' own head only: give --head standard")
-        return cls(
-            cls.config_class(encoder=config, attn_implementation=config._attn_implementation, **settings), encoder
-        )
-
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if module is self and self.layer_weights is not None:
-            initialization.constant_(self.layer_weights, 1 / len(self.layer_weights))
+        if labels:
+            settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+        attention = config._attn_implementation
+        return cls(cls.config_class(encoder=config, attn_implementation=attention, **settings), encoder)
 
     def forward(
         self,
         input_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
-    ) -> SpeechOutput:
+    ) -> ModelOutput:
         """Logits of what the encoder takes, waveforms [B, samples] or features, or gave before, [B, T, L, H]."""
         inputs = input_features if input_values is None else input_values
         outputs = self.encoder(inputs, attention_mask=attention_mask, output_hidden_states=self.config.weighted)
-        frames = frames_in(self, {main_input(self): inputs, "attention_mask": attention_mask})
-        if self.layer_weights is None:
-            return SpeechOutput(logits=self.head(outputs.last_hidden_state, frames), frames=frames)
-        states = torch.stack(outputs.hidden_states, dim=-2)
-        mixed = (states * functional.softmax(self.layer_weights, dim=0)[:, None]).sum(-2)
-        return SpeechOutput(logits=self.head(mixed, frames), frames=frames)
+        states = outputs.last_hidden_state
+        if self.layer_weights is not None:
+            shares = functional.softmax(self.layer_weights, dim=0)
+            states = (torch.stack(outputs.hidden_states, dim=-2) * shares[:, None]).sum(-2)
+        frames = frames_in(self, {self.encoder.main_input_name: inputs, "attention_mask": attention_mask})
+        return self.output_class(logits=self.head(states, frames))
 
 
 class PooledClassifier(_HeadOnEncoder):
     """Pooling over time, batch norm, linear, ReLU, dropout, linear: the published head for emotions.
 
-    Pooling is over a clip's own frames: their mean, their maximum, the first one, or a mean weighted by a learned score
-    of each frame (Safari et al. 2020, "Self-attention encoding and pooling").
+    Pooling is over a clip's own frames: their mean, their maximum, or the first one.
     """
 
-    config_class = PooledClassifierConfig
+    config_class, output_class = PooledClassifierConfig, SequenceClassifierOutput
 
     def __init__(self, config: PooledClassifierConfig, encoder: PreTrainedModel | None = None):
+        if config.pooling not in POOLING:
+            raise UserError(f"pooling {config.pooling!r}: this head knows {', '.join(POOLING)}")
         super().__init__(config, encoder)
         hidden = config.encoder.hidden_size
-        self.attention = torch.nn.Linear(hidden, 1) if config.pooling == "attention" else None
-        self.norm = _Norm(hidden)
+        self.norm = torch.nn.BatchNorm1d(hidden)
         self.projector = torch.nn.Linear(hidden, config.classifier_size)
         self.dropout = torch.nn.Dropout(config.classifier_dropout)
         self.classifier = torch.nn.Linear(config.classifier_size, config.num_labels)
         self.post_init()
 
-    @classmethod
-    def around(cls, encoder: PreTrainedModel, labels: Sequence[str], **settings) -> "PooledClassifier":
-        """A new head on an encoder; `labels` are the names of the classes, in the order of the logits."""
-        label2id = {label: index for index, label in enumerate(labels)}
-        return super().around(encoder, id2label=dict(enumerate(labels)), label2id=label2id, **settings)
-
     def head(self, states: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Logits [B, C] of states [B, T, H], padded in any way, and each clip's own frames, int64 [B]."""
-        scores = None if self.attention is None else self.attention(states).squeeze(-1)
-        pooled = pool(states, frames, self.config.pooling, scores)
+        pooled = pool(states, frames, self.config.pooling)
+        self.norm.train(self.training and len(pooled) > 1)  # one clip has no variance: by the statistics seen before
         return self.classifier(self.dropout(functional.relu(self.projector(self.norm(pooled)))))
 
 
@@ -179,77 +152,57 @@ class RecurrentCtc(_HeadOnEncoder):
     cannot weight layers, with weighted layers.
     """
 
-    config_class = RecurrentCtcConfig
+    config_class, output_class = RecurrentCtcConfig, CausalLMOutput
 
     def __init__(self, config: RecurrentCtcConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config, encoder)
-        width, size = config.encoder.hidden_size, config.recurrent_size
-        self.projector = torch.nn.Linear(width, config.projection_size) if config.recurrent_layers else None
-        widths = [config.projection_size, *[2 * size] * config.recurrent_layers]
-        self.recurrent = torch.nn.ModuleList(
-            torch.nn.LSTM(below, size, batch_first=True, bidirectional=True) for below in widths[:-1]
-        )
+        width, size, layers = config.encoder.hidden_size, config.recurrent_size, config.recurrent_layers
+        self.projector = self.recurrent = None
+        if layers:
+            between = {"dropout": config.head_dropout if layers > 1 else 0.0, "bidirectional": True}
+            self.projector = torch.nn.Linear(width, size)
+            self.recurrent = torch.nn.LSTM(size, size, layers, batch_first=True, **between)
         self.dropout = torch.nn.Dropout(config.head_dropout)
-        self.lm_head = torch.nn.Linear(widths[-1] if config.recurrent_layers else width, config.vocab_size)
+        self.lm_head = torch.nn.Linear(2 * size if layers else width, config.vocab_size)
         self.post_init()
 
     def head(self, states: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Logits [B, T, V] of states [B, T, H]; behind a clip's own frames, int64 [B], they mean nothing."""
-        if self.projector is None:
-            return self.lm_head(self.dropout(states))
-        rnn = torch.nn.utils.rnn  # packed, so that the backward direction begins at each clip's own end
-        packed = rnn.pack_padded_sequence(self.projector(states), frames.cpu(), batch_first=True, enforce_sorted=False)
-        for layer in self.recurrent:
-            packed, _ = layer(packed)
-            packed = packed._replace(data=self.dropout(packed.data))
-        hidden, _ = rnn.pad_packed_sequence(packed, batch_first=True, total_length=states.shape[1])
-        return self.lm_head(hidden)
+        if self.recurrent is not None:
+            rnn = torch.nn.utils.rnn  # packed, so that the backward direction begins at each clip's own end
+            settings = {"batch_first": True, "enforce_sorted": False}
+            packed, _ = self.recurrent(rnn.pack_padded_sequence(self.projector(states), frames.cpu(), **settings))
+            states, _ = rnn.pad_packed_sequence(packed, batch_first=True, total_length=states.shape[1])
+        return self.lm_head(self.dropout(states))
 
 
-class _Norm(torch.nn.BatchNorm1d):
-    """A batch norm that takes a training batch of one, which has no variance, by the statistics seen before."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.training and len(inputs) == 1:
-            seen = self.running_mean, self.running_var
-            return functional.batch_norm(inputs, *seen, self.weight, self.bias, eps=self.eps)
-        return super().forward(inputs)
-
-
-def pool(states: torch.Tensor, frames: torch.Tensor, how: str, scores: torch.Tensor | None = None) -> torch.Tensor:
+def pool(states: torch.Tensor, frames: torch.Tensor, how: str) -> torch.Tensor:
     """One vector a clip, [B, H], of its own frames alone.
 
     Args:
         states: [B, T, H], padded in any way.
         frames: int64 [B].
         how: one of `POOLING`.
-        scores: [B, T], of each frame, for `attention`.
     """
     if how == "first":
         return states[:, 0]
-    padding = torch.arange(states.shape[1], device=states.device) >= frames[:, None]
+    padding = (torch.arange(states.shape[1], device=states.device) >= frames[:, None])[..., None]
     if how == "max":
-        return states.masked_fill(padding[..., None], float("-inf")).amax(1)
-    states = states.masked_fill(padding[..., None], 0)
-    if how == "mean":
-        return states.sum(1) / frames[:, None]
-    shares = functional.softmax(scores.masked_fill(padding, float("-inf")), dim=-1)
-    return (states * shares[..., None]).sum(1)
+        return states.masked_fill(padding, float("-inf")).amax(1)
+    return states.masked_fill(padding, 0).sum(1) / frames[:, None]
 
 
-AutoConfig.register(PooledClassifierConfig.model_type, PooledClassifierConfig)
-AutoConfig.register(RecurrentCtcConfig.model_type, RecurrentCtcConfig)
-AutoModelForAudioClassification.register(PooledClassifierConfig, PooledClassifier)
-AutoModelForCTC.register(RecurrentCtcConfig, RecurrentCtc)
+for _model, _auto in ((PooledClassifier, AutoModelForAudioClassification), (RecurrentCtc, AutoModelForCTC)):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    _auto.register(_model.config_class, _model)
 
 
 def trained_processor(args):
     """The processor (characters and feature extractor) of a `--model` that was trained to transcribe, else None."""
-    with fetching("model", args.model):
-        config = AutoConfig.from_pretrained(args.model, **source_of(args, args.model))
-        if not any(name.endswith(("ForCTC", "RecurrentCtc")) for name in config.architectures or []):
-            return None
-        name = args.tokenizer_name or args.model
+    if not any(name.endswith(RECOGNIZERS) for name in load_config(args).architectures or []):
+        return None
+    name = args.tokenizer_name or args.model
+    with fetching("model", name):
         try:
             return AutoProcessor.from_pretrained(name, **source_of(args, name))
         except TypeError:  # so the library says that a file is not there
@@ -258,13 +211,11 @@ def trained_processor(args):
 
 def keep_head(model, tokenizer, args) -> None:
     """Notes in `args` which head a trained model has; it keeps it: flags for another one are a `UserError`."""
-    recurrent = getattr(model, "recurrent", None)
+    recurrent = getattr(model, "recurrent", None) is not None
     found = {"head": "blstm", "head_size": model.config.recurrent_size} if recurrent else {"head": "linear"}
     found |= {"layer": "weighted"} if getattr(model, "layer_weights", None) is not None else {}
-    asked = {name: getattr(args, name) for name in ("head", "head_size") if name in args.explicit}
-    asked |= {"layer": args.layer} if args.weighted else {}
-    for name, value in asked.items():
-        if value != found.get(name):
+    for name in args.explicit & {"head", "head_size", "layer" if args.weighted else "head"}:
+        if (value := getattr(args, name)) != found.get(name):
             raise UserError(f"--{name} {value}: {args.model} has another head; leave it out, or start from an encoder")
     args.set("the model's head", **found)
     if max(number for token, number in tokenizer.get_vocab().items() if len(token) == 1) >= model.config.vocab_size:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 
 from common.report import page, plots
 from common.speech.audio import RATE, load_clip
+from common.speech.splits import with_columns
 
 GROUPS = 12  # different values of a column, at most, for results by them
 NUMBERS = ("utterance", "index", "number", "take")  # parts of names that say nothing of a recording
@@ -46,11 +48,6 @@ def predictions_of(clips: datasets.Dataset, logits: np.ndarray, labels: list[str
     return Predictions(labels, logits, targets, clips["id"][:], columns, groups_of(clips))
 
 
-def seconds_of_splits(splits: Mapping[str, datasets.Dataset]) -> dict[str, np.ndarray]:
-    """Split -> float64 [N]: the length of each clip."""
-    return {name: np.array(clips["seconds"][:], dtype=np.float64) for name, clips in splits.items()}
-
-
 def known_of(clips: datasets.Dataset, names: Iterable[str]) -> dict[str, list[str]]:
     """Columns of texts that are not empty throughout; "" where unknown."""
     found = {name: [value or "" for value in clips[name][:]] for name in names if name in clips.column_names}
@@ -68,20 +65,14 @@ def by_recording(clips: datasets.Dataset, logits: np.ndarray) -> tuple[datasets.
 
     The id is the recording's, the segments' seconds are summed up to their last end.
     """
-    first, of = np.unique(clips["recording"][:], return_index=True, return_inverse=True)[1:]
-    shares = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    means = np.zeros((len(first), logits.shape[1]))
-    np.add.at(means, of, shares / shares.sum(axis=1, keepdims=True))
-    ends, order = np.zeros(len(first)), np.argsort(first)
-    seconds = np.array(clips["start"][:]) + np.array(clips["seconds"][:])
-    np.maximum.at(ends, of, seconds)
-    whole = clips.select(first[order])
-    columns = {"id": whole["recording"][:], "end": ends[order].tolist()}
-    columns["seconds"] = (ends[order] - np.array(whole["start"][:])).tolist()
-    whole = whole.remove_columns(list(columns))
-    for name, values in columns.items():
-        whole = whole.add_column(name, values)
-    return whole, np.log(np.maximum(means[order] / np.bincount(of)[order, None], 1e-30))
+    from scipy.special import softmax
+
+    of, ends = clips["recording"][:], np.array(clips["start"][:]) + np.array(clips["seconds"][:])
+    rows = pd.DataFrame({"first": range(len(of)), "end": ends}).groupby(of, sort=False)
+    means = pd.DataFrame(softmax(logits.astype(np.float64), axis=1)).groupby(of, sort=False).mean()
+    whole, ends = clips.select(rows["first"].min()), rows["end"].max()
+    columns = {"id": [*ends.index], "end": ends.tolist(), "seconds": (ends - whole["start"][:]).tolist()}
+    return with_columns(whole, columns), np.log(np.maximum(means.to_numpy(), 1e-30))
 
 
 def player(clips: datasets.Dataset, row: int) -> str:
@@ -123,12 +114,11 @@ def add_roc_auc(scores: dict, predictions: Mapping) -> None:
         split, areas = predictions[name], []
         for number, label in enumerate(split.labels):
             truth, shares = split.targets == number, split.probabilities[:, number]
-            area = float(roc_auc_score(truth, shares)) if 0 < truth.sum() < len(truth) else None
             low, high = auroc_interval(truth, shares)
-            rows[label] |= {"roc_auc": area, "roc_auc_low": low, "roc_auc_high": high}
-            areas += [] if area is None else [area]
-        if areas:
-            scores["metrics"][name]["roc_auc"] = plain_metric(np.mean(areas), "score") | {"average": "macro"}
+            areas.append(None if low is None else float(roc_auc_score(truth, shares)))
+            rows[label] |= {"roc_auc": areas[-1], "roc_auc_low": low, "roc_auc_high": high}
+        if known := [area for area in areas if area is not None]:
+            scores["metrics"][name]["roc_auc"] = plain_metric(np.mean(known), "score") | {"average": "macro"}
             scores["baseline"][name]["metrics"]["roc_auc"] = plain_metric(0.5, "score")
 
 
@@ -159,41 +149,31 @@ def write_classes(
 
 def draw_data(splits: Mapping[str, datasets.Dataset], folder: Path, words: str = "") -> list[Path]:
     """Durations, shares of the classes, and classes by gender, by split; `words` are added to titles and file names."""
-    suffix, splits = words.replace(",", "").replace(" ", "_"), dict(splits)
-    drawn, timed = [], {name: part for name, part in splits.items() if None not in part["seconds"][:]}
-    classed = {name: part for name, part in splits.items() if "labels" in part.column_names}
-    if len(classed) < len(splits):
-        groups = {name: np.array(part["seconds"][:]) for name, part in timed.items()}
-        labels = {"title": f"Durations{words}", "xlabel": "seconds"}
-        drawn.append(plots.histogram(None, folder / f"durations{suffix}", groups=groups, **labels))
-    if not classed:
+    suffix, columns, drawn = words.replace(",", "").replace(" ", "_"), ["seconds", "gender", "labels"], []
+    there = {name: [one for one in columns if one in part.column_names] for name, part in splits.items()}
+    parts = {name: part.select_columns(there[name]).to_pandas() for name, part in splits.items()}
+    frame = pd.concat(parts, names=["split"]).reset_index("split").reindex(columns=["split", *columns])
+    names = next((part.features["labels"].names for part in splits.values() if "labels" in part.column_names), [])
+    frame["class"] = pd.Categorical.from_codes(frame["labels"].fillna(-1).astype(int), names)
+    frame["split"] = pd.Categorical(frame["split"], [*splits])
+
+    def draw(kind, name: str, title: str, *data, **labels) -> None:
+        drawn.append(kind(*data, path=folder / f"{name}{suffix}", title=f"{title}{words}", **labels))
+
+    by = "class" if frame["class"].notna().all() and len(names) <= len(plots.PALETTE) else "split"
+    groups = {name: part["seconds"] for name, part in frame.dropna(subset="seconds").groupby(by, observed=True)}
+    if groups:
+        title = "Durations by class" if by == "class" else "Durations"
+        draw(plots.histogram, "durations", title, None, groups=groups, xlabel="seconds")
+    if not names:
         return drawn
-    names = next(iter(classed.values())).features["labels"].names
-    quartiles: dict[str, dict] = {}
-    for split, part in timed.items() if len(classed) == len(splits) else ():
-        seconds, labels = np.array(part["seconds"][:]), labels_of(part)
-        for number, label in enumerate(names):
-            own = seconds[labels == number]
-            quartiles.setdefault(label, {})[split] = np.quantile(own, [0.25, 0.5, 0.75]) if len(own) else None
-    if quartiles:
-        middle = {k: {s: None if q is None else q[1] for s, q in row.items()} for k, row in quartiles.items()}
-        ends = {k: {s: None if q is None else (q[0], q[2]) for s, q in row.items()} for k, row in quartiles.items()}
-        labels = {"title": f"Durations by class{words}", "ylabel": "seconds (median, quartiles)"}
-        drawn.append(plots.grouped_bars(middle, folder / f"durations{suffix}", low_high=ends, **labels))
-    counts = {split: np.bincount(part["labels"][:], minlength=len(names)) for split, part in classed.items()}
-    by_name = {split: dict(zip(names, count.tolist())) for split, count in counts.items()}
-    drawn.append(plots.class_counts(by_name, folder / f"class_counts{suffix}", title=f"Examples by class{words}"))
-    shares = {n: {s: 100 * c[i] / max(c.sum(), 1) for s, c in counts.items()} for i, n in enumerate(names)}
-    labels = {"title": f"Share of each class{words}", "ylabel": "% of the split"}
-    drawn.append(plots.grouped_bars(shares, folder / f"class_shares{suffix}", **labels))
-    genders: dict[str, dict[str, int]] = {}
-    for part in classed.values():
-        for gender, label in zip(known_of(part, ("gender",)).get("gender", ()), part["labels"][:]):
-            of_gender = genders.setdefault(gender or "unknown", dict.fromkeys(names, 0))
-            of_gender[names[label]] += 1
-    if genders:
-        title = f"Class and gender{words}"
-        drawn.append(plots.class_counts(dict(sorted(genders.items())), folder / f"gender{suffix}", title=title))
+    counts = pd.crosstab(frame["class"], frame["split"])
+    draw(plots.class_counts, "class_counts", "Examples by class", counts.to_dict())
+    shares = (100 * counts / counts.sum()).to_dict("index")
+    draw(plots.grouped_bars, "class_shares", "Share of each class", shares, ylabel="% of the split")
+    if frame["gender"].notna().any():
+        genders = pd.crosstab(frame["class"], frame["gender"].fillna("unknown"))
+        draw(plots.class_counts, "gender", "Class and gender", genders.to_dict())
     return drawn
 
 
@@ -202,10 +182,9 @@ def draw_spectrograms(clips: datasets.Dataset, folder: Path) -> Path:
     import librosa
     from matplotlib.figure import Figure
 
-    names = clips.features["labels"].names
-    seconds, labels = np.array(clips["seconds"][:]), labels_of(clips)
-    rows = {name: np.flatnonzero(labels == number) for number, name in enumerate(names)}
-    chosen = {name: own[np.argsort(seconds[own])[len(own) // 2]] for name, own in rows.items() if len(own)}
+    names, table = clips.features["labels"].names, clips.select_columns(["labels", "seconds"]).to_pandas()
+    by_class = table.sort_values("seconds").groupby("labels")
+    chosen = {names[label]: own.index[len(own) // 2] for label, own in by_class}
     figure = Figure(figsize=(8, 1.7 * ((len(chosen) + 1) // 2) + 0.4), layout="constrained", facecolor="none")
     panels = figure.subplots((len(chosen) + 1) // 2, 2, squeeze=False).ravel()
     for axes, (name, row) in zip(panels, chosen.items()):

@@ -68,8 +68,8 @@ class EncoderArguments(Arguments):
     @property
     def configured(self) -> dict[str, float | int]:
         """What was given of the encoder's own configuration."""
-        names = [field.name for field in fields(EncoderArguments) if field.name.startswith(("mask_", "attention_d"))]
-        names += ["activation_dropout", "feat_proj_dropout", "hidden_dropout", "final_dropout"]
+        names = [field.name for field in fields(EncoderArguments)]
+        names = [name for name in names if name.startswith("mask_") or name.endswith("_dropout")]
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -86,12 +86,9 @@ def use_demo(args, run, make: Callable[..., dict], architecture: str) -> bool:
     if not args.demo:
         return False
     folder, given = run.output_dir / "demo", Path(args.model).is_dir()
-    made = run.decide(
-        lambda: {name: str(path) for name, path in make(folder, architecture if given else args.model).items()}
-    )
-    if not given:
-        args.model = args.record["model"]["value"] = made["model"]
+    made = run.decide(lambda: make(folder, architecture if given else args.model))
     own = any((args.data_dir, args.train_file, args.validation_file, args.test_file))
-    if not own:
-        args.data_dir = args.record["data_dir"]["value"] = made["data_dir"]
+    for name in ["model"] * (not given) + ["data_dir"] * (not own):
+        setattr(args, name, made[name])
+        args.record[name]["value"] = made[name]
     return own

@@ -1,20 +1,45 @@
-"""Who is in which split: by speaker or at random; and long recordings cut into segments."""
+"""Who is in which split: by speaker or at random; recordings cut into parts; what results.json says of splits."""
 
 import itertools
-from collections import Counter
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
+import datasets
 import numpy as np
 
+from common.data import SPLITS, Splits, describe, label_counts, overlaps
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    import datasets
+CONTENT = ["digest", "start", "end"]  # equal for the same part of the same file
+
+
+def divided(whole: datasets.Dataset, args, source: str) -> tuple[dict[str, datasets.Dataset], str]:
+    """One source as splits, and how, in words; what the data do not say is taken from their training data."""
+    given = np.array(whole["split"][:] if args.split == "auto" and "split" in whole.column_names else [], dtype=str)
+    rows = {name: np.flatnonzero(given == name) for name in SPLITS if name in given} if "train" in given else {}
+    how, people = "random" if args.split == "random" else "speaker", whole
+    words = "by speaker, none of whom is in two splits" if how == "speaker" else "at random"
+    if args.split == "auto" and not any(whole["speaker"][:]):
+        if len({*whole["path"][:]}) < len(whole):  # parts of files
+            people = with_columns(whole, {"speaker": whole["path"][:]})
+            words = "by file, none of which is in two splits"
+        else:
+            how, words = "random", "at random"
+    words = f"{words} (split_seed {args.split_seed})"
+    shares = {"train": 1 - args.validation_share - args.test_share}
+    shares |= {"validation": args.validation_share, "test": args.test_share}
+    if absent := [name for name in SPLITS if name not in rows]:
+        left, wanted = rows.get("train", np.arange(len(whole))), {name: shares[name] for name in ("train", *absent)}
+        parts = split_rows(people.select(left), how, wanted, args.split_seed, source)
+        words = f"as the data say; {' and '.join(absent)} taken from the training data {words}" if rows else words
+        rows |= {name: left[part] for name, part in parts.items()}
+    else:
+        words = "as the data say"
+    return {name: whole.select(rows[name]) for name in SPLITS}, words
 
 
 def split_rows(
-    dataset: "datasets.Dataset",
+    dataset: datasets.Dataset,
     how: Literal["speaker", "random"],
     shares: Mapping[str, float],
     seed: int,
@@ -31,6 +56,7 @@ def split_rows(
         UserError: unknown speakers, too few of them, or a class that cannot be divided.
     """
     labels = np.array(dataset["labels"][:]) if "labels" in dataset.column_names else np.zeros(len(dataset), dtype=int)
+    shares = {name: share / sum(shares.values()) for name, share in shares.items()}
     if how == "random":
         return _at_random(dataset, labels, shares, seed, source)
     speakers, remedy = dataset["speaker"][:], "--split random, with which a speaker may be in several splits"
@@ -42,11 +68,11 @@ def split_rows(
         raise UserError(f"{source}: has {who.max() + 1} speakers, too few for {len(shares)} splits; give {remedy}")
     clips = np.zeros((who.max() + 1, labels.max() + 1), dtype=np.int64)
     np.add.at(clips, (who, labels), 1)
-    part_of = _speakers_divided(clips, np.array([*shares.values()]) / sum(shares.values()), seed)
+    part_of = _speakers_divided(clips[:, clips.any(0)], np.array([*shares.values()]), np.random.default_rng(seed))
     return {name: np.flatnonzero(part_of[who] == i) for i, name in enumerate(shares)}
 
 
-def _speakers_divided(clips: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+def _speakers_divided(clips: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """int [speakers]: the split of each, by the best of many random orders of the speakers.
 
     The best one has all classes in all splits, if any has, and then the most even shares, in all and by class. Folds of
@@ -56,73 +82,124 @@ def _speakers_divided(clips: np.ndarray, shares: np.ndarray, seed: int) -> np.nd
         clips: [speakers, classes], how many there are.
         shares: [splits], 1 in all.
     """
-    clips, random = clips[:, clips.any(0)], np.random.default_rng(seed)
     sizes, best, least = clips.sum(1), None, np.inf
+    least_part = np.arange(len(clips)) - (len(clips) - len(shares))  # so that every split gets somebody
     for _ in range(min(2_000, max(20, 1_000_000 // clips.size))):
         order = random.permutation(len(clips))
         middle = (np.cumsum(sizes[order]) - sizes[order] / 2) / sizes.sum()  # of each speaker's clips, in this order
         part_of = np.empty(len(clips), dtype=np.int64)
-        least_part = np.arange(len(clips)) - (len(clips) - len(shares))  # so that every split gets somebody
         part_of[order] = np.maximum(np.searchsorted(np.cumsum(shares)[:-1], middle), least_part)
         found = np.stack([clips[part_of == part].sum(0) for part in range(len(shares))])
-        uneven = (
-            np.abs(found / clips.sum(0) - shares[:, None]).mean() + np.abs(found.sum(1) / sizes.sum() - shares).max()
-        )
-        if (found == 0).sum() + uneven < least:
-            best, least = part_of, (found == 0).sum() + uneven
+        uneven = np.abs(found / clips.sum(0) - shares[:, None]).mean()
+        uneven += np.abs(found.sum(1) / sizes.sum() - shares).max() + (found == 0).sum()
+        if uneven < least:
+            best, least = part_of, uneven
     return best
 
 
-def _at_random(dataset, labels: np.ndarray, shares: Mapping[str, float], seed: int, source: str) -> dict:
+def _at_random(dataset: datasets.Dataset, labels: np.ndarray, shares: Mapping[str, float], seed: int, source: str):
     from sklearn.model_selection import train_test_split
 
-    left, rows, counts = np.arange(len(dataset)), {}, Counter(labels.tolist())
-    rarest = min(counts, key=counts.get)
+    left, rows, counts = np.arange(len(dataset)), {}, np.bincount(labels)
+    rarest = int(np.where(counts, counts, len(labels) + 1).argmin())
     try:
         if counts[rarest] < len(shares):
             raise ValueError
         for name in [*shares][1:]:
-            size = max(round(shares[name] / sum(shares.values()) * len(dataset)), len(counts))
+            size = max(round(shares[name] * len(dataset)), np.count_nonzero(counts))
             left, rows[name] = train_test_split(left, test_size=size, stratify=labels[left], random_state=seed)
     except ValueError:
-        remedy = ""
-        if "labels" in dataset.features:
-            label = dataset.features["labels"].names[rarest]
-            remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out"
+        label = dataset.features["labels"].names[rarest] if "labels" in dataset.features else None
+        remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out" if label else ""
         raise UserError(f"{source}: {len(dataset):,} clips are too few for {len(shares)} splits{remedy}") from None
     return {name: np.sort(rows.get(name, left)) for name in shares}
 
 
-def cut_segments(dataset: "datasets.Dataset", seconds: float, shortest: float = 1.0) -> "datasets.Dataset":
+def cut_segments(dataset: datasets.Dataset, seconds: float, shortest: float = 1.0) -> datasets.Dataset:
     """Consecutive segments of so many seconds of each row; `recording` keeps whose they are.
 
     A rest of less than `shortest` seconds belongs to the segment before it. The segments of one row have its id with
     #1, #2, ...; a row that is not cut keeps it.
     """
-    rows, columns = [], {"id": [], "start": [], "end": [], "seconds": []}
-    for row, values in enumerate(zip(*(dataset[name][:] for name in columns))):
-        name, start, end, length = values
+    parts = []
+    for row, (name, start, end, length) in enumerate(zip(*(dataset[c][:] for c in ("id", "start", "end", "seconds")))):
         cuts = [0.0, *np.arange(seconds, length - shortest + 1e-9, seconds).tolist(), length]
         for number, (begin, stop) in enumerate(itertools.pairwise(cuts), start=1):
-            rows.append(row)
-            columns["id"].append(f"{name}#{number}" if len(cuts) > 2 else name)
-            columns["start"].append(start + begin)
-            columns["end"].append(end if stop == length else start + stop)
-            columns["seconds"].append(stop - begin)
-    return with_columns(dataset.select(rows), columns)
+            named = f"{name}#{number}" if len(cuts) > 2 else name
+            parts.append((row, named, start + begin, end if stop == length else start + stop, stop - begin))
+    return parts_of(dataset, parts)
 
 
-def shorten(dataset: "datasets.Dataset", seconds: float) -> "datasets.Dataset":
+def parts_of(dataset: datasets.Dataset, parts: Sequence[tuple[int, str, float, float | None, float]]):
+    """Parts of rows as a data set: of which row, and their ids, starts, ends (None: the clip's) and seconds."""
+    rows, *values = zip(*parts)
+    return with_columns(dataset.select(rows), dict(zip(("id", "start", "end", "seconds"), map(list, values))))
+
+
+def shorten(dataset: datasets.Dataset, seconds: float) -> datasets.Dataset:
     """Of each longer row the first so many seconds."""
-    lengths, ends = np.array(dataset["seconds"][:]), dataset["end"][:]
-    long = lengths > seconds
-    cut = [start + seconds if is_long else end for start, is_long, end in zip(dataset["start"][:], long, ends)]
-    return with_columns(dataset, {"end": cut, "seconds": np.minimum(lengths, seconds).tolist()})
+    rows = [*enumerate(zip(*(dataset[column][:] for column in ("id", "start", "end", "seconds"))))]
+    cut = [
+        (row, name, at, at + seconds if long > seconds else end, min(long, seconds))
+        for row, (name, at, end, long) in rows
+    ]
+    return parts_of(dataset, cut)
 
 
-def with_columns(dataset: "datasets.Dataset", columns: Mapping[str, list]) -> "datasets.Dataset":
+def with_columns(dataset: datasets.Dataset, columns: Mapping[str, list]) -> datasets.Dataset:
     """The data set, in memory, with other values in some columns, or further ones (of strings)."""
-    import datasets
-
     features = dataset.features | {name: datasets.Value("string") for name in columns if name not in dataset.features}
     return datasets.Dataset.from_dict({**dataset[:], **columns}, features=datasets.Features(features))
+
+
+# What is said of splits
+
+
+def check_classes(splits: Splits, run) -> None:
+    """Says which classes cannot be learned; refuses training data of one class."""
+    counts = {name: label_counts(split) or {} for name, split in splits.items()}
+    train = counts.pop("train", {})
+    if len(there := [label for label, count in train.items() if count]) == 1:
+        source = splits.facts["train"]["source"]
+        raise UserError(f"{source}: all training clips are of the class {there[0]!r}; there must be two or more")
+    for name, found in counts.items():
+        if absent := [label for label, count in found.items() if count and not train.get(label, 1)]:
+            run.warn(f"{name} has clips of {', '.join(absent)}, of which training has none: they cannot be learned")
+
+
+def describe_splits(splits: Splits) -> None:
+    """Fills the facts and overlaps of results.json."""
+    keys: dict[str, dict[str, list]] = {"speaker": {}, "utterance": {}, "clip": {}}
+    for name, split in splits.items():
+        speakers, seconds = split["speaker"][:], [one for one in split["seconds"][:] if one is not None]
+        keys["speaker"][name] = [who or object() for who in speakers]  # an unknown speaker is nobody else
+        keys["utterance"][name] = split["recording"][:]
+        if "digest" in split.column_names:
+            keys["clip"][name] = [*zip(*(split[key][:] for key in CONTENT))]
+        statistics = {"speakers": len({*speakers} - {None})} if any(speakers) else {}
+        if seconds:
+            statistics |= {"hours": round(hours(split), 4), "longest": max(seconds), "shortest": min(seconds)}
+        facts = [splits.facts[name][key] for key in ("source", "available", "selection", "skipped")]
+        splits.facts[name] = describe(split.remove_columns(["path", "seconds"]), *facts, **statistics)
+    splits.overlaps = [shared for key, by_split in keys.items() for shared in overlaps(by_split, key)]
+
+
+def hours(dataset: datasets.Dataset) -> float:
+    """Hours of sound; overlapping parts of a clip, and copies of it, count once."""
+    total, last, until = 0.0, None, 0.0
+    for clip, start, seconds in sorted(zip(*(dataset[key][:] for key in ("path", "start", "seconds")))):
+        until = until if clip == last else 0.0
+        total, last, until = total + max(0.0, start + seconds - max(start, until)), clip, max(until, start + seconds)
+    return total / 3600
+
+
+def recordings_table(splits: Splits) -> tuple[list[str], list[list]]:
+    """The table of all recordings, for a csv file and the report: header and rows."""
+    rows, truth = [], "label" if "labels" in next(iter(splits.values())).features else "text"
+    for name, split in splits.items():
+        for row in split:
+            said = split.features["labels"].names[row["labels"]] if "labels" in row else row.get("text")
+            seconds = row["seconds"] and round(row["seconds"], 3)
+            place = row["id"] if ".arrow#" in row["path"] else row["path"]
+            rows.append([row["gender"], row["speaker"], said, row["recording"], name, seconds, place])
+    return ["gender", "speaker", truth, "utterance", "split", "seconds", "path"], rows

@@ -1,16 +1,20 @@
 """What tables, and hub data sets, say of each of their clips: one clip, or a part of one, a row."""
 
+import contextlib
 import functools
 import itertools
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import datasets
 import pandas as pd
 
+from common.data import read_files, read_json, require_columns
 from common.errors import UserError
-from common.speech.corpora import SPLITS, Clips, Files, Reading, clips_frame, is_audio, mark, read_lines, stem
+from common.hub import frame_of, numbered
+from common.speech.corpora import SPLITS, Files, Reading, clips_frame, is_audio, mark, read_lines, stem
 
 # Where the parts of a row are found by themselves, the first name that is there; compared without case.
 COLUMNS = {
@@ -27,30 +31,74 @@ COLUMNS = {
 }
 FLAGS = {"path": "audio_column", "label": "label_column", "text": "text_column", "speaker": "speaker_column"}
 CLIP_FOLDERS = ("", "clips", "wavs", "audio")  # where relative paths are looked for, beside the table
-GROUPS, LONGEST_GROUP = 50, 40  # a further column is kept when it has so few distinct values, of so few characters
+# Tables in folders, the first kind that is there: of audio folders and LJ Speech; the best that Common Voice has.
+OF_FOLDERS = "metadata.csv metadata.jsonl", "train.tsv dev.tsv test.tsv", "validated.tsv", "other.tsv"
+GROUPS = 50  # a further column is kept when it has so few distinct values
 RESERVED = ("name", "part", "recording", "seconds", "labels", "digest")  # columns of our own, further on
 
 
-def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None = None) -> Clips:
+def read_table(paths: Sequence[str], args) -> pd.DataFrame:
+    """`common.data.read_files`; also LJ Speech's form, and a json object of name -> what is known of that clip.
+
+    LJ Speech's is `id|transcription|normalised transcription`, with or without a header, and no quoting; the normalised
+    text is taken where there is one.
+    """
+    path, source = Path(paths[0]), ", ".join(paths)
+    if path.suffix == ".csv" and path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first, bar, _ = file.readline().partition("|")
+        if bar and not re.search(r"[\s,;\"]", first) and first.casefold() not in COLUMNS["path"]:
+            rows = [[cell.strip() for cell in line.split("|")] for line in read_lines(str(path)) if line.strip()]
+            rows = rows[first.casefold() in COLUMNS["id"] :]
+            texts = [next(filter(None, cells[:0:-1]), "") for cells in rows]
+            columns = {"path": [cells[0] for cells in rows], "id": [stem(cells[0]) for cells in rows], "text": texts}
+            return numbered(pd.DataFrame(columns), source)
+    if path.name.lower().endswith((".json", ".json.gz")):
+        with contextlib.suppress(UserError):  # a row a line, or broken: `read_files` says so
+            content = read_json(path)
+            if isinstance(content, dict) and all(isinstance(facts, dict) for facts in content.values()):
+                return numbered(pd.DataFrame([{"id": name, **facts} for name, facts in content.items()]), source)
+    return read_files(paths, args)
+
+
+def tables_in(files: Files, reading: Reading) -> pd.DataFrame | None:
+    """The clips of a folder by its tables, if it has any; the tables, or their folders, may be called by split."""
+    for names in OF_FOLDERS:
+        if chosen := {place: path for path, place in files.items() if PurePosixPath(path).name in names.split()}:
+            table = read_table([*chosen], reading.args)
+            clips = table_clips(table, reading)
+            parts = [re.split("[/.]", chosen[file].lower()) for file in table.index.get_level_values(0)]
+            splits = [next(filter(None, map(SPLITS.get, words)), "") for words in parts]
+            if "split" not in clips and all(splits):
+                clips["split"] = splits
+            used = {*clips["path"]}
+            if unused := [path for path, place in files.items() if is_audio(path) and place not in used]:
+                sentence = f"{clips.attrs['source']}: {len(unused):,} clips beside it have no row"
+                reading.run.warn(f"{sentence}, the first {unused[0]}; not used")
+            return clips
+    return None
+
+
+def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None = None) -> pd.DataFrame:
     """The clips of a table as `common.data.read_files` gives it.
 
     Args:
         paths: where the clips are; None: a column has files.
     """
     source, count = table.attrs["source"], len(table)
-    found = _found([*table.columns], reading.args, source)
+    found = _found(table, reading.args)
     if paths is None and found["path"] is None and reading.audio:
-        raise UserError(f"{source}: {_no_column('path', table.columns)}")
+        raise UserError(f"{source}: {_no_column('path', table)}")
     cells = {part: [*map(text_of, table[column])] for part, column in found.items() if column is not None}
-    own, named = cells.pop("id", [""] * count), cells.pop("path", None)
-    named = paths or named or own
+    own = cells.pop("id", None)
+    named = cells.pop("path", None) or own or [source] * count
     # The data's own ids where all differ, else the paths as the table has them, with numbers where these repeat.
-    base = [source] * count if paths else named
-    ids = next((one for one in (own, base) if all(one) and len({*one}) == count), None)
-    ids = ids or [f"{name}#{i}" for i, name in enumerate(base, start=1)]
+    ids = next((one for one in (own, named) if one and all(one) and len({*one}) == count), None)
+    ids = ids or [f"{name}#{i}" for i, name in enumerate(named, start=1)]
     if paths is None and reading.audio:
         named = located(named, [Path(file).parent for file in table.index.get_level_values(0)])
-    frame = clips_frame(ids, named, where=[f"{file}, row {row}" for file, row in table.index])
+    frame = clips_frame(ids, paths or named)
+    frame["where"] = [f"{file}, row {row}" for file, row in table.index]
     mark(frame, frame["path"] == "", "no audio", "no file is named")
     _add_parts(frame, cells)
     given = cells.pop("split", [])
@@ -63,102 +111,30 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
         frame[part] = values
     for name in [name for name in table.columns if name not in (*found.values(), *frame, *RESERVED)]:
         values = table[name].map(text_of).astype(str)
-        if 1 < values.nunique() <= min(GROUPS, count - 1) and values.str.len().max() <= LONGEST_GROUP:
+        if 1 < values.nunique() <= min(GROUPS, count - 1):
             frame[name] = values.tolist()
-    names = table.attrs.get("label_names", {}).get(found["label"], ())
-    part = "label" if reading.kind == "label" else "text"
-    remedy = _no_column(part, table.columns) if found[part] is None else f"no row has a {part}"
-    return Clips(frame, source, names=tuple(names), numbered=not names, remedy=remedy)
+    frame.attrs = {"source": source, "numbered": found["label"] not in table.attrs.get("label_names", {})}
+    none = f"no row has a {reading.kind}" if found[reading.kind] else _no_column(reading.kind, table)
+    frame.attrs["remedy"] = none
+    return frame
 
 
-def hub_clips(dataset, source: str, reading: Reading) -> Clips:
-    """The clips of a `datasets.Dataset` of a hub, or of parquet files; their sound stays in its memory-mapped files."""
-    import datasets
-
-    from common.hub import frame_of, numbered
-
+def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.DataFrame:
+    """The clips of a data set of a hub, or of parquet files; their sound stays in its memory-mapped files."""
     kinds = dataset.features.items()
     sounds = [n for n, f in kinds if isinstance(f, datasets.Audio) or (isinstance(f, dict) and "bytes" in f)]
     names = {n: f.names for n, f in kinds if isinstance(f, datasets.ClassLabel)}
     table = dataset.remove_columns(sounds).with_format("arrow")[:]
-    frame = frame_of(table, names) if table.column_names else pd.DataFrame(index=range(len(dataset)))
-    frame.attrs.setdefault("label_names", {})
+    table = frame_of(table, names) if table.column_names else pd.DataFrame(index=range(len(dataset)))
     column = reading.args.audio_column or (sounds or [None])[0]
     if column not in sounds:
-        return table_clips(numbered(frame, source), reading)
+        return table_clips(numbered(table, source), reading)
     files = [one["filename"] for one in dataset.cache_files]
     rows = [(file, row) for file in files for row in range(len(datasets.Dataset.from_file(file)))]
-    clips = table_clips(numbered(frame, source), reading, [f"{file}#{column}#{row}" for file, row in rows])
+    clips = table_clips(numbered(table, source), reading, [f"{file}#{column}#{row}" for file, row in rows])
     chunks = [chunk.field("path").to_pylist() for chunk in dataset.data.column(column).chunks]
-    clips.frame["name"] = [name or "" for name in itertools.chain(*chunks)]
+    clips["name"] = [name or "" for name in itertools.chain(*chunks)]
     return clips
-
-
-def named_facts(path: Path) -> pd.DataFrame | None:
-    """A json object (also .json.gz) of name -> what is known of that clip as a table; None for anything else."""
-    from common.data import read_json
-    from common.hub import numbered
-
-    try:
-        content = read_json(path) if path.name.lower().endswith((".json", ".json.gz")) else None
-    except UserError:  # a row a line, or broken: `read_files` says so
-        return None
-    if not isinstance(content, dict) or not content or not all(isinstance(facts, dict) for facts in content.values()):
-        return None
-    return numbered(pd.DataFrame([{"id": name, **facts} for name, facts in content.items()]), str(path))
-
-
-def tables_of_folder(splits: Mapping[str, str | None], files: Files, source: str, reading: Reading) -> Clips:
-    """The clips of a folder by its tables: file -> its split, where it is called by one."""
-    from common.data import read_files
-
-    table = read_files([*splits])
-    table.attrs["source"] = source
-    clips = table_clips(table, reading)
-    if "split" not in clips.frame and all(splits.values()):
-        clips.frame["split"] = [splits[file] for file in table.index.get_level_values(0)]
-    clips.warnings += _without_rows(files, clips)
-    return clips
-
-
-def common_voice(files: Files, source: str, reading: Reading) -> Clips:
-    """Common Voice as published: train, dev and test.tsv beside clips/; without train.tsv: validated or other.tsv."""
-    names = {path: PurePosixPath(path).name for path in files}
-    choices = ("train.tsv", "dev.tsv", "test.tsv"), ("validated.tsv",), ("other.tsv",)
-    chosen = next((one for one in choices if one[0] in names.values()), None)
-    if chosen is None:
-        sentence = f"{source}: has clips/, but neither train.tsv nor validated.tsv"
-        raise UserError(f"{sentence}; name a table with --train_file")
-    splits = {files[path]: SPLITS.get(name[:-4]) for path, name in names.items() if name in chosen}
-    return tables_of_folder(splits, files, f"{source} ({', '.join(chosen)})", reading)
-
-
-def is_ljspeech(path: Path) -> bool:
-    """Whether a file is LJ Speech's table: `id|transcription|normalised transcription`, with a header or without."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        identity, bar, _ = file.readline().partition("|")
-    return bool(bar) and not re.search(r"[\s,;\"]", identity)
-
-
-def ljspeech(path: Path, files: Files, reading: Reading) -> Clips:
-    """LJ Speech's form: `metadata.csv` and the clips under wavs/. The normalised text is taken where there is one."""
-    from common.hub import numbered
-
-    rows = [[cell.strip() for cell in line.split("|")] for line in read_lines(str(path)) if line.strip()]
-    texts = [next(filter(None, cells[:0:-1]), "") for cells in rows]
-    columns = {"path": [cells[0] for cells in rows], "id": [stem(cells[0]) for cells in rows], "text": texts}
-    clips = table_clips(numbered(pd.DataFrame(columns), str(path)), reading)
-    if [os.path.isfile(place) for place in clips.frame["path"][:2]] == [False, True]:  # a header
-        clips.frame = clips.frame[1:].reset_index(drop=True)
-    clips.warnings += _without_rows(files, clips)
-    return clips
-
-
-def _without_rows(files: Files, clips: Clips) -> list[str]:
-    used = {*clips.frame["path"]}
-    unused = [path for path, place in files.items() if is_audio(path) and place not in used]
-    sentence = f"{clips.source}: {len(unused):,} clips beside it have no row"
-    return [f"{sentence}, the first {unused[0]}; not used"] if unused else []
 
 
 def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -166,9 +142,8 @@ def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
 
     @functools.cache
     def listed(folder: Path) -> dict[str, str]:
-        names = [name for name in sorted(os.listdir(folder)) if is_audio(name)] if folder.is_dir() else []
-        keys = [*((stem(name), name) for name in reversed(names)), *((name, name) for name in names)]
-        return {key.casefold(): str(folder / name) for key, name in keys}
+        names = sorted(filter(is_audio, os.listdir(folder)), reverse=True) if folder.is_dir() else []
+        return {form(name).casefold(): str(folder / name) for form in (stem, str) for name in names}
 
     def file_of(path: str, folder: Path) -> str:
         if not path or (folder / path).is_file():
@@ -189,22 +164,18 @@ def text_of(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def _found(there: list[str], args, source: str) -> dict[str, str | None]:
+def _found(table: pd.DataFrame, args) -> dict[str, str | None]:
     """Every part of a row -> its column, or None."""
-    from common.data import require_columns
-
     given = {part: getattr(args, flag, None) for part, flag in FLAGS.items()}
-    require_columns(there, [name for name in given.values() if name], source)
-    folded = {name.casefold(): name for name in reversed(there)}
-    return {
-        part: given.get(part) or next((folded[name] for name in known if name in folded), None)
-        for part, known in COLUMNS.items()
-    }
+    require_columns(table.columns, [name for name in given.values() if name], table.attrs["source"])
+    folded = {name.casefold(): name for name in reversed(table.columns)}
+    first = {part: next((folded[n] for n in names if n in folded), None) for part, names in COLUMNS.items()}
+    return {part: given.get(part) or name for part, name in first.items()}
 
 
-def _no_column(part: str, there: Iterable[str]) -> str:
-    searched, named = ", ".join(COLUMNS[part]), ", ".join(map(str, there))
-    return f"no column for the {part}; it has {named}, and is searched for {searched}; name yours with --{FLAGS[part]}"
+def _no_column(part: str, table: pd.DataFrame) -> str:
+    there, searched = ", ".join(map(str, table.columns)), ", ".join(COLUMNS[part])
+    return f"no column for the {part}; it has {there}, and is searched for {searched}; name yours with --{FLAGS[part]}"
 
 
 def _add_parts(frame: pd.DataFrame, cells: dict[str, list[str]]) -> None:

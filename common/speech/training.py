@@ -1,17 +1,14 @@
 """What training on clips adds to the trainer of all scripts, and what is settled of the encoder before."""
 
-import logging
-
 import numpy as np
 from transformers import TrainerCallback
 
 from common.classification import class_weights, weight_warning
 from common.errors import UserError
-from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder, set_encoder_rate
+from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder
 from common.speech.features import ClipRows
 from common.speech.results import labels_of
 
-logger = logging.getLogger(__name__)
 PREFIX = {"validation": "eval", "test": "predict"}
 
 
@@ -38,64 +35,60 @@ def weights_by_class(run, inputs: dict[str, ClipRows], labels: list[str]) -> tup
     weights = class_weights(labels_of(inputs["train"].clips), len(labels), how)
     if warning := weight_warning(weights, labels):
         run.warn(warning)
-    shown = dict(zip(labels, weights.round(4).tolist()))
-    logger.info("class weights (%s): %s", how, ", ".join(f"{label} {weight:.3g}" for label, weight in shown.items()))
-    return weights, {f"class weights ({how})": shown}
+    return weights, {f"class weights ({how})": dict(zip(labels, weights.round(4).tolist()))}
 
 
 class OnClips:
     """In front of `FinetuneTrainer`: the splits of `features.model_inputs`, a learning rate of the encoder's own."""
 
     def __init__(self, run, inputs: dict[str, ClipRows], callbacks=(), **kwargs):
-        train, count = inputs.get("train"), run.args.eval_train_samples
-        callbacks = [*callbacks, EpochOfAugmentation(kwargs["data_collator"])]
-        if train is not None and "validation" in inputs and count:
-            chosen = np.random.default_rng(run.args.sample_seed).permutation(len(train))[: count if count > 0 else None]
-            callbacks.append(EvaluateTrainingSet(self, train.select(np.sort(chosen))))
-        data = {"train_dataset": train, "eval_dataset": inputs.get("validation")}
-        super().__init__(run, callbacks=callbacks, **data, **kwargs)
+        data = {"train_dataset": inputs.get("train"), "eval_dataset": inputs.get("validation")}
+        super().__init__(run, callbacks=[*callbacks, EveryEpoch(self, run.args, inputs)], **data, **kwargs)
 
-    def create_optimizer(self, model=None):
-        """`Trainer.create_optimizer`, with --encoder_learning_rate."""
-        optimizer = super().create_optimizer(model)
-        if self.run.args.encoder_learning_rate is not None:
-            set_encoder_rate(optimizer, self.model, self.run.args.encoder_learning_rate)
-        return optimizer
+    def parameter_groups(self) -> list[dict] | None:
+        """The encoder's with --encoder_learning_rate, the others with --learning_rate; None: all with the latter."""
+        if (rate := self.run.args.encoder_learning_rate) is None:
+            return None
+        own = {id(parameter) for parameter in encoder_of(self.model).parameters()}
+        decayed, groups = self.get_decay_parameter_names(self.model), {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                decay = self.args.weight_decay if name in decayed else 0.0
+                key = rate if id(parameter) in own else self.args.learning_rate, decay
+                groups.setdefault(key, []).append(parameter)
+        return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]
 
     def predict_all(self, inputs: dict[str, ClipRows]) -> tuple[dict, dict]:
         """(Split -> predictions, split -> mean loss or None) of all splits that are evaluated at the end."""
-        prefixes = {name: PREFIX[name] for name in self.run.evaluated(inputs)}
-        outputs = {name: self.predict(inputs[name], metric_key_prefix=prefix) for name, prefix in prefixes.items()}
-        losses = {name: output.metrics.get(f"{prefixes[name]}_loss") for name, output in outputs.items()}
-        return {name: output.predictions for name, output in outputs.items()}, losses
+        found, losses = {}, {}
+        for name in self.run.evaluated(inputs):
+            output = self.predict(inputs[name], metric_key_prefix=PREFIX[name])
+            found[name], losses[name] = output.predictions, output.metrics.get(f"{PREFIX[name]}_loss")
+        return found, losses
 
     def count_recordings(self, splits) -> None:
         """In the metrics that are saved, examples are recordings; how many segments were trained on stands beside."""
-        for name, prefix in PREFIX.items():
+        for name, prefix in {"train": "train", **PREFIX}.items():
             if prefix in self.metrics:
                 self.metrics[prefix][f"{prefix}_samples"] = len(splits[name])
         if "train" in self.metrics:
-            segments = {"train_segments": len(self.train_dataset), "train_samples": len(splits["train"])}
-            self.metrics["train"] |= segments
+            self.metrics["train"]["train_segments"] = len(self.train_dataset)
 
 
-class EvaluateTrainingSet(TrainerCallback):
-    """Whenever validation is evaluated, some of the training set is, too, for the curves."""
+class EveryEpoch(TrainerCallback):
+    """Augmentation is another one in every epoch; with validation some of the training set is evaluated, too."""
 
-    def __init__(self, trainer, sample: ClipRows):
-        self.trainer, self.sample = trainer, sample
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if "eval_loss" in metrics and self.trainer.is_in_train:
-            self.trainer.evaluate(self.sample, metric_key_prefix="train")
-
-
-class EpochOfAugmentation(TrainerCallback):
-    """Clips are changed at random in another way in every epoch."""
-
-    def __init__(self, collator):
-        self.augmentation = getattr(collator, "augmentation", None)
+    def __init__(self, trainer: OnClips, args, inputs: dict[str, ClipRows]):
+        self.trainer, self.sample = trainer, None
+        if "train" in inputs and args.eval_train_samples:
+            order = np.random.default_rng(args.sample_seed).permutation(len(inputs["train"]))
+            count = args.eval_train_samples if args.eval_train_samples > 0 else len(order)
+            self.sample = inputs["train"].select(np.sort(order[:count]))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if self.augmentation:
-            self.augmentation.epoch = int(state.epoch)
+        if augmentation := getattr(self.trainer.data_collator, "augmentation", None):
+            augmentation.epoch = int(state.epoch)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if "eval_loss" in metrics and self.trainer.is_in_train and self.sample is not None:
+            self.trainer.evaluate(self.sample, metric_key_prefix="train")

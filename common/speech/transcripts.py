@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from common.errors import UserError, write_json
+from common.speech.audio import RATE
 
 DELIMITER, BLANK, UNKNOWN = "|", "[PAD]", "[UNK]"
 JOINERS = "\u200c\u200d"  # they decide how a Persian or an Indic word is written; all other invisible characters go
@@ -32,61 +33,38 @@ class Normalization:
     Attributes:
         case: upper as in LibriSpeech, lower, or as it is written.
         punctuation: removed or kept; that is what Unicode calls punctuation or symbols. What is removed leaves a space
-            ("picture-books" are two words), but apostrophes inside words stay, all of them as '. In any case "|" is a
-            space, because it is the tokenizer's sign for one.
-        digits: kept or refused. "Refused" makes an example with a digit in it a bad one: it is spoken as words which
-            the transcript does not have.
-        form: of Unicode: NFC composes letters and marks; NFKC takes variants (ligatures, full width, Arabic
-            presentation forms) for their letters, too.
+            ("picture-books" are two words), but apostrophes inside words stay, all of them as '.
+        digits: "refuse" makes an example with a digit in it a bad one: it is spoken as words that are not written.
         ignore: characters that are dropped, with nothing in their place: diacritics, the tatweel.
     """
 
     case: Literal["upper", "lower", "keep"] = "upper"
     punctuation: Literal["remove", "keep"] = "remove"
     digits: Literal["keep", "refuse"] = "keep"
-    form: Literal["NFC", "NFKC"] = "NFKC"
     ignore: str = ""
 
 
-class _Characters(dict):
-    """`str.translate` table: each character is looked up in Unicode's tables once."""
+def normalize(text: str, rules: Normalization) -> str:
+    """`text` after `rules`: words with one space between them; "" if nothing is left. Twice is the same as once.
 
-    def __init__(self, rules: Normalization):
-        super().__init__()
-        self.removed = ("P", "S") if rules.punctuation == "remove" else ()
-        self.ignored = rules.ignore
-
-    def __missing__(self, code: int) -> str | None:
-        character = chr(code)
-        category = unicodedata.category(character)
-        invisible = category in ("Cc", "Cf", "Cs", "Co") and character not in JOINERS  # or broken, or private
-        if character in self.ignored:
-            found = None
-        elif character.isspace() or character == DELIMITER:
-            found = " "
-        elif invisible:
-            found = None
-        else:
-            found = " " if category[0] in self.removed and character != "'" else character
-        self[code] = found
-        return found
+    Variants of letters (ligatures, full width, Arabic presentation forms) become these; "|" becomes a space, because it
+    is the tokenizer's sign for one.
+    """
+    bare = rules.punctuation == "remove"
+    text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES) if bare else text)
+    text = {"upper": str.upper, "lower": str.lower, "keep": str}[rules.case](text)
+    text = "".join("" if character in rules.ignore else _kept(character, bare) for character in text)
+    text = OUTER_APOSTROPHE.sub(" ", text) if bare else text
+    return unicodedata.normalize("NFKC", " ".join(text.split()))
 
 
 @cache
-def _characters(rules: Normalization) -> _Characters:
-    return _Characters(rules)
-
-
-def normalize(text: str, rules: Normalization) -> str:
-    """`text` after `rules`: words with one space between them; "" if nothing is left. Twice is the same as once."""
-    if rules.punctuation == "remove":
-        text = text.translate(APOSTROPHES)
-    text = unicodedata.normalize(rules.form, text)
-    text = {"upper": str.upper, "lower": str.lower, "keep": str}[rules.case](text)
-    text = text.translate(_characters(rules))
-    if rules.punctuation == "remove":
-        text = OUTER_APOSTROPHE.sub(" ", text)
-    return unicodedata.normalize(rules.form, " ".join(text.split()))
+def _kept(character: str, bare: bool) -> str:
+    category = unicodedata.category(character)
+    if character.isspace() or character == DELIMITER or (bare and category[0] in "PS" and character != "'"):
+        return " "
+    invisible = category in ("Cc", "Cf", "Cs", "Co") and character not in JOINERS  # or broken, or private
+    return "" if invisible else character
 
 
 def has_digits(text: str) -> bool:
@@ -114,15 +92,14 @@ def normalized(dataset, rules: Normalization, *, skip_bad: bool) -> tuple:
 
 def without(dataset, bad: dict[int, tuple[str, str]], skip_bad: bool) -> tuple:
     """(The data set without the rows of `bad` (row -> reason, sentence), {reason: how many}); raises `UserError`."""
-    if not bad:
-        return dataset, {}
-    reasons = dict(Counter(reason for reason, _ in bad.values()))
-    if not skip_bad:
-        row, (_, sentence) = next(iter(bad.items()))
-        raise UserError(f"{dataset['id'][row]}: {sentence}; mend it or pass --on_bad_example skip")
-    if len(bad) == len(dataset):
-        raise UserError(f"no example is left ({', '.join(f'{count:,} {why}' for why, count in reasons.items())})")
-    return dataset.select([row for row in range(len(dataset)) if row not in bad]), reasons
+    import pandas as pd
+
+    from common.speech.sources import without_bad
+
+    found = [bad.get(row, ("", "")) for row in range(len(dataset))]
+    frame = pd.DataFrame(found, columns=["reason", "problem"]).assign(where=dataset["id"][:])
+    good, skipped = without_bad(frame, "the transcripts", skip_bad)
+    return dataset.select(good.index), skipped
 
 
 # Vocabulary
@@ -135,10 +112,8 @@ def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKN
     """
     from transformers import Wav2Vec2BertProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
-    characters: set[str] = set()
-    for text in texts:
-        characters.update(text)
-    tokens = [blank, unknown, delimiter, *sorted(characters - {" ", blank, unknown, delimiter})]
+    tokens = [blank, unknown, delimiter]
+    tokens += sorted({character for text in texts for character in text} - {" ", *tokens})
     with tempfile.TemporaryDirectory() as folder:
         path = write_json(Path(folder) / "vocab.json", {token: number for number, token in enumerate(tokens)})
         special = {"unk_token": unknown, "pad_token": blank, "word_delimiter_token": delimiter}
@@ -150,20 +125,18 @@ def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKN
 
 def case_of(tokenizer) -> Literal["upper", "lower", "keep"]:
     """The `Normalization.case` that a checkpoint's own vocabulary has; "keep" where it has both, or no case at all."""
-    letters = [token for token in tokenizer.get_vocab() if len(token) == 1]
-    upper, lower = (any(test(letter) for letter in letters) for test in (str.isupper, str.islower))
-    if tokenizer.do_lower_case:  # upper case inside, lower case outside
+    letters = "".join(token for token in tokenizer.get_vocab() if len(token) == 1)
+    if tokenizer.do_lower_case or letters.islower():  # with the former, upper case inside, lower case outside
         return "lower"
-    return "keep" if upper == lower else "upper" if upper else "lower"
+    return "upper" if letters.isupper() else "keep"
 
 
 def _numbers(tokenizer) -> dict[str, int]:
     """Character -> label."""
     numbers = {token: number for token, number in tokenizer.get_vocab().items() if len(token) == 1}
     numbers[" "] = tokenizer.word_delimiter_token_id
-    if tokenizer.do_lower_case:
-        numbers |= {token.lower(): number for token, number in numbers.items() if len(token.lower()) == 1}
-    return numbers
+    lower = tokenizer.do_lower_case
+    return numbers | {token.lower(): number for token, number in numbers.items() if lower and len(token.lower()) == 1}
 
 
 def encode(tokenizer, texts: Iterable[str]) -> list[list[int]]:
@@ -177,25 +150,17 @@ def encode(tokenizer, texts: Iterable[str]) -> list[list[int]]:
 
 def unknown_characters(tokenizer, texts: Sequence[str]) -> tuple[dict[str, int], str | None]:
     """What a vocabulary lacks of normalised texts: (statistics of a split, a warning or None)."""
-    known, counts, lacking = set(_numbers(tokenizer)), Counter(), 0
-    for text in texts:
-        missing = [character for character in text if character not in known]
-        counts.update(missing)
-        lacking += bool(missing)
+    known = set(_numbers(tokenizer))
+    counts = Counter(character for text in texts for character in text if character not in known)
+    lacking = sum(not known.issuperset(text) for text in texts)
     statistics = {"unknown characters": counts.total(), "transcripts with unknown characters": lacking}
-    if not counts:
+    if not lacking:
         return statistics, None
-    shown = ", ".join(f"{_shown(character)} {count:,}" for character, count in counts.most_common(10))
-    more = f" and {len(counts) - 10:,} more" if len(counts) > 10 else ""
+    shown = ", ".join(f"{one!r} (U+{ord(one):04X}) {count:,}" for one, count in counts.most_common(10))
     return statistics, (
-        f"{counts.total():,} character{'s' if counts.total() > 1 else ''} in {lacking:,} of {len(texts):,} transcripts "
-        f"cannot be written with the vocabulary and always count as errors: {shown}{more}"
+        f"{counts.total():,} characters in {lacking:,} of {len(texts):,} transcripts cannot be written with the "
+        f"vocabulary and always count as errors, most often {shown}"
     )
-
-
-def _shown(character: str) -> str:
-    code = f"U+{ord(character):04X}"
-    return code if unicodedata.category(character)[0] in "CMZ" else f"{character} ({code})"
 
 
 # Labels and frames
@@ -214,13 +179,8 @@ def too_long(labels: Sequence[Sequence[int]], frames: np.ndarray) -> dict[int, t
     bad = {}
     for row, (one, there) in enumerate(zip(labels, frames.tolist())):
         if (needed := frames_needed(one)) > there:
-            bad[row] = (
-                "transcript longer than the audio",
-                (
-                    f"the transcript has {len(one):,} characters and needs {needed:,} frames, but the audio has "
-                    f"{there:,}: is it the wrong transcript, or is the audio cut off?"
-                ),
-            )
+            sentence = f"the transcript of {len(one):,} characters needs {needed:,} frames, but the audio has {there:,}"
+            bad[row] = "transcript longer than the audio", f"{sentence}: is one of them wrong, or cut off?"
     return bad
 
 
@@ -245,11 +205,10 @@ def check_transcripts(splits, processor, args, run) -> tuple:
         if "text" not in clips.column_names:
             continue
         statistics[name], sentence = unknown_characters(processor.tokenizer, clips["text"][:])
-        labels = encode(processor.tokenizer, clips["text"][:])
-        samples = np.round(np.array(clips["seconds"][:]) * 16_000).astype(np.int64)
-        impossible = too_long(labels, frame_counts(config, samples))
-        if impossible and name == "train":
-            splits[name], skipped = without(splits[name], impossible, args.on_bad_example == "skip")
+        samples = np.round(np.array(clips["seconds"][:]) * RATE).astype(np.int64)
+        impossible = too_long(encode(processor.tokenizer, clips["text"][:]), frame_counts(config, samples))
+        if name == "train":
+            splits[name], skipped = without(clips, impossible, args.on_bad_example == "skip")
             splits.facts[name]["skipped"] |= skipped
         elif impossible:
             run.warn(f"{name}: {len(impossible):,} transcripts have more characters than their audio has frames")

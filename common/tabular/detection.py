@@ -8,15 +8,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from common.errors import UserError
-from common.metrics.detection.detection import confusion_counts, detection_scores, summary
+from common.metrics.detection.detection import SCORES, confusion_counts, detection_scores, summary
 from common.metrics.intervals import auprc_interval, auroc_interval, table_interval, wilson_interval
-from common.tabular.columns import CLASSES, Part
+from common.tabular.columns import Part
 
 HALF = 0.5
-AT_THRESHOLD = ("precision", "recall", "f1", "mcc", "accuracy")
-UNITS = {"mcc": "score", "mcc_at_half": "score", "cost": "count", "loss": "nats"}  # of the others: percent
+UNITS = {"mcc": "score", "cost": "count", "loss": "nats"}  # of the others: percent
 
 
 @dataclass
@@ -85,21 +85,21 @@ class Decision:
         ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last row of each probability
         found, alerts = np.cumsum(part.target[order])[ends], ends + 1
         if self.rule == "f1":
-            f1 = 2 * found / (alerts + part.target.sum())
-            best, how = f1.argmax(), f"largest F1 on validation ({100 * f1.max():.2f} %)"
+            gain = 2 * found / (alerts + part.target.sum())
+            how = f"largest F1 on validation ({100 * gain.max():.2f} %)"
         elif self.rule == "cost":
-            saved = np.cumsum(self.losses(part)[order])[ends] - self.alert_cost * alerts
-            best, how = saved.argmax(), "lowest cost on validation"
-            if saved[best] <= 0:
+            gain = np.cumsum(self.losses(part)[order])[ends] - self.alert_cost * alerts
+            how = "lowest cost on validation"
+            if gain.max() <= 0:
                 return 1.0, "1, because on validation alerts cost more than they save"
         else:
             precision = found / alerts
             reached = min(self.value, precision.max())
-            best = np.where(precision >= reached, found, -1).argmax()
+            gain = np.where(precision >= reached, found, -1)
             how = f"largest recall on validation with a precision of at least {reached:.4g}"
             how += f" ({self.value:g} is never reached)" if reached < self.value else ""
-        at, below = falling[ends[best]], np.append(falling, 0.0)[ends[best] + 1]
-        return float((at + below) / 2 if below < (at + below) / 2 else at), how
+        last = ends[gain.argmax()]
+        return float(falling[last] + np.append(falling, 0.0)[last + 1]) / 2, how
 
 
 @dataclass
@@ -136,80 +136,48 @@ class Calibration:
         return self.odds * probabilities / (self.odds * probabilities + 1 - probabilities)
 
 
-def metric(name: str, value: float, ends: tuple = (None, None), rows: int | None = None) -> dict:
-    """A metric as results.json wants it, None where it is undefined."""
-    if value is None or math.isnan(value):
-        value, ends = None, (None, None)
-    found = {"value": value, "low": ends[0], "high": ends[1], "unit": UNITS.get(name, "percent")}
-    return found if rows is None else found | {"examples": rows}
-
-
-def _at_threshold(tables: np.ndarray) -> np.ndarray:
-    """float64 [R, 5]: `AT_THRESHOLD`, all but mcc in percent, of confusion matrices [R, 2, 2]."""
-    right = np.trace(tables, axis1=1, axis2=2) / tables.sum(axis=(1, 2))
-    return np.column_stack([detection_scores(tables), right]) * (100, 100, 100, 1, 100)
+def _metric(name: str, value: float, examples: int, ends: tuple = (None, None)) -> dict:
+    """A metric as results.json wants it, percent from fractions; None where it is undefined."""
+    unit = UNITS.get(name, "percent")
+    scale = 100 if unit == "percent" else 1
+    known = [None if one is None or np.isnan(one) else scale * float(one) for one in (value, *ends)]
+    return dict(zip(("value", "low", "high"), known)) | {"unit": unit, "examples": examples}
 
 
 def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[str, dict]:
     """auprc, roc_auc; precision, recall, f1 (of fraud), mcc and accuracy at the threshold and (_at_half) at 0.5; cost;
     precision and recall of the `alerts` likeliest rows of each day; loss. With 95 % intervals (`metrics.intervals`)."""
+    from sklearn.metrics import log_loss
+
     truth, said, n = one.part.target, one.probabilities, len(one.probabilities)
-    areas, known = summary(truth, said), 0 < truth.mean() < 1
-    ends = (
-        {"auprc": auprc_interval(areas["auprc"] / 100, int(truth.sum())), "roc_auc": auroc_interval(truth, said)}
-        if known
-        else {}
-    )
-    found = {name: metric(name, areas[name], _percent(ends.get(name)), n) for name in ("auprc", "roc_auc")}
+    auprc, roc_auc = (summary(truth, said)[name] / 100 for name in ("auprc", "roc_auc"))
+    ends = auprc_interval(auprc, int(truth.sum())) if truth.any() else (None, None)
+    found = {"auprc": _metric("auprc", auprc, n, ends)}
+    found["roc_auc"] = _metric("roc_auc", roc_auc, n, auroc_interval(truth, said))
     for ending, at in (("", one.threshold), ("_at_half", HALF)):
         table = confusion_counts(truth, said, at)
-        lows, highs = table_interval(table, _at_threshold)
-        for name, value, low, high in zip(AT_THRESHOLD, _at_threshold(table[None])[0], lows, highs):
-            found[name + ending] = metric(name + ending, float(value), (float(low), float(high)), n)
-        right = float(np.trace(table)) / n
-        found[f"accuracy{ending}"] = metric("accuracy", 100 * right, _percent(wilson_interval(right, n)), n)
-    found["cost"] = metric("cost", decision.cost(one.part, said >= one.threshold), rows=n)
-    days = alerts_by_day(one, alerts)
-    count, hits, frauds = (sum(day[key] for day in days) for key in ("alerts", "found", "frauds"))
-    for name, of in (("precision_of_daily_alerts", count), ("recall_of_daily_alerts", frauds)):
+        ends, right = zip(*table_interval(table, detection_scores)), np.trace(table) / n
+        for name, value, low_high in zip(SCORES, detection_scores(table[None])[0], ends):
+            found[name + ending] = _metric(name, value, n, low_high)
+        found[f"accuracy{ending}"] = _metric("accuracy", right, n, wilson_interval(right, n))
+    found["cost"] = _metric("cost", decision.cost(one.part, said >= one.threshold), n)
+    days = alerts_by_day(one, alerts).sum()
+    for name, of in (("precision_of_daily_alerts", days["alerts"]), ("recall_of_daily_alerts", days["frauds"])):
         if of:
-            found[name] = metric(name, 100 * hits / of, _percent(wilson_interval(hits / of, of)), of)
-    clipped = np.clip(said, 1e-7, 1 - 1e-7)
-    return found | {"loss": metric("loss", float(-np.log(np.where(truth == 1, clipped, 1 - clipped)).mean()), rows=n)}
+            found[name] = _metric(name, days["found"] / of, int(of), wilson_interval(days["found"] / of, of))
+    return found | {"loss": _metric("loss", log_loss(truth, np.clip(said, 1e-7, 1 - 1e-7), labels=[0, 1]), n)}
 
 
-def _percent(ends: tuple | None) -> tuple:
-    return (None, None) if ends is None else tuple(100 * end for end in ends)
-
-
-def alerts_by_day(one: Detections, most: int) -> list[dict]:
-    """Day by day (from 1): rows, alerts, frauds, and how many of them the alerts hold; [] without a time.
+def alerts_by_day(one: Detections, most: int) -> pd.DataFrame:
+    """rows, alerts, frauds and found, frauds among the alerts, by day from 1 on; no row without a time.
 
     The alerts of a day are its `most` likeliest rows.
     """
-    if one.part.time is None or np.isnan(one.part.time).any():
-        return []
-    days, of = np.unique((one.part.time - one.part.time.min()) // 86_400, return_inverse=True)
-    order, target = np.lexsort((-one.probabilities, of)), one.part.target  # by day, the likeliest first
-    alert = np.zeros(len(of), dtype=bool)
-    alert[order] = np.arange(len(of)) - np.searchsorted(of[order], of[order]) < most
-    counts = [np.bincount(of, weights).astype(int) for weights in (None, alert, target, alert & (target == 1))]
-    names = ("day", "rows", "alerts", "frauds", "found")
-    return [dict(zip(names, map(int, row))) for row in zip(days + 1, *counts)]
-
-
-def by_class(one: Detections) -> dict[str, dict]:
-    """Precision, recall, f1 (0..1) and support of both classes, and their macro and weighted averages."""
-    from sklearn.metrics import classification_report
-
-    called = (one.probabilities >= one.threshold).astype(int)
-    settings = {"target_names": CLASSES, "labels": [0, 1], "output_dict": True, "zero_division": 0}
-    report, keys = classification_report(one.part.target, called, **settings), ("precision", "recall", "f1-score")
-    return {
-        name: {key.removesuffix("-score"): report[name][key] for key in keys}
-        | {"support": int(report[name]["support"])}
-        for name in (*CLASSES, "macro avg", "weighted avg")
-    }
+    time = np.full(len(one.probabilities), np.nan) if one.part.time is None else one.part.time
+    day = pd.Series((time - np.nanmin(time, initial=np.inf)) // 86_400 + 1, name="day")
+    alert = pd.Series(-one.probabilities).groupby(day).rank(method="first") <= most
+    counts = {"rows": 1, "alerts": alert, "frauds": one.part.target, "found": alert & (one.part.target == 1)}
+    return pd.DataFrame(counts).groupby(day).sum().rename_axis("day")
 
 
 def leak_worth(leaking: Detections, holdout: Detections) -> tuple[dict, str]:
@@ -220,18 +188,18 @@ def leak_worth(leaking: Detections, holdout: Detections) -> tuple[dict, str]:
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    real, share, values = leaking.part.real, float(holdout.part.target.mean()), {}
-    for name, one, rows in (
-        ("leaking test, all rows", leaking, slice(None)),
-        ("leaking test, its real rows", leaking, real),
-        ("holdout", holdout, slice(None)),
+    def auprc(truth: np.ndarray, said: np.ndarray, share: float) -> float:
+        weights = np.where(truth == 1, share / truth.mean(), (1 - share) / (1 - truth.mean()))
+        return average_precision_score(truth, said, sample_weight=weights)
+
+    truth, said, real = leaking.part.target, leaking.probabilities, leaking.part.real
+    share, values = float(holdout.part.target.mean()), {}
+    for name, *one in (
+        ("leaking test, all rows", truth, said),
+        ("leaking test, its real rows", truth[real], said[real]),
+        ("holdout", holdout.part.target, holdout.probabilities),
     ):
-        truth, said = one.part.target[rows], one.probabilities[rows]
-        values[name] = [average_precision_score(truth, said)]
-        for wanted in (0.5, share):
-            weights = np.where(truth == 1, wanted / truth.mean(), (1 - wanted) / (1 - truth.mean()))
-            values[name].append(average_precision_score(truth, said, sample_weight=weights))
-        values[name].append(roc_auc_score(truth, said))
+        values[name] = [*(auprc(*one, wanted) for wanted in (one[0].mean(), 0.5, share)), roc_auc_score(*one)]
     (_, _, at_share, area), (_, at_half, honest, honest_area) = list(values.values())[1:]
     sentence = (
         f"Among real rows, at the holdout's {100 * share:.2f} % of frauds, the leak is worth "

@@ -1,7 +1,9 @@
 """The networks of run_fraud.py, how they are trained, and the flags for it. Heavy imports only inside functions."""
 
 import contextlib
+import json
 import os
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,9 +11,9 @@ from typing import Literal
 import numpy as np
 
 from common.arguments import flag
-from common.errors import UserError
+from common.errors import UserError, write_json
 
-MODEL_FILE = "model.keras"
+MODEL_FILE, COLUMNS_FILE = "model.keras", "columns.json"
 LARGE_BATCH = 256  # rows
 SMALLEST = 7  # features that two convolutions and two poolings leave something of
 USAGE = """\
@@ -24,7 +26,7 @@ from common.tabular.tables import Tables
 prepare_keras(256)
 detector = Detector.load(Path("{model}"))
 for frame in Tables(["{csv}"]):
-    part = detector.columns.part(frame, "{csv}", skip_bad=False)
+    part = detector.columns.part(frame, skip_bad=False)
     probabilities = detector.probabilities(part.features)
     print(probabilities, probabilities >= detector.threshold)
 """
@@ -55,7 +57,7 @@ class KerasArguments:
     num_devices: int = flag(1, "GPUs to train on, each with its own batch; without GPUs: parts of the CPU")
     seed: int = flag(42, "of weights, dropout and the order of the rows")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
-    report_to: str = flag("none", "tracker: tensorboard, or none")
+    report_to: Literal["none", "tensorboard"] = flag("none", "tracker")
     push_to_hub: bool = flag(False, "upload model and results at the end")
     hub_model_id: str | None = flag(None, "where to; unset: the name of --output_dir")
     hub_private_repo: bool | None = flag(None, "a new repository is private")
@@ -66,12 +68,8 @@ class KerasArguments:
         for name in ("num_train_epochs", "num_devices", "steps_per_execution"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        if not 0 < self.learning_rate < 1:
-            raise UserError(f"--learning_rate {self.learning_rate}: must be above 0 and below 1")
         if not 0 <= self.focal_gamma < 100:
             raise UserError(f"--focal_gamma {self.focal_gamma}: must be 0 or more, and below 100")
-        if self.report_to not in ("none", "tensorboard"):
-            raise UserError(f"--report_to {self.report_to}: this script reports to tensorboard, or to none")
         if self.num_devices > 1:  # TensorFlow cannot take a distributed batch in a loop
             self.steps_per_execution = 1
 
@@ -146,23 +144,13 @@ def layer_table(model) -> dict:
     return {"title": "The network", "head": ["layer", "type", "output", "parameters"], "rows": rows}
 
 
-def loss_of(args: KerasArguments):
-    """The loss, on probabilities."""
-    from keras import losses
-
-    focal = args.loss == "focal"
-    return losses.BinaryFocalCrossentropy(gamma=args.focal_gamma) if focal else losses.BinaryCrossentropy()
-
-
 def learning_rate_of(args: KerasArguments, steps: int):
     """The learning rate, or its schedule over all `steps` of the training."""
     from keras.optimizers import schedules
 
-    if args.lr_scheduler_type == "linear":
-        return schedules.PolynomialDecay(args.learning_rate, steps, end_learning_rate=0.0)
-    return (
-        schedules.CosineDecay(args.learning_rate, steps) if args.lr_scheduler_type == "cosine" else args.learning_rate
-    )
+    linear = schedules.PolynomialDecay(args.learning_rate, steps, end_learning_rate=0.0)
+    kinds = {"linear": linear, "cosine": schedules.CosineDecay(args.learning_rate, steps)}
+    return kinds.get(args.lr_scheduler_type, args.learning_rate)
 
 
 @dataclass
@@ -178,14 +166,12 @@ class Detector:
 
     def save(self, folder: Path) -> None:
         """Writes both files, each in one move."""
-        partial = folder / f".{os.getpid()}.{MODEL_FILE}"  # Keras looks at the ending
-        try:
-            self.model.save(partial)
-            os.replace(partial, folder / MODEL_FILE)
-        finally:
-            partial.unlink(missing_ok=True)
-        calibration = None if self.calibration is None else asdict(self.calibration)
-        self.columns.save(folder, kind=self.kind, threshold=self.threshold, calibration=calibration)
+        with tempfile.TemporaryDirectory(dir=folder) as partial:  # Keras looks at the ending
+            self.model.save(Path(partial) / MODEL_FILE)
+            os.replace(Path(partial) / MODEL_FILE, folder / MODEL_FILE)
+        facts = {"kind": self.kind, "threshold": self.threshold, "calibration": None, **asdict(self.columns)}
+        facts |= {"calibration": asdict(self.calibration)} if self.calibration else {}
+        write_json(folder / COLUMNS_FILE, facts)
 
     @classmethod
     def load(cls, folder: Path) -> "Detector":
@@ -193,18 +179,18 @@ class Detector:
         from common.tabular.columns import Columns
         from common.tabular.detection import Calibration
 
-        columns, facts = Columns.load(folder)
+        if not (folder / COLUMNS_FILE).is_file():
+            raise UserError(f"--model {folder}: holds no {COLUMNS_FILE}; give the output folder of a training")
         import keras
 
         try:
-            model = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
+            facts = json.loads((folder / COLUMNS_FILE).read_text(encoding="utf-8"))
+            columns = Columns(**{name: facts[name] for name in Columns.__dataclass_fields__})
             calibration = facts["calibration"] and Calibration(**facts["calibration"])
-            threshold, kind = float(facts["threshold"]), facts["kind"]
+            model = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
+            return cls(model, facts["kind"], columns, float(facts["threshold"]), calibration)
         except (ValueError, TypeError, KeyError, OSError) as error:
-            raise UserError(f"{folder / MODEL_FILE}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
-        if model.input_shape[1] != len(columns.features):
-            raise UserError(f"--model {folder}: its {MODEL_FILE} and its columns.json are not of the same run")
-        return cls(model, kind, columns, threshold, calibration)
+            raise UserError(f"--model {folder}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:
         """float32 [N, F] in the shape that the model takes."""

@@ -37,7 +37,6 @@ class ADASYN(BaseEstimator):
         degree_, wanted_: d and G.
         density_: float64 [m_s], r_i before normalising; generated_: int64 [m_s], G_i.
         minority_: int64 [m_s], their rows; neighbours_: int64 [m_s, k], rows of the same class, nearest first.
-        reason_: why nothing is made, in one sentence; None.
         origin_: int64 [rows out], after transform: the row that each is, or was made from.
     """
 
@@ -69,33 +68,24 @@ class ADASYN(BaseEstimator):
         self.degree_, self.wanted_ = few / many, (many - few) * self.ratio
         self.density_, self.generated_ = np.zeros(few), np.zeros(few, dtype=np.int64)
         self.neighbours_ = np.zeros((few, 0), dtype=np.int64)
-        self.reason_ = self._plan(X)
+        if self.degree_ <= self.imb_threshold and few > 1:  # one row has no second one towards which to go
+            own = X[self.minority_]
+            near = _neighbours(NearestNeighbors().fit(X), own, self.minority_, min(self.k, len(X) - 1))
+            self.density_ = (y[near] != rare).mean(1)
+            shares = self.density_ / (self.density_.sum() or 1)
+            self.generated_ = np.rint(shares * self.wanted_).astype(np.int64)
+            nearest = _neighbours(NearestNeighbors().fit(own), own, np.arange(few), min(self.k, few - 1))
+            self.neighbours_ = self.minority_[nearest]
         if self.verbose:
             print(self.summary())
         return self
 
     def summary(self) -> str:
         """d, G and what came of them, in a sentence."""
-        found = self.reason_ or f"{self.generated_.sum():,} rows are made"
-        return f"ADASYN: d = {self.degree_:.4g}, G = {self.wanted_:,.0f}: {found}"
-
-    def _plan(self, X: np.ndarray) -> str | None:
-        if self.degree_ > self.imb_threshold or not self.wanted_:
-            return f"no rows are made, since d is above {self.imb_threshold:g}, balanced enough"
-        if len(self.minority_) == 1:
-            return "no rows are made, since the minority has 1 row, and no second one towards which to go"
-        own = X[self.minority_]
-        near = _neighbours(NearestNeighbors().fit(X), own, self.minority_, min(self.k, len(X) - 1))
-        self.density_ = (self.target_[near] != self.target_[self.minority_[0]]).mean(1)
-        if not self.density_.any():
-            return "no rows are made, since no minority row has a majority row among its neighbours"
-        self.generated_ = np.rint(self.density_ / self.density_.sum() * self.wanted_).astype(np.int64)
-        k, places = min(self.k, len(own) - 1), np.arange(len(own))
-        self.neighbours_ = self.minority_[_neighbours(NearestNeighbors().fit(own), own, places, k)]
+        near, few = np.count_nonzero(self.density_), len(self.density_)
         return (
-            None
-            if self.generated_.any()
-            else "no rows are made, since there is less than half a row for each minority row"
+            f"ADASYN: d = {self.degree_:.4g} (nothing is done above {self.imb_threshold:g}), G = {self.wanted_:,.0f}, "
+            f"{near:,} of {few:,} rows with neighbours of the other class: {self.generated_.sum():,} rows are made"
         )
 
     def transform(self, X, y):

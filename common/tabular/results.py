@@ -3,20 +3,21 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError, csv_cell, whole_file
+from common import classification
+from common.errors import csv_cell, whole_file
 from common.metrics.detection.detection import confusion_counts
 from common.report import plots
 from common.report.page import card
 from common.report.words import format_value, words
 from common.results import headline
 from common.tabular.columns import CLASSES, Part
-from common.tabular.detection import HALF, Decision, Detections, alerts_by_day, by_class, detection_metrics, metric
+from common.tabular.detection import HALF, Decision, Detections, alerts_by_day, detection_metrics
 from common.tabular.resampling import ADASYN
 from common.tabular.splits import facts_of, fingerprint
 from common.tabular.tables import Tables
@@ -30,7 +31,7 @@ OURS, NEVER, UNSUPERVISED = "this model", "never fraud", "isolation forest (no l
 
 def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[str, dict[str, Detections]]:
     """Name -> part -> what others would say, trained on the same rows, with thresholds by the same rule: what a
-    practitioner would take instead of a network, and "never fraud", which is right almost always and finds nothing."""
+    practitioner would take instead of a network."""
     from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
     from sklearn.linear_model import LogisticRegression
 
@@ -42,14 +43,11 @@ def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[
         "gradient boosting": HistGradientBoostingClassifier(**boosting, early_stopping=False, random_state=seed),
         UNSUPERVISED: IsolationForest(random_state=seed),
     }.items():
-        model.fit(train.features, None if name == UNSUPERVISED else train.target)
-        said = {
-            split: -model.score_samples(part.features)
-            if name == UNSUPERVISED
-            else model.predict_proba(part.features)[:, 1]
-            for split, part in parts.items()
-            if split != "train"
-        }
+        model.fit(train.features, train.target)  # which the forest does not look at
+        said = {}
+        for split in [split for split in parts if split != "train"]:
+            X = parts[split].features
+            said[split] = -model.score_samples(X) if name == UNSUPERVISED else model.predict_proba(X)[:, 1]
         threshold, _ = decision.choose(parts["validation"], said["validation"])
         found[name] = {split: Detections(parts[split], said[split], threshold) for split in said}
     return found
@@ -59,28 +57,32 @@ def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, 
     """The parts of results.json about scores (headline, metrics, per_class, confusion, baseline), and tables of all
     models, and of the days of a fraud desk, for every part but validation.
 
-    models: name -> part -> what it says; the first is this run's.
+    models: name -> part -> what it says; the first is this run's. "Never fraud" is right almost always, and finds none.
     """
-    ours = models[OURS]
-    found: dict = {name: {} for name in ("metrics", "per_class", "confusion", "groups", "baseline")}
-    tables, top = [], "test" if "test" in ours else "validation"
+    ours, tables = models[OURS], []
+    found: dict = {name: {} for name in ("metrics", "per_class", "confusion", "baseline")}
+    top = "test" if "test" in ours else "validation"
     for split, one in ours.items():
         never = Detections(one.part, np.zeros(len(one.probabilities)), HALF)
         everyone = {name: of[split] for name, of in models.items()} | {NEVER: never}
         rows = {n: detection_metrics(of, args.decision, args.alerts_per_day) for n, of in everyone.items()}
-        found["metrics"][split], found["per_class"][split] = rows[OURS], by_class(one)
-        for key, at in ((split, one.threshold), (f"{split}, threshold {HALF}", HALF)):
-            table = confusion_counts(one.part.target, one.probabilities, at)
-            found["confusion"][key] = {"labels": list(CLASSES), "matrix": table.tolist()}
-        trivial = {name: metric(name, value["value"]) for name, value in rows[NEVER].items()}
+        found["metrics"][split] = rows[OURS]
+        without_interval = {"low": None, "high": None}
+        trivial = {name: value | without_interval for name, value in rows[NEVER].items()}
         found["baseline"][split] = {"name": NEVER, "metrics": trivial}
+        for key, at in ((split, one.threshold), (f"{split}_at_half", HALF)):
+            called = np.eye(2, dtype=np.float32)[(one.probabilities >= at).astype(int)]
+            of = {key: classification.Predictions(list(CLASSES), called, one.part.target, ids=())}
+            classes = classification.score_predictions(of, {key: 0.0}, headline_metric="f1", train_targets=None)
+            found["per_class"] |= classes["per_class"]
+            found["confusion"] |= classes["confusion"]
         if split == "validation" and top != split:
             continue
         cells = [[n, *(format_value(row[k]["value"], row[k]["unit"]) for k in COMPARED)] for n, row in rows.items()]
         tables.append({"title": f"Models on {split}", "head": ["model", *map(words, COMPARED)], "rows": cells})
-        if days := alerts_by_day(one, args.alerts_per_day):
-            title = f"The {args.alerts_per_day} likeliest rows of each day ({split})"
-            tables.append({"title": title, "head": list(days[0]), "rows": [list(day.values()) for day in days[:31]]})
+        days = alerts_by_day(one, args.alerts_per_day)[:31].reset_index()
+        title = f"The {args.alerts_per_day} likeliest rows of each day ({split})"
+        tables += [{"title": title, "head": [*days], "rows": days.to_numpy(int).tolist()}] if len(days) else []
     known = found["metrics"].get(top, {}).get(HEADLINE, {}).get("value") is not None
     best = headline(found["metrics"], found["baseline"], top, HEADLINE) if known else None
     return {"headline": best, **found}, tables
@@ -115,14 +117,13 @@ def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tupl
         What is said of all rows, with as much of them as scores need; what results.json says of them (the fingerprint
         is that of the parts' fingerprints); and warnings.
     """
-    tables, parts, said, unknown, digest = Tables(files, skip_bad), [], [], Counter(), hashlib.sha256()
+    tables, parts, said, digest = Tables(files, skip_bad), [], [], hashlib.sha256()
 
     def detections() -> Iterable[Detections]:
         for frame in tables:
-            part = detector.columns.part(frame, tables.source, skip_bad=skip_bad)
+            part = detector.columns.part(frame, skip_bad=skip_bad)
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
-            unknown.update(detector.columns.unknown(frame))
             digest.update(fingerprint(part).encode())
             parts.append(replace(part, features=part.features[:, :0].copy(), shown=part.shown[[]]))
 
@@ -132,11 +133,10 @@ def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tupl
         found = [getattr(part, name) for part in parts]
         arrays[name] = None if any(one is None for one in found) else np.concatenate(found)
     skipped = dict(sum((Counter(part.skipped) for part in parts), tables.skipped))
-    if not len(arrays["features"]):
-        raise UserError(f"{tables.source}: no good row is left; skipped: {skipped}")
     whole = replace(parts[0], available=len(arrays["features"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
-    facts = facts_of(whole, "the whole file, a part at a time") | {"fingerprint": digest.hexdigest()}
+    unknown = sum((Counter(part.unknown) for part in parts), Counter())
     warnings = [f"{count:,} rows have a value of {name} that training had not" for name, count in unknown.items()]
+    facts = facts_of(whole) | {"fingerprint": digest.hexdigest()}
     return Detections(whole, np.concatenate(said), detector.threshold), facts, warnings
 
 
@@ -155,78 +155,58 @@ def error_cards(one: Detections, features: list[str], count: int = 10) -> list[s
     return cards
 
 
-def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], args, folder: Path) -> list[Path]:
-    """Examples by class, loss and accuracy while training, and of each split confusion, curves, calibration, alerts."""
-    counts, drawn = {name: split.get("label_counts", {}) for name, split in results["data"]["splits"].items()}, []
-    if any(counts.values()):
-        drawn.append(plots.class_counts(counts, folder / "class_counts", title="Examples by class"))
-    for name, title in (("loss", "Loss"), ("accuracy", "Accuracy (%)"), ("auprc", "Area under precision-recall (%)")):
-        series = {"train": name, "validation": f"eval_{name}"}
-        if any(key in row for row in results["history"] for key in series.values()):
-            drawn.append(plots.curves(results["history"], folder / name, title=title, series=series))
+def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], output_dir: Path) -> dict[str, str]:
+    """What every report on classes shows, and of each split precision-recall, ROC and calibration; returns file names
+    for results.json."""
+    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
+
+    files, drawn, folder = classification.draw_plots(results, output_dir), [], output_dir / "plots"
+    if any("eval_auprc" in row for row in results["history"]):
+        labels = {"title": "Area under precision-recall (%)", "series": {"validation": "eval_auprc"}}
+        drawn.append(plots.curves(results["history"], folder / "auprc", **labels))
     for split, one in models[OURS].items():
         truth, path = one.part.target, str(folder / split)
-        for ending, at in (("", one.threshold), ("_at_half", HALF)):
-            table, title = confusion_counts(truth, one.probabilities, at), f"Confusion at {at:.4g} ({split})"
-            drawn.append(plots.confusion_matrix(CLASSES, table, Path(f"{path}_confusion{ending}"), title=title))
-        if days := alerts_by_day(one, args.alerts_per_day):
-            bars = {f"day {day['day']}": {key: day[key] for key in ("frauds", "found")} for day in days[:31]}
-            labels = {"title": f"Frauds a day, and found in {args.alerts_per_day} alerts ({split})", "ylabel": "rows"}
-            drawn.append(plots.grouped_bars(bars, Path(f"{path}_alerts"), number="{:,.0f}", **labels))
         if len(np.unique(truth)) < 2:
             continue
         said = {name: of[split].probabilities for name, of in models.items()}
         (_, alarms), (missed, hits) = confusion_counts(truth, one.probabilities, one.threshold)
         points = {f"threshold {one.threshold:.4g}": (hits / (hits + missed), hits / (hits + alarms))} if hits else {}
-        title = f"Precision-recall ({split})"
-        drawn.append(plots.precision_recall(truth, said, Path(f"{path}_precision_recall"), title=title, points=points))
-        drawn.append(plots.roc(truth, said, Path(f"{path}_roc"), title=f"ROC ({split})"))
+        labels = {"title": f"Precision-recall ({split})", "xlabel": "recall", "ylabel": "precision", "points": points}
+        drawn.append(plots.ranked(PrecisionRecallDisplay, truth, said, Path(f"{path}_precision_recall"), **labels))
+        labels = {"title": f"ROC ({split})", "xlabel": "false alarms per legitimate row", "ylabel": "recall"}
+        drawn.append(plots.ranked(RocCurveDisplay, truth, said, Path(f"{path}_roc"), **labels))
         said.pop(UNSUPERVISED, None)  # gives scores, not probabilities
         drawn.append(plots.reliability(truth, said, Path(f"{path}_calibration"), title=f"Calibration ({split})"))
-        groups = {kind: one.probabilities[truth == index] for index, kind in enumerate(CLASSES)}
-        labels = {"title": f"Probability of fraud by class ({split})", "xlabel": "probability of fraud"}
-        drawn.append(plots.histogram(None, Path(f"{path}_scores"), groups=groups, cutoff=one.threshold, **labels))
-    return drawn
+    return files | {path.stem: f"plots/{path.name}" for path in drawn}
 
 
-@dataclass
-class Resampling:
-    """What was done to the training rows, for the report."""
+def resampling_table(method: str, before: Part, after: Part, adasyn: ADASYN | None) -> dict:
+    """Training rows of each class before and after; of ADASYN d and G, too."""
+    rows = [["before", *before.label_counts().values()], ["after", *after.label_counts().values()]]
+    note = adasyn.summary() if adasyn else ""
+    return {"title": f"Resampling: {method}", "head": ["rows", *CLASSES], "rows": rows, "note": note}
 
-    method: str
-    before: Part
-    after: Part
-    adasyn: ADASYN | None
 
-    def table(self) -> dict:
-        """Rows of each class before and after; of ADASYN d and G, too."""
-        rows = [["before", *self.before.label_counts().values()], ["after", *self.after.label_counts().values()]]
-        note = self.adasyn.summary() if self.adasyn else ""
-        return {"title": f"Resampling: {self.method}", "head": ["rows", *CLASSES], "rows": rows, "note": note}
+def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> dict[str, str]:
+    """ADASYN step by step, as report 004 explains it: r, G, and the neighbourhood of the fraud of which most rows are
+    made; returns file names for results.json."""
+    from sklearn.decomposition import PCA
 
-    def draw(self, folder: Path) -> list[Path]:
-        """The classes; and ADASYN step by step, as report 004 explains it: r, G, and the neighbourhood of the fraud of
-        which most rows are made."""
-        from sklearn.decomposition import PCA
-
-        counts = {"before": self.before.label_counts(), "after": self.after.label_counts()}
-        drawn = [plots.class_counts(counts, folder / "resampling", title=f"Resampling: {self.method}")]
-        adasyn, X, y, n = self.adasyn, self.before.features, self.before.target, len(self.before)
-        if adasyn is None or not adasyn.generated_.any():
-            return drawn
-        for name, what, values in (
-            ("r", "legitimate rows among a fraud's neighbours", adasyn.density_),
-            ("G", "synthetic rows made of each fraud", adasyn.generated_),
-        ):
-            labels = {"title": f"ADASYN: {name}, {what}", "xlabel": name}
-            drawn.append(plots.histogram(values, folder / f"adasyn_{name.lower()}", **labels))
-        most = adasyn.generated_.argmax()
-        centre = adasyn.minority_[most]
-        near = np.union1d(np.argsort(((X - X[centre]) ** 2).sum(1))[:60], adasyn.neighbours_[most])
-        made = self.after.features[n:][adasyn.origin_[n:] == centre]
-        plane = PCA(2, random_state=0).fit(np.concatenate([X[near], made]))
-        groups = {"legitimate": X[near[y[near] == 0]], "fraud": X[near[y[near] == 1]], "synthetic": made}
-        points = {name: plane.transform(rows) for name, rows in groups.items() if len(rows)}
-        labels = {"xlabel": "first principal component", "ylabel": "second"}
-        title = "ADASYN: a fraud's neighbourhood, with the rows made of it"
-        return [*drawn, plots.scatter(points, folder / "adasyn_neighbourhood", title=title, **labels)]
+    X, y, n, folder, drawn = before.features, before.target, len(before), output_dir / "plots", []
+    for name, what, values in (
+        ("r", "legitimate rows among a fraud's neighbours", adasyn.density_),
+        ("G", "synthetic rows made of each fraud", adasyn.generated_),
+    ):
+        labels = {"title": f"ADASYN: {name}, {what}", "xlabel": name}
+        drawn.append(plots.histogram(values, folder / f"adasyn_{name.lower()}", **labels))
+    most = adasyn.generated_.argmax()
+    centre = adasyn.minority_[most]
+    near = np.union1d(np.argsort(((X - X[centre]) ** 2).sum(1))[:60], adasyn.neighbours_[most])
+    made = after.features[n:][adasyn.origin_[n:] == centre]
+    plane = PCA(2, random_state=0).fit(np.concatenate([X[near], made]))
+    groups = {"legitimate": X[near[y[near] == 0]], "fraud": X[near[y[near] == 1]], "synthetic": made}
+    points = {name: plane.transform(rows) for name, rows in groups.items() if len(rows)}
+    labels = {"xlabel": "first principal component", "ylabel": "second"}
+    title = "ADASYN: a fraud's neighbourhood, with the rows made of it"
+    drawn.append(plots.scatter(points, folder / "adasyn_neighbourhood", title=title, **labels))
+    return {path.stem: f"plots/{path.name}" for path in drawn}

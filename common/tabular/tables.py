@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from common.data import read_files
 from common.errors import UserError
 
 PART = 65_536  # rows
 HEAD = 2**16  # bytes looked at to see how a text file is written
 MARKS = ",;\t|"
-TEXT = (".csv", ".tsv", ".txt", ".gz", ".zip", ".bz2", ".xz")
 # 12,345.67 and, where a comma is the decimal point, 12.345,67
 POINT = re.compile(r"[-+]?(\d{1,3}(,\d{3})+|\d+)(\.\d*)?([eE][-+]?\d+)?")
 COMMA = re.compile(r"[-+]?(\d{1,3}(\.\d{3})+|\d+)(,\d+)?([eE][-+]?\d+)?")
@@ -38,10 +38,10 @@ class Tables:
     Args:
         files: paths, globs or URLs.
         skip_bad: leave out and count rows with too many cells, instead of refusing the file.
-        rows: of a part; None: a file is one part.
+        rows: of a part.
 
     Attributes:
-        source: the files, in words.
+        source: the files, in words; also in the `attrs` of every part.
         skipped: reason -> rows left out, of what has been read so far.
         indexes: columns that parquet files name as the index of a saved data frame.
 
@@ -49,7 +49,7 @@ class Tables:
         UserError: no such file, nothing in it, broken, other columns than the file before, a column twice.
     """
 
-    def __init__(self, files: Sequence[str], skip_bad: bool = False, rows: int | None = PART):
+    def __init__(self, files: Sequence[str], skip_bad: bool = False, rows: int = PART):
         self.files = [name for pattern in files for name in _matching(str(pattern))]
         self.source = ", ".join(self.files[:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
         self.skip_bad, self.rows, self.skipped, self.indexes = skip_bad, rows, Counter(), set()
@@ -60,8 +60,7 @@ class Tables:
             begin = 0
             for part in self._parts(file):
                 part.columns = [str(name).strip() for name in part.columns]
-                twice = part.columns[part.columns.duplicated()]
-                if len(twice):
+                if len(twice := part.columns[part.columns.duplicated()]):
                     raise UserError(f"{file}: the column {twice[0]!r} is there twice; rename or remove one")
                 columns = list(part.columns) if columns is None else columns
                 if set(part.columns) != set(columns):
@@ -69,30 +68,27 @@ class Tables:
                     raise UserError(f"{file}: has other columns than {self.files[0]} ({', '.join(other[:5])})")
                 rows = range(begin + 1, begin + len(part) + 1)
                 part.index = pd.MultiIndex.from_product([[file], rows], names=["file", "row"])
+                part.attrs["source"] = self.source
                 begin += len(part)
-                if len(part):
-                    yield part[columns]
+                yield part[columns]
             if not begin:
                 raise UserError(f"{file}: the file has no rows")
 
     def whole(self) -> pd.DataFrame:
         """All rows."""
-        parts = list(self)
-        return parts[0] if len(parts) == 1 else pd.concat(parts)
+        return pd.concat(list(self))
 
     def _parts(self, file: str) -> Iterator[pd.DataFrame]:
-        ending = Path(file).suffix.lower()
+        name = file.lower()
         with _one_sentence(file):
-            if ending in TEXT and not file.endswith((".json.gz", ".jsonl.gz")):
-                yield from self._text(file)
-            elif ending == ".parquet":
+            if name.endswith(".parquet"):
                 yield from self._parquet(file)
-            elif ending in (".xlsx", ".xls", ".ods"):
+            elif name.endswith((".xlsx", ".xls", ".ods")):
                 yield pd.read_excel(file)
-            else:
-                from common.data import read_files
-
+            elif name.endswith((".json", ".jsonl", ".json.gz", ".jsonl.gz")):
                 yield read_files(file)
+            else:
+                yield from self._text(file)
 
     def _text(self, file: str) -> Iterator[pd.DataFrame]:
         import fsspec
@@ -100,21 +96,18 @@ class Tables:
         with fsspec.open(file, "rb", compression="infer") as content:
             encoding, mark, names, comma = _written(content.read(HEAD), file)
             content.seek(0)
-            twice = [name for name, count in Counter(names).items() if count > 1 and name]
-            if twice:  # pandas would call the second one NAME.1
-                raise UserError(f"{file}: the column {twice[0]!r} is there twice; rename or remove one")
             settings = {"sep": mark, "encoding": encoding, "decimal": "," if comma else ".", "low_memory": False}
             settings |= {"index_col": False, "skipinitialspace": True, "chunksize": self.rows}
             settings |= {"on_bad_lines": "warn" if self.skip_bad else "error"}
             with warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always", pd.errors.ParserWarning)
-                read = pd.read_csv(content, **settings)
-                for part in [read] if self.rows is None else read:
+                for part in pd.read_csv(content, **settings):
                     if any("Length of header" in str(warning.message) for warning in told):
                         raise UserError(f"{file}: its rows have more cells than the header; name every column")
                     long = sum(str(warning.message).count("Skipping line") for warning in told)
                     self.skipped += Counter({"more cells than the header": long})
                     told.clear()
+                    part.columns = names  # pandas would call one that is there twice NAME.1
                     yield _with_numbers(part, (COMMA, POINT) if comma else (POINT, COMMA))
 
     def _parquet(self, file: str) -> Iterator[pd.DataFrame]:
@@ -124,9 +117,6 @@ class Tables:
         with pyarrow.parquet.ParquetFile(file, buffer_size=65_536, pre_buffer=False) as content:
             saved = content.schema_arrow.pandas_metadata or {}
             self.indexes |= {name for name in saved.get("index_columns", []) if isinstance(name, str)}
-            if self.rows is None:
-                yield content.read().to_pandas(ignore_metadata=True)
-                return
             for batch in content.iter_batches(self.rows):
                 yield batch.to_pandas(ignore_metadata=True)
 
@@ -135,26 +125,20 @@ def _matching(pattern: str) -> list[str]:
     """The files that a path, glob or URL stands for."""
     if "://" in pattern or Path(pattern).is_file():
         return [pattern]
-    if Path(pattern).exists():
-        raise UserError(f"{pattern}: is not a file; give the files in it, as in {Path(pattern) / '*.csv'}")
-    if found := sorted(glob.glob(pattern, recursive=True)):
+    if found := [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]:
         return found
     raise UserError(f"{pattern}: no such file")
 
 
 @contextlib.contextmanager
 def _one_sentence(file: str) -> Iterator[None]:
-    import pyarrow
-
     try:
         yield
-    except ImportError as error:
-        raise UserError(f"{file}: cannot be read without a further package ({error}); save it as csv") from None
-    except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile, pyarrow.ArrowException) as error:
-        if isinstance(error, UnicodeError):
-            raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0].removeprefix("Error tokenizing data. ")
-        raise UserError(f"{file}: not a readable table: {problem.removeprefix('C error: ')}") from None
+    except UnicodeError:
+        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except (ValueError, OSError, EOFError, ImportError, zlib.error, zipfile.BadZipFile) as error:
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{file}: not a readable table: {problem}") from None
 
 
 def _written(head: bytes, file: str) -> tuple[str, str, list[str], bool]:
@@ -168,7 +152,8 @@ def _written(head: bytes, file: str) -> tuple[str, str, list[str], bool]:
     rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=mark))
     cells = [cell.strip() for row in rows[1:] for cell in row]
     comma = mark != "," and any("," in cell and COMMA.fullmatch(cell) for cell in cells)
-    return encoding, mark, [name.strip() for name in rows[0]], comma
+    names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(rows[0])]  # as pandas calls them
+    return encoding, mark, names, comma
 
 
 def _with_numbers(part: pd.DataFrame, notations: tuple[re.Pattern, re.Pattern]) -> pd.DataFrame:

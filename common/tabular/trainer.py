@@ -21,7 +21,7 @@ from common.checkpoints import checkpoints, finish_files
 from common.errors import Interrupted, UserError, write_bytes, write_json
 from common.metrics.detection.detection import summary
 from common.tabular.columns import Part
-from common.tabular.network import Detector, learning_rate_of, loss_of
+from common.tabular.network import Detector, learning_rate_of
 
 STATE_FILE, FACTS_FILE = "state.safetensors", "trainer_state.json"
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class KerasTrainer:
         class_weights: float [2], of the classes' rows in the loss, whose sum is divided by the number of rows.
 
     Attributes:
-        history: a row an epoch: epoch, step, loss and accuracy (of the epoch's steps, while the weights change), and of
-            validation eval_loss, eval_accuracy, eval_auprc; accuracy and auprc in percent.
+        history: a row an epoch: epoch, step, loss and train_accuracy (of the epoch's steps, while the weights change),
+            and of validation eval_loss, eval_accuracy, eval_auprc; accuracy and auprc in percent.
         metrics: prefix ("train", "eval", "predict") -> metrics as official examples save them.
     """
 
@@ -60,10 +60,11 @@ class KerasTrainer:
         """
         args, model, start = self.args, self.model, time.perf_counter()
         self.run.begin_training()
+        focal, losses = args.loss == "focal", keras.losses
         with model.distribute_strategy.scope():
             model.compile(
                 optimizer=keras.optimizers.Adam(learning_rate_of(args, self.steps * args.num_train_epochs)),
-                loss=loss_of(args),
+                loss=losses.BinaryFocalCrossentropy(gamma=args.focal_gamma) if focal else losses.BinaryCrossentropy(),
                 metrics=[keras.metrics.BinaryAccuracy(name="accuracy")],
                 jit_compile=False,  # several times slower on a processor
                 steps_per_execution=min(args.steps_per_execution, self.steps),
@@ -80,15 +81,18 @@ class KerasTrainer:
                 if patience is not None and epoch - self.best["epoch"] >= patience:
                     break
                 order, follower = np.random.default_rng((args.seed, epoch)).permutation(len(y)), _Follower(self, bar)
+                weights = None if self.weights is None else self.weights[target[order]]
                 settings = {"batch_size": self.batch, "shuffle": False, "verbose": 0, "callbacks": [follower]}
-                settings |= {"initial_epoch": epoch, "epochs": epoch + 1}
-                settings |= {} if self.weights is None else {"sample_weight": self.weights[target[order]]}
+                settings |= {"sample_weight": weights, "initial_epoch": epoch, "epochs": epoch + 1}
                 model.fit(X[order], y[order], **settings)
                 whole = follower.step == (epoch + 1) * self.steps
                 if whole:
                     self._end_epoch(follower.logs, bar)
                 if self.run.stop.signal_number is not None and not (whole and epoch + 1 == args.num_train_epochs):
-                    raise Interrupted(self._farewell(follower.step), self.run.stop.signal_number)
+                    saved = f"checkpoint-{len(self.history) * self.steps}" if self.history else "nothing"
+                    where = f"stopped at step {follower.step} of {total['total']}; {saved} is saved"
+                    again = f"in {args.output_dir}: run the same command with --resume_from_checkpoint auto to go on"
+                    raise Interrupted(f"{where} {again}", self.run.stop.signal_number)
         if self.keeps_best:
             _assign(model.variables, self.best["weights"])
         seconds, rows = time.perf_counter() - start, len(y) * (len(self.history) - begun)
@@ -130,11 +134,11 @@ class KerasTrainer:
         said = self.detector.raw(self.validation.features)
         loss = float(self.model.loss(truth[:, None].astype(np.float32), said[:, None].astype(np.float32)))
         row = {"epoch": float(epoch), "step": epoch * self.steps, "loss": logs["loss"], "eval_loss": loss}
-        row |= {"accuracy": 100 * logs["accuracy"], "eval_accuracy": float(100 * np.mean((said >= 0.5) == truth))}
+        row |= {"train_accuracy": 100 * logs["accuracy"], "eval_accuracy": float(100 * np.mean((said >= 0.5) == truth))}
+        if not np.isfinite([loss, logs["loss"]]).all():
+            raise UserError("the loss is not a number any more: training has diverged; lower --learning_rate")
         if truth.any():
             row["eval_auprc"] = summary(truth, said)["auprc"]
-        if not np.isfinite(loss):
-            raise diverged(row["step"])
         self.history.append(row)
         if self.keeps_best:
             wanted, best = self.args.metric_for_best_model, self.best["value"]
@@ -178,14 +182,6 @@ class KerasTrainer:
             if int(path.name.removeprefix("checkpoint-")) > facts["global_step"]:  # would be taken for the newest
                 shutil.rmtree(path)
 
-    def _farewell(self, step: int) -> str:
-        where = f"stopped at step {step} of {self.steps * self.args.num_train_epochs}"
-        again = "run the same command with --resume_from_checkpoint auto to"
-        if not self.history:
-            return f"{where}, before the first epoch was over: there is no checkpoint yet; {again} begin again"
-        last = f"checkpoint-{len(self.history) * self.steps}"
-        return f"{where}; {last} is saved in {self.run.output_dir}: {again} go on"
-
 
 class _Follower(keras.callbacks.Callback):
     """What `fit` calls between its steps."""
@@ -197,16 +193,10 @@ class _Follower(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         done, self.logs = self.begin + min(batch + 1, self.trainer.steps), dict(logs)  # `batch`: whole executions
-        if not np.isfinite(logs["loss"]):
-            raise diverged(done)
         self.bar.update(done - self.step)
         self.step = done
         if self.trainer.run.stop.signal_number is not None:
             self.model.stop_training = True
-
-
-def diverged(step: int) -> UserError:
-    return UserError(f"the loss is not a number any more at step {step}: training has diverged; lower --learning_rate")
 
 
 def _assign(variables: list, values: list[np.ndarray]) -> None:

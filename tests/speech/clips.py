@@ -46,7 +46,7 @@ def run() -> SimpleNamespace:
 
 def load(listener=None, kind: str = "label", checked: bool = True, phases: str = "train validation test", **values):
     """The splits of a source, as the scripts load them."""
-    own = ("classes", "names", "corpora", "prepare", "whole_noise", "audio")
+    own = ("classes", "names", "corpora", "prepare", "audio")
     options = {name: values.pop(name) for name in own if name in values}
     silent_ok, listener = values.pop("silent_ok", ()), listener or run()
     args = arguments(kind, phases, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})

@@ -43,11 +43,11 @@ def test_every_format_is_what_librosa_makes_of_it(tmp_path, rate, ending, option
     expected, _ = librosa.load(path, sr=16_000, mono=True)
     within = 1e-6 if ending == "mp3" else 0  # its decoder rounds otherwise after a jump to where it is
     clip = load_clip({"path": str(path), "start": 0.0, "end": None})
-    for samples in (load_audio(path), load_audio(path.read_bytes()), clip):
+    for samples in (load_audio(path), clip):
         assert samples.dtype == np.float32 and samples.shape == expected.shape
         assert np.abs(samples - expected).max() <= within
     assert seconds_of(path) == pytest.approx(0.7, abs=0.01)
-    found = examine(path, "a")
+    found = examine(path)
     assert found["seconds"] == seconds_of(path) and not found["problem"] and len(found["digest"]) == 64
     assert found["peak"] == pytest.approx(np.abs(soundfile.read(path)[0]).max(), abs=1e-3)
 
@@ -75,7 +75,7 @@ def test_a_cut_file_is_refused(tmp_path, ending, share):
     cut.write_bytes(content[: int(len(content) * share)])
     reason, sentence = problem(load_audio, cut)
     assert reason in ("truncated", "no samples") and sentence.startswith(f"{cut}: ")
-    assert examine(cut, str(cut))["reason"] == reason
+    assert examine(cut)["reason"] == reason
 
 
 def frames(content: bytes) -> list[bytes]:
@@ -88,8 +88,9 @@ def frames(content: bytes) -> list[bytes]:
     return found
 
 
+@needs_ffmpeg
 @pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
-def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path, mode):
+def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path, mode, monkeypatch):
     quiet_then_loud = sound(6.0) * np.where(np.arange(96_000) < 32_000, 0.001, 1).astype(np.float32)
     path = tmp_path / "a.mp3"
     soundfile.write(path, quiet_then_loud, 16_000, bitrate_mode=mode)
@@ -102,17 +103,19 @@ def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path, mode)
     assert abs(len(found) - len(whole)) < 0.1 * 16_000 and seconds_of(bare) == pytest.approx(6.05, abs=0.05)
     shift = len(found) - len(whole)  # the tag also says how much the encoder has put before and behind
     assert max(np.corrcoef(found[i : i + len(whole)], whole)[0, 1] for i in range(0, shift)) > 0.99
-    for between in (b"", b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10, b"TAG" + b" " * 125):
+    for between in (b"", b"TAG" + b" " * 125):
         joined = tmp_path / "joined.mp3"
         joined.write_bytes(path.read_bytes() + between + path.read_bytes())
         assert len(load_audio(joined)) / 16_000 == pytest.approx(12.1, abs=0.2)
-        assert examine(joined, "joined")["seconds"] == pytest.approx(12.1, abs=0.2)
+        assert examine(joined)["seconds"] == pytest.approx(12.1, abs=0.2)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert problem(seconds_of, bare)[0] == "needs ffmpeg"
 
 
 def test_an_id3_tag_before_the_frames(tmp_path):
     content = write(tmp_path / "a.mp3", 2.0).read_bytes()
-    tagged = b"ID3\x04\0\0" + bytes([0, 0, 2, 0]) + b"\xff\xfb" * 128 + content
-    assert np.array_equal(load_audio(tagged), load_audio(content))
+    (tmp_path / "tagged.mp3").write_bytes(b"ID3\x04\0\0" + bytes([0, 0, 2, 0]) + b"\xff\xfb" * 128 + content)
+    assert np.array_equal(load_audio(tmp_path / "tagged.mp3"), load_audio(tmp_path / "a.mp3"))
 
 
 @needs_ffmpeg
@@ -121,10 +124,9 @@ def test_what_ffmpeg_alone_reads(tmp_path, ending, monkeypatch):
     source, path = write(tmp_path / "a.wav", 2.0, seed=1), tmp_path / f"a.{ending}"
     subprocess.run(["ffmpeg", "-nostdin", "-v", "error", "-i", source, path], check=True)
     samples = load_audio(path)
-    assert seconds_of(path) == examine(path, "a")["seconds"] == pytest.approx(2.0, abs=0.15)
+    assert seconds_of(path) == examine(path)["seconds"] == pytest.approx(2.0, abs=0.15)
     spectrum = np.abs(np.fft.rfft(samples[8000:24000]))
     assert spectrum.argmax() == pytest.approx(201, abs=2)  # the tone
-    assert np.array_equal(load_audio(path.read_bytes()), samples)
     assert len(load_audio(path, 0.5, 1.0)) == 8_000
     (tmp_path / "cut").write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     assert problem(load_audio, tmp_path / "cut")[0] == "truncated"
@@ -142,8 +144,8 @@ def test_what_is_no_clip(tmp_path):
         "pointer.wav": ("Git LFS pointer", "git lfs pull"),
         "empty.wav": ("no samples", "empty"),
         "text.wav": ("cannot be decoded", "it must be wav, flac"),
-        "fifo.wav": ("no such file", "is no file"),
-        "": ("no such file", "but a folder"),
+        "fifo.wav": ("no such file", "no such file"),
+        "": ("no such file", "no such file"),
         "absent.wav": ("no such file", "no such file"),
         "nul\0.wav": ("no such file", "no such file"),
     }
@@ -152,7 +154,7 @@ def test_what_is_no_clip(tmp_path):
         for action in (load_audio, seconds_of):
             found, sentence = problem(action, path)
             assert found == reason and words in sentence and sentence.startswith(path)
-        assert examine(path, path)["reason"] == reason
+        assert examine(path)["reason"] == reason
 
 
 def test_the_content_decides_not_the_name(tmp_path):
@@ -167,16 +169,17 @@ def test_too_short_and_not_finite(tmp_path):
     samples = sound(1.0)
     samples[5_000] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
-    assert examine(tmp_path / "nan.wav", "a")["reason"] == "not finite"
+    assert examine(tmp_path / "nan.wav")["reason"] == "not finite"
 
 
-def test_a_wav_from_a_pipe_has_no_length_and_is_whole():
+def test_a_wav_from_a_pipe_has_no_length_and_is_whole(tmp_path):
     buffer = io.BytesIO()
     soundfile.write(buffer, sound(1.0), 16_000, format="WAV")
     content = bytearray(buffer.getvalue())
     at = content.index(b"data") + 4
     content[4:8] = content[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
-    assert len(load_audio(bytes(content))) == 16_000
+    (tmp_path / "piped.wav").write_bytes(content)
+    assert len(load_audio(tmp_path / "piped.wav")) == 16_000
 
 
 def test_real_clips(shared_data, tmp_path):

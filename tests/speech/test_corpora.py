@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from common.speech.corpora import CORPORA, EMOTIONS, name_pattern, split_of
+from common.speech.corpora import CORPORA, EMOTIONS, name_pattern
+from common.speech.keywords import task_classes
 from tests.helpers import message
 from tests.speech.clips import labels_of, load, run, write
 
@@ -105,12 +106,12 @@ def test_letters_apply_only_if_all_names_match_or_the_corpus_is_named(tmp_path):
 
 
 def test_folders_that_contradict_the_names(tmp_path):
+    """A folder that is called by an emotion says more than letters that happen to look like a corpus."""
     for folder, name in (("happy", "DC_h01"), ("angry", "DC_a01"), ("sad", "JK_a02")):
         write(tmp_path / folder / f"{name}.wav")
-    folders = labels_of(train(tmp_path, corpora=True, classes=EMOTIONS))
-    assert folders == {"happy/DC_h01.wav": "happiness", "angry/DC_a01.wav": "anger", "sad/JK_a02.wav": "sadness"}
-    sentence = message(train, tmp_path, corpora=True, classes=EMOTIONS, corpus="savee")
-    assert "JK_a02.wav: its name says 'anger', its folder or table 'sadness'" in sentence
+    folders = {"happy/DC_h01.wav": "happiness", "angry/DC_a01.wav": "anger", "sad/JK_a02.wav": "sadness"}
+    assert labels_of(train(tmp_path, corpora=True, classes=EMOTIONS)) == folders
+    assert labels_of(train(tmp_path, corpora=True, classes=EMOTIONS, corpus="savee")) == folders
 
 
 def test_iemocap_given_as_its_folder_of_sessions(tmp_path):
@@ -236,11 +237,17 @@ def commands(tmp_path):
     return tmp_path
 
 
+def of_task(rows):
+    """All words, and the noise in seconds."""
+    options = {"keywords": ["all"], "usual": [], "known": (), "share": None, "seed": 0, "whole_silence": False}
+    return task_classes(rows, **options)
+
+
 def test_speech_commands_by_list(commands):
     (commands / "validation_list.txt").write_text("yes/00000000_nohash_0.wav\nno/00000000_nohash_0.wav\n")
     (commands / "testing_list.txt").write_text("yes/00000001_nohash_0.wav\nno/00000001_nohash_0.wav\nno/gone.wav\n")
     heard = run()
-    splits = load(heard, data_dir=commands)
+    splits = load(heard, data_dir=commands, prepare=of_task)
     counts = {name: splits.facts[name]["label_counts"] for name in splits}
     assert counts == {
         "train": {"_silence_": 8, "no": 38, "yes": 38},
@@ -249,22 +256,17 @@ def test_speech_commands_by_list(commands):
     }
     silence = [row for row in splits["train"] if row["id"].startswith("_back")]
     assert [(row["start"], row["end"], row["seconds"]) for row in silence][:2] == [(0.0, 1.0, 1.0), (1.0, 2.0, 1.0)]
-    assert any("1 clips of its lists are not there" in sentence for sentence in heard.warnings)
-
-
-def test_speech_commands_by_hash_and_whole_noise(commands):
-    splits = load(data_dir=commands, whole_noise=True)
-    for name, split in splits.items():
-        assert {split_of(row["speaker"]) for row in split if row["speaker"]} == {name}
-    silence = [row for row in splits["train"] if row["id"].startswith("_back")]
+    assert any("1 clips of the lists are not there" in sentence for sentence in heard.warnings)
+    silence = [row for row in load(data_dir=commands)["train"] if row["id"].startswith("_back")]
     assert len(silence) == 1 and silence[0]["end"] is None and silence[0]["seconds"] == 10.0
-    assert "has words as classes" in message(load, kind="text", data_dir=commands)
+    assert "no transcripts" in message(load, kind="text", data_dir=commands)
 
 
-def test_the_hash_rule_gives_the_official_test_set(shared_data):
-    with zipfile.ZipFile(shared_data / "keywords/speech_commands_v2_480.zip") as archive:
-        speakers = [match[1] for name in archive.namelist() if (match := re.search(r"([0-9a-f]{8})_nohash_", name))]
-    assert Counter(map(split_of, speakers)) == {"test": len(speakers)}  # all of them are of the official test archive
+def test_speech_commands_without_lists(commands):
+    splits = load(data_dir=commands, prepare=of_task)
+    people = [{*split["speaker"][:]} - {None} for split in splits.values()]
+    assert sum(map(len, people)) == len({*people[0], *people[1], *people[2]}) == 40
+    assert all(facts["label_counts"]["_silence_"] for facts in splits.facts.values())
 
 
 @pytest.fixture
@@ -285,7 +287,7 @@ def test_librispeech(librispeech):
         "validation": (["84-1-0000", "84-1-0001"], ["84", "84"], ["TEXT 0", "TEXT 1"]),
         "test": (["61-1-0000", "61-1-0001"], ["61", "61"], ["TEXT 0", "TEXT 1"]),
     }
-    assert "has transcripts, and no classes" in message(load, data_dir=librispeech)
+    assert "the clips are not in folders by class" in message(load, data_dir=librispeech)
 
 
 def test_clips_without_text_and_texts_without_clip(librispeech):

@@ -3,12 +3,13 @@
 import gzip
 import itertools
 import sys
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 
-from common.speech.decoding import FRAME, BeamDecoder, chunked, greedy, joined, to_texts, word_times
+from common.speech.decoding import FRAME, BeamDecoder, chunked, joined, texts_of, word_times
 from common.speech.transcripts import encode, make_processor
 from tests.helpers import message
 
@@ -27,40 +28,43 @@ def tokenizer():
     return tokenizer_of(["A", "B"])
 
 
+def decoder_of(tokenizer, outputs: int = 5, **settings) -> BeamDecoder:
+    flags = {"beam_width": 100, "language_model": None, "language_model_weight": 0.5, "word_bonus": 1.5}
+    return BeamDecoder(tokenizer, outputs, SimpleNamespace(**flags | {"preprocessing_num_workers": 1} | settings))
+
+
 def plain(ids, frames):
     """The textbook's two steps, clip by clip."""
     return [[k for k, _ in itertools.groupby(row[:n].tolist()) if k != BLANK] for row, n in zip(ids, frames)]
 
 
-def test_greedy_by_hand():
+def spelled(labels):
+    """Of the vocabulary [PAD], [UNK], |, A, B; words with one space between them."""
+    return [" ".join("".join(["", "[UNK]", " ", "A", "B"][i] for i in one).split()) for one in labels]
+
+
+def test_texts_by_hand(tokenizer):
     ids = np.array([[3, 3, 0, 3, 4, 4, 2], [0, 0, 0, 0, 0, 0, 0], [4, 3, 3, -100, -100, -100, -100], [2] * 7])
-    assert greedy(ids, [7, 7, 3, 1], BLANK) == [[3, 3, 4, 2], [], [4, 3], [2]]
-    assert greedy(ids, [0, 0, 0, 0], BLANK) == [[], [], [], []]
-    assert greedy(np.array([[0, 1, 1]]), [3], blank=1) == [[0]]
-    assert greedy(np.zeros((2, 0), np.int32), [0, 0], BLANK) == [[], []]
+    assert texts_of(tokenizer, ids, [7, 7, 3, 1]) == ["AAB", "", "BA", ""]
+    assert texts_of(tokenizer, ids, [0, 0, 0, 0]) == texts_of(tokenizer, np.zeros((4, 0), np.int32)) == [""] * 4
 
 
-def test_greedy_is_the_plain_one():
-    random = np.random.default_rng(0)
-    ids = random.integers(4, size=(200, 30)).astype(np.int32)
-    frames = random.integers(31, size=200)
-    assert greedy(ids, frames, BLANK) == plain(ids, frames)
-    # What stands behind a clip's frames, of a longer one in its batch, does not count.
-    padded = np.where(np.arange(30) < frames[:, None], ids, -100)
-    assert greedy(padded, frames, BLANK) == plain(ids, frames)
-
-
-def test_greedy_is_stock_decoding(tokenizer):
+def test_texts_are_the_plain_ones_and_those_of_stock_decoding(tokenizer):
     random = np.random.default_rng(1)
-    ids = random.choice([0, 1, 2, 3, 4], size=(60, 25), p=[0.4, 0.05, 0.15, 0.2, 0.2])
+    ids = random.choice([0, 1, 2, 3, 4], size=(200, 25), p=[0.4, 0.05, 0.15, 0.2, 0.2]).astype(np.int32)
+    frames = random.integers(26, size=200)
+    assert texts_of(tokenizer, ids, frames) == spelled(plain(ids, frames))
+    # What stands behind a clip's frames, of a longer one in its batch, does not count.
+    padded = np.where(np.arange(25) < frames[:, None], ids, -100)
+    assert texts_of(tokenizer, padded, frames) == spelled(plain(ids, frames))
     stock = [" ".join(text.split()) for text in tokenizer.batch_decode(ids)]
-    assert to_texts(tokenizer, greedy(ids, [25] * 60, BLANK)) == stock
+    assert texts_of(tokenizer, ids) == stock
     assert any("[UNK]" in text for text in stock)  # an unknown character is shown, and so an error
 
 
 def test_a_missing_package_is_named(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "ctc_beam_decoder", None)
-    assert message(BeamDecoder, tokenizer, 5) == (
+    assert message(decoder_of, tokenizer) == (
         "decoding by beam search needs a package that is not installed: pip install ctc-beam-decoder==0.2.0"
     )
 
@@ -76,19 +80,6 @@ def test_word_times_by_hand(tokenizer):
         {"text": "B", "timestamp": (0.16, 0.18)},
     ]
     assert word_times(tokenizer, np.array([0, space, 0])) == word_times(tokenizer, np.array([], dtype=int)) == []
-
-
-def test_word_times_are_those_of_the_pipeline(tokenizer, tmp_path):
-    """As transformers' `automatic-speech-recognition` gives them for the same labels of frames."""
-    random = np.random.default_rng(5)
-    for _ in range(20):
-        ids = random.choice([0, 2, 3, 4], size=40, p=[0.4, 0.2, 0.2, 0.2])
-        stock = tokenizer.decode(ids.tolist(), output_word_offsets=True)
-        ours = word_times(tokenizer, ids)
-        assert [word["text"] for word in ours] == [word["word"] for word in stock.word_offsets]
-        for word, offset in zip(ours, stock.word_offsets):
-            assert word["timestamp"][0] == pytest.approx(offset["start_offset"] * FRAME)
-            assert word["timestamp"][1] <= offset["end_offset"] * FRAME + 1e-9
 
 
 def recordings(*seconds: float, begin: float = 0.0) -> datasets.Dataset:
@@ -150,7 +141,7 @@ def test_scores_are_joined_as_labels_are():
 def test_short_recordings_are_chunks_of_their_own():
     whole = recordings(3.0, 20.0, 0.5)
     chunks = chunked(whole, 20.0, 4.0)
-    assert chunks["id"][:] == chunks["recording"][:] == whole["id"][:] and chunks["first"][:] == [0, 0, 0]
+    assert chunks["id"][:] == chunks["recording"][:] == whole["id"][:]
     assert chunks["end"][:] == whole["end"][:]
 
 
@@ -166,8 +157,7 @@ def test_a_letter_on_a_seam_is_there_once():
     found, counts = labels_of(chunks)
     seam = round(9.0 / FRAME)
     letters = np.where(np.abs(found - seam) <= 3, 5, 0)
-    (path,) = joined(chunks, letters, counts)
-    assert greedy(path[None], np.array([len(path)]), 0) == [[5]]
+    assert plain(joined(chunks, letters, counts), [None]) == [[5]]
 
 
 # With the package
@@ -183,27 +173,26 @@ def log_softmax(scores):
     return scores - np.log(np.exp(scores).sum(-1, keepdims=True))
 
 
-def text_probabilities(scores, tokenizer):
+def text_probabilities(scores):
     """text -> log of its probability, summed over all paths that collapse to it."""
     sums = {}
     logs = log_softmax(scores.astype(np.float64))
     for path in itertools.product(range(scores.shape[1]), repeat=len(scores)):
-        (labels,) = plain(np.array([path]), [len(path)])
-        (text,) = to_texts(tokenizer, [labels])
+        (text,) = spelled(plain(np.array([path]), [len(path)]))
         sums[text] = np.logaddexp(sums.get(text, -np.inf), sum(logs[at, one] for at, one in enumerate(path)))
     return sums
 
 
 def test_the_best_text_is_that_of_all_alignments(package, tokenizer):
     random = np.random.default_rng(3)
-    decoder = BeamDecoder(tokenizer, 5, width=5_000)
+    decoder = decoder_of(tokenizer, beam_width=5_000)
     otherwise = 0
     for count in (1, 2, 3, 4, 5, 5, 5, 5):
         scores = random.normal(size=(count, 5)).astype(np.float32)  # log probabilities above -5: none is pruned
-        sums = text_probabilities(scores, tokenizer)
-        best = to_texts(tokenizer, decoder.labels(scores[None], [count]))[0]
-        assert sums[best] == pytest.approx(max(sums.values()), abs=1e-6)
-        otherwise += best != to_texts(tokenizer, greedy(scores.argmax(-1)[None], [count], BLANK))[0]
+        sums = text_probabilities(scores)
+        best, shifted = (texts_of(tokenizer, decoder.paths([values], [count]))[0] for values in (scores, scores - 100))
+        assert sums[best] == pytest.approx(max(sums.values()), abs=1e-6) and best == shifted
+        otherwise += best != texts_of(tokenizer, scores.argmax(-1)[None])[0]
     assert otherwise > 1  # the search had something to find
 
 
@@ -212,24 +201,10 @@ def test_a_narrow_beam_is_greedy_where_the_scores_are_peaked(package, tokenizer)
     ids = random.choice([0, 1, 2, 3, 4], size=(20, 30), p=[0.4, 0.05, 0.15, 0.2, 0.2])
     frames = random.integers(0, 31, size=20)
     scores = (12 * np.eye(5)[ids] + random.normal(size=(20, 30, 5))).astype(np.float32)
-    expected = to_texts(tokenizer, greedy(ids, frames, BLANK))
     for threads in (1, 3):
-        decoder = BeamDecoder(tokenizer, 5, width=1, threads=threads)
-        assert to_texts(tokenizer, decoder.labels(scores, frames)) == expected
-    paths = decoder.paths(scores, frames)
-    assert paths.shape == (20, 30) and paths.dtype == np.int32
-    assert to_texts(tokenizer, greedy(paths, frames, BLANK)) == expected
-    assert [(row[:n] >= 0).all() and (row[n:] == -100).all() for row, n in zip(paths, frames)] == [True] * 20
-
-
-def test_scores_of_any_scale_are_logits(package, tokenizer):
-    # Scores that sum to 1 are not probabilities: of these, A would have half. Nothing is said by two outputs of five.
-    scores = np.array([[0.25, 0.0, 0.0, 0.5, 0.25]], dtype=np.float32)
-    decoder = BeamDecoder(tokenizer, 5, width=100)
-    sums = text_probabilities(scores, tokenizer)
-    assert max(sums, key=sums.get) == ""
-    for shift in (0, 100, -100):
-        assert to_texts(tokenizer, decoder.labels(scores[None] + shift, [1])) == [""]
+        paths = decoder_of(tokenizer, beam_width=1, preprocessing_num_workers=threads).paths(scores, frames)
+        assert texts_of(tokenizer, paths) == texts_of(tokenizer, ids, frames)
+    assert {(path.shape, path.dtype.name) for path in paths} == {((30,), "int32")}
 
 
 def test_special_outputs(package):
@@ -238,9 +213,8 @@ def test_special_outputs(package):
     (labels,) = encode(tokenizer, ["_A \u2581# A"])
     labels = [*labels, tokenizer.unk_token_id]
     scores = 12 * np.eye(9, dtype=np.float32)[labels]
-    decoder = BeamDecoder(tokenizer, 9)
-    assert decoder.labels(scores[None], [len(labels)]) == [labels]
-    assert to_texts(tokenizer, [labels]) == ["_A \u2581# A[UNK]"]
+    decoder = decoder_of(tokenizer, 9)
+    assert texts_of(tokenizer, decoder.paths([scores], [len(labels)])) == ["_A \u2581# A[UNK]"]
 
 
 ARPA = """
@@ -270,30 +244,28 @@ def test_a_language_model_changes_the_text(package, tokenizer, tmp_path, name):
     scores = np.log([[[0.09, 0.01, 0.1, 0.45, 0.35], [0.69, 0.01, 0.1, 0.1, 0.1], [0.09, 0.01, 0.1, 0.1, 0.7]]])
     path = tmp_path / name
     path.write_bytes(gzip.compress(ARPA.encode()) if name.endswith("gz") else ARPA.encode())
-    heard = {
-        alpha: to_texts(
-            tokenizer, BeamDecoder(tokenizer, 5, language_model=path, alpha=alpha, beta=0.0).labels(scores, [3])
-        )
-        for alpha in (0.0, 2.0)
-    }
-    assert to_texts(tokenizer, BeamDecoder(tokenizer, 5).labels(scores, [3])) == heard[0.0] == ["AB"]
-    assert heard[2.0] == ["BB"]
+    lm = {"language_model": str(path), "word_bonus": 0.0}
+    for settings, text in (
+        ({}, "AB"),
+        *((lm | {"language_model_weight": w}, t) for w, t in ((0.0, "AB"), (2.0, "BB"))),
+    ):
+        assert texts_of(tokenizer, decoder_of(tokenizer, **settings).paths(scores, [3])) == [text]
 
 
 def test_bad_language_models(package, tokenizer, tmp_path):
     path = tmp_path / "lm.arpa"
-    assert "there is no such file" in message(BeamDecoder, tokenizer, 5, language_model=path)
+    assert "there is no such file" in message(decoder_of, tokenizer, language_model=str(path))
     for content in ("junk", "\\data\\\nngram 1=5\n"):
         path.write_text(content)
-        assert "not a language model in ARPA's format" in message(BeamDecoder, tokenizer, 5, language_model=path)
+        assert "not a language model in ARPA's format" in message(decoder_of, tokenizer, language_model=str(path))
     path.write_text(ARPA.replace("AB", "ab").replace("BB", "bb"))
-    said = message(BeamDecoder, tokenizer, 5, language_model=path)
+    said = message(decoder_of, tokenizer, language_model=str(path))
     assert "'ab', cannot be written with the model's characters; they must agree in case and script" in said
     path.write_text(ARPA.replace("ngram 2=3", "ngram 2=7"))
-    assert "KenLM cannot read this language model" in message(BeamDecoder, tokenizer, 5, language_model=path)
+    assert "KenLM cannot read this language model" in message(decoder_of, tokenizer, language_model=str(path))
     binary = tmp_path / "lm.binary"
     binary.write_bytes(bytes(range(256)) * 20)
-    assert "KenLM cannot read this language model" in message(BeamDecoder, tokenizer, 5, language_model=binary)
+    assert "KenLM cannot read this language model" in message(decoder_of, tokenizer, language_model=str(binary))
     packed = tmp_path / "lm.arpa.gz"
     packed.write_bytes(gzip.compress(bytes(10_000))[:-12])
-    assert "cannot be read as text (Compressed file ended" in message(BeamDecoder, tokenizer, 5, language_model=packed)
+    assert "cannot be read as text (Compressed file ended" in message(decoder_of, tokenizer, language_model=str(packed))

@@ -13,7 +13,8 @@ NAMES = ("yes", "no", "_silence_")
 def recordings(*seconds: float, begin: float = 0.0) -> datasets.Dataset:
     ids = [f"r{i}.wav" for i in range(len(seconds))]
     columns = {"id": ids, "recording": ids, "path": ids, "start": [begin] * len(ids), "end": [None] * len(ids)}
-    return datasets.Dataset.from_dict(columns | {"seconds": list(seconds)})
+    clips = datasets.Dataset.from_dict(columns | {"seconds": list(seconds)})
+    return clips.cast_column("end", datasets.Value("float64"))
 
 
 def found(windows: datasets.Dataset, *classes: tuple[str, float], threshold: float = 0.5) -> list[Spotted]:

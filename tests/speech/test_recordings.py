@@ -12,7 +12,7 @@ import soundfile
 
 from common.speech import audio
 from common.speech.corpora import EMOTIONS
-from common.speech.recordings import hours, recordings_table
+from common.speech.splits import cut_segments, hours, recordings_table
 from tests.helpers import message
 from tests.speech.clips import arguments, labels_of, load, run, sound, write
 
@@ -225,7 +225,7 @@ from common.speech import audio, recordings
 from tests.speech.clips import arguments, run
 
 decoded, original = [], audio.examine
-audio.examine = lambda source, name: decoded.append(name) or original(source, name)
+audio.examine = lambda path: decoded.append(path) or original(path)
 args = arguments(data_dir=sys.argv[1])
 args.training_args.world_size, args.training_args.process_index = 2, int(sys.argv[2])
 splits = recordings.load_recordings(args, run(), kind="label")
@@ -249,7 +249,7 @@ def test_kinds_that_ffmpeg_reads_are_never_left_out_silently(tmp_path, monkeypat
 def test_clips_are_decoded_once_and_remembered(tmp_path, monkeypatch):
     path, decoded = folder(tmp_path / "data", count=4), []
     original = audio.examine
-    monkeypatch.setattr(audio, "examine", lambda source, name: decoded.append(name) or original(source, name))
+    monkeypatch.setattr(audio, "examine", lambda path: decoded.append(path) or original(path))
     options = {"data_dir": path, "cache_dir": str(tmp_path / "cache")}
     first = load(**options)
     assert sorted(decoded) == sorted(path for split in first.values() for path in split["path"][:])
@@ -264,7 +264,7 @@ def test_a_long_file_is_decoded_once_for_all_its_parts(tmp_path, monkeypatch):
     rows = [f"talk.wav,{i},{i + 1},x{i}" for i in range(5)]
     (tmp_path / "t.csv").write_text("\n".join(["path,start,end,text", *rows]))
     decoded, original = [], audio.examine
-    monkeypatch.setattr(audio, "examine", lambda source, name: decoded.append(name) or original(source, name))
+    monkeypatch.setattr(audio, "examine", lambda path: decoded.append(path) or original(path))
     split = load(kind="text", train_file=[str(tmp_path / "t.csv")], phases="train")["train"]
     assert len(split) == 5 and len(decoded) == 1 and len({*split["digest"][:]}) == 1
 
@@ -287,8 +287,6 @@ def test_what_splits_share(tmp_path):
 
 
 def test_what_is_done_before_the_split(tmp_path):
-    from common.speech.splits import cut_segments
-
     for i, word in itertools.product(range(6), ("yes", "no")):
         write(tmp_path / word / f"{i}.wav", 4.0)
     found = load(data_dir=tmp_path, prepare=lambda rows: (cut_segments(rows, 2.0), {"gone": 3}), split="random")

@@ -60,7 +60,7 @@ def test_densities_and_numbers_follow_the_definition(capsys):
     assert (sampler.degree_, sampler.wanted_) == (25 / 400, 375 * 0.6)
     assert sampler.density_ == pytest.approx(density, abs=1e-12) and density.min() < density.max()
     assert sampler.generated_.tolist() == np.rint(density / density.sum() * 225).tolist()
-    assert "d = 0.0625, G = 225" in capsys.readouterr().out
+    assert "d = 0.0625 (nothing is done above 0.75), G = 225, " in capsys.readouterr().out
 
 
 def test_worked_by_hand():
@@ -91,19 +91,16 @@ def test_copies_of_a_row_are_not_its_place_among_the_neighbours():
 @pytest.mark.parametrize(
     "X, y, words",
     [
-        ([[0.0]] * 7, [0, 0, 0, 0, 1, 1, 1], "d is above 0.7"),
-        ([[0.0]] * 7, [0] * 6 + [1], "1 row"),
-        (
-            [[float(n)] for n in (*range(20), 1000, 1001, 1002, 1003, 1004, 1005)],
-            [0] * 20 + [1] * 6,
-            "majority row among",
-        ),
+        ([[0.0]] * 7, [0, 0, 0, 0, 1, 1, 1], "d = 0.75 (nothing is done above 0.7)"),
+        ([[0.0]] * 7, [0] * 6 + [1], "0 of 1 rows"),
+        ([[float(n)] for n in (*range(20), *range(1000, 1006))], [0] * 20 + [1] * 6, "0 of 6 rows with neighbours of"),
     ],
 )
 def test_where_nothing_is_made_it_is_said(X, y, words):
     sampler = ADASYN(k=2, imb_threshold=0.7, random_state=0)
     found, labels = sampler.fit_transform(np.array(X), np.array(y))
-    assert words in sampler.reason_ and found.tolist() == X and labels.tolist() == y and not sampler.generated_.any()
+    assert words in sampler.summary() and "0 rows are made" in sampler.summary()
+    assert found.tolist() == X and labels.tolist() == y and not sampler.generated_.any()
 
 
 def test_what_adasyn_refuses():

@@ -24,6 +24,7 @@ def rare(rows: int, frauds: int, seed: int = 0) -> np.ndarray:
 def framed(columns: dict) -> pd.DataFrame:
     frame = pd.DataFrame(columns)
     frame.index = pd.MultiIndex.from_product([["t.csv"], range(1, len(frame) + 1)], names=["file", "row"])
+    frame.attrs["source"] = "t.csv"
     return frame
 
 
@@ -43,7 +44,7 @@ def arguments(train_file, **more) -> SimpleNamespace:
 
 def parts_of(frame: pd.DataFrame, tmp_path, **more):
     frame.to_parquet(tmp_path / "t.parquet", index=False)
-    return training_parts(arguments(tmp_path / "t.parquet", **more), SimpleNamespace(data={"splits": {}}))
+    return training_parts(arguments(tmp_path / "t.parquet", **more))
 
 
 @pytest.fixture
@@ -104,22 +105,24 @@ def test_equal_times_are_never_cut(times, test):
 
 def test_the_order_of_time_is_there_or_refused():
     dates = ["2024-03-01", "2023-12-31", "2024-01-01"]
-    assert np.argsort(order_of(framed({"when": dates}), "when", "t")).tolist() == [1, 2, 0]
-    assert order_of(framed({"t": [3, 1, 2]}), "t", "t").tolist() == [3, 1, 2]
-    assert "no column 'Time'" in message(order_of, framed({"when": dates}), "Time", "t.csv")
+    assert np.argsort(order_of(framed({"when": dates}), "when")).tolist() == [1, 2, 0]
+    assert order_of(framed({"t": [3, 1, 2]}), "t").tolist() == [3, 1, 2]
+    assert "no column 'Time'" in message(order_of, framed({"when": dates}), "Time")
     for days, held in ((["Mon", "Tue", "Mon"], "row 1: day holds 'Mon'"), ([1.0, None, 3.0], "row 2: day is empty")):
-        said = message(order_of, framed({"day": days}), "day", "t.csv")
+        said = message(order_of, framed({"day": days}), "day")
         assert held in said and "--split stratified" in said
 
 
 def test_too_few_rows_and_parts_without_a_class():
-    assert "too few for a part 'test'" in message(split_rows, rare(50, 1), SHARES, 0, None, "t.csv")
+    assert "too few rows for a part 'test'" in message(split_rows, rare(50, 1), SHARES, 0, None, "t.csv")
     early = np.array([1] * 5 + [0] * 45, dtype=np.int8)
     assert "no fraud row among" in message(split_rows, early, SHARES, 0, np.arange(50.0), "t.csv")
     assert "no two different times" in message(split_rows, rare(50, 9), SHARES, 0, np.zeros(50), "t.csv")
 
 
-@pytest.mark.parametrize("limit, expected", [(100, (94, 6)), (3, (3, 1)), (10**9, (940, 60))])
+@pytest.mark.parametrize(
+    "limit, expected", [(100, (94, 6)), (3, (3, 1)), (10**9, (940, 60)), (-1, (940, 60)), (None, (940, 60))]
+)
 def test_a_limit_keeps_both_classes(limit, expected):
     target = rare(1_000, 60)
     rows = stratified(target, limit, 1)
@@ -147,11 +150,11 @@ def test_a_running_number_is_no_feature_though_the_training_rows_have_gaps(table
     assert columns.left_out == {"id": "a saved index or running number"} and "id" in parts["test"].shown.columns
 
 
-def test_copies_are_left_out_across_parts(table, tmp_path):
-    doubled = pd.concat([table, table[:200]], ignore_index=True)
+def test_copies_are_left_out_before_the_split(table, tmp_path):
+    doubled = pd.concat([table, table[:200]], ignore_index=True).assign(id=range(1_200))
     parts, _ = parts_of(doubled, tmp_path, drop_duplicates=True)
     assert sum(map(len, parts.values())) == 1_000
-    assert sum(part.skipped["copy of an earlier row"] for part in parts.values()) == 200
+    assert parts["train"].skipped == {"copy of an earlier row": 200}
     assert len(np.unique(np.concatenate([keys(part.features) for part in parts.values()]))) == 1_000
 
 
