@@ -39,8 +39,7 @@ from common.arguments import flag, parse_arguments
 from common.errors import UserError, exit_status
 from common.legacy_flags import SPEECH, only, unused
 from common.run import start_run
-from common.speech.recordings import TextArguments
-from common.speech.settings import EncoderArguments, use_demo
+from common.speech.settings import EncoderArguments, TextArguments, use_demo
 
 logger = logging.getLogger(__name__)
 # The published recipe (report 002, speech recognition), in one place; the names are the flags.
@@ -181,7 +180,7 @@ def main(argv: list[str] | None = None) -> dict:
 
         with run.phase("model"):
             set_seed(args.training_args.seed)
-            model, warnings = recognizer(args, processor.tokenizer, training, trained is not None)
+            model = recognizer(run, processor.tokenizer, trained is not None)
             settle_encoder(model, args, run)
             model.to(args.training_args.device)
         with run.phase("frozen features", together=True):
@@ -190,16 +189,16 @@ def main(argv: list[str] | None = None) -> dict:
             return {}
 
         parts = {"model": model, "data_collator": collator, "processing_class": processor}
-        trainer = make_trainer(run, inputs, warnings, decoder, **parts)
+        trainer = make_trainer(run, inputs, decoder, **parts)
         if training:
             trainer.train()
-        found, losses = trainer.predict_all(inputs)
+        found = {name: output.predictions for name, output in trainer.predict_splits(inputs).items()}
         paths = {name: transcribed(clips[name], *found[name], decoder, processor.tokenizer, run) for name in found}
         transcriptions = {name: transcriptions_of(splits[name], texts) for name, (texts, _) in paths.items()}
         ours = training and any(facts["source"].startswith(RECIPE["dataset"]) for facts in splits.facts.values())
         return run.finish(
             trainer,
-            score_transcripts(transcriptions, losses),
+            score_transcripts(transcriptions, trainer.losses),
             write=lambda results: write_transcripts(results, transcriptions, paths, splits, processor.tokenizer, run),
             published=[published(*row) for row in PUBLISHED if ours],
             usage=usage(model, "automatic-speech-recognition", args),
@@ -211,27 +210,27 @@ def main(argv: list[str] | None = None) -> dict:
 # Model and training
 
 
-def recognizer(args: RecognitionArguments, tokenizer, training: bool, trained: bool) -> tuple:
-    """A `trained` model with the head it has; else the encoder with a new head, the one of the flags. And warnings."""
+def recognizer(run, tokenizer, trained: bool):
+    """A `trained` model with the head it has; else the encoder with a new head, the one of the flags."""
     from transformers import AutoModel, AutoModelForCTC
 
     from common.models import load_model
     from common.speech.heads import RecurrentCtc, keep_head
 
-    shape = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    args, shape = run.args, {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (args.head == "blstm" or args.weighted):
-        encoder, warnings = load_model(AutoModel, args, head="speech", training=training, configured=args.configured)
+        encoder = load_model(AutoModel, run, head="speech", configured=args.configured)
         shape |= {"recurrent_size": args.head_size, "weighted": args.weighted}
-        return RecurrentCtc.around(encoder, recurrent_layers=2 if args.head == "blstm" else 0, **shape), warnings
+        return RecurrentCtc.around(encoder, recurrent_layers=2 if args.head == "blstm" else 0, **shape)
     configured = args.configured | {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     configured |= {} if trained else shape
-    model, warnings = load_model(AutoModelForCTC, args, head="CTC", training=training, configured=configured)
+    model = load_model(AutoModelForCTC, run, head="CTC", configured=configured)
     if trained:
         keep_head(model, tokenizer, args)
-    return model, warnings
+    return model
 
 
-def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
+def make_trainer(run, inputs: dict, decoder, **parts):
     """The task's `Trainer`: CTC by label, the best label of every frame, three transcripts after each evaluation."""
     import numpy as np
     import torch
@@ -245,8 +244,6 @@ def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
     from common.trainer import FinetuneTrainer
 
     metric, tokenizer, latest = metrics.load("wer"), parts["processing_class"].tokenizer, []
-    for sentence in warnings:
-        run.warn(sentence)
 
     class CtcTrainer(OnClips, FinetuneTrainer):
         """Connectionist temporal classification (Graves et al. 2006); each example's loss is divided by its labels."""
@@ -272,11 +269,11 @@ def make_trainer(run, inputs: dict, warnings: list[str], decoder, **parts):
             paths = self.decoder.paths(logits.cpu().numpy(), frames.tolist())  # each process its own batches
             return torch.tensor(np.stack(paths), device=frames.device), frames
 
-        def predict_all(self, inputs):
+        def predict_splits(self, inputs):
             if decoder is not None:  # what training kept of its evaluations was found without a search
                 self.decoder = decoder
                 inputs = {name: rows.select(range(len(rows))) for name, rows in inputs.items()}
-            return super().predict_all(inputs)
+            return super().predict_splits(inputs)
 
     class ShowTranscripts(TrainerCallback):
         """After each evaluation: what was said, and what the model writes, of three utterances."""

@@ -32,14 +32,12 @@ Classify clips, and find keywords in long recordings (keywords.csv: keyword, sta
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from common.arguments import flag, parse_arguments
 from common.errors import UserError, exit_status, write_csv
 from common.legacy_flags import SPEECH, unused
 from common.run import start_run
-from common.speech.recordings import ClassArguments
-from common.speech.settings import EncoderArguments, use_demo
+from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
 # The published recipe (report 002, keyword spotting), in one place; the names are the flags.
 RECIPE = {
@@ -100,11 +98,6 @@ class KeywordArguments(EncoderArguments, ClassArguments):
         None, "unknown words that each split keeps, as a multiple of the clips of a keyword; unset: all of them"
     )
     whole_silence: bool = flag(False, "long recordings of _silence_ stay one clip each; else they are cut into seconds")
-    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
-        "none",
-        "weight of each class in the loss: as scikit-learn's balanced, its square root, or by the effective number of "
-        "examples (Cui et al. 2019)",
-    )
     window_seconds: float = flag(1.0, "keywords are looked for in windows of this length; longer recordings have many")
     hop_seconds: float = flag(0.25, "from one window to the next")
     spot_threshold: float = flag(0.5, "probability from which on a window counts as one with a keyword")
@@ -167,25 +160,24 @@ def main(argv: list[str] | None = None) -> dict:
             set_seed(args.training_args.seed)
             extractor = load_feature_extractor(args)
             mixture = {"use_weighted_layer_sum": True} if args.weighted else {}
-            options = {"training": training, "classes": labels, "configured": args.configured | mixture}
-            kind = AutoModelForAudioClassification
-            model, warnings = load_model(kind, args, head="classification", **options)
+            options = {"classes": labels, "configured": args.configured | mixture}
+            model = load_model(AutoModelForAudioClassification, run, head="classification", **options)
             settle_encoder(model, args, run)
             model.to(args.training_args.device)
         with run.phase("frozen features", together=True):
             inputs, collator = model_inputs(run, model, clips, extractor)
 
         parts = {"model": model, "data_collator": collator, "processing_class": extractor}
-        trainer = make_trainer(run, inputs, labels, warnings, **parts)
+        trainer = make_trainer(run, inputs, labels, **parts)
         if training:
             trainer.train()
-        logits, losses = trainer.predict_all(inputs)
-        predictions = {name: predictions_of(clips[name], found, labels) for name, found in logits.items()}
+        outputs = trainer.predict_splits(inputs)
+        predictions = {name: predictions_of(clips[name], found.predictions, labels) for name, found in outputs.items()}
         options = {"headline_metric": "accuracy", "micro": True}
         options["train_targets"] = labels_of(clips["train"]) if training else None
         return run.finish(
             trainer,
-            score_predictions(predictions, losses, **options),
+            score_predictions(predictions, trainer.losses, **options),
             write=lambda results: write(results, predictions, clips, splits, run),
             published=published_rows(splits) if training else [],
             usage=usage(model, "audio-classification", args, ", top_k=None"),
@@ -197,7 +189,7 @@ def main(argv: list[str] | None = None) -> dict:
 # Training
 
 
-def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **parts):
+def make_trainer(run, inputs: dict, labels: list[str], **parts):
     """The task's `Trainer`: cross entropy weighted by class, scored by `evaluate`."""
     import torch
     from transformers import TrainerCallback
@@ -208,8 +200,6 @@ def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **pa
 
     metric = metrics.load("classification")
     weights, weights_words = weights_by_class(run, inputs, labels)
-    for sentence in warnings:
-        run.warn(sentence)
 
     class WeightedTrainer(OnClips, FinetuneTrainer):
         """Cross entropy weighted by class."""
@@ -274,20 +264,20 @@ def write(results: dict, predictions: dict, clips: dict, splits, run) -> tuple:
     when (seconds), how surely. Returns files, error cards and their title."""
     from common.report import plots
     from common.speech.keywords import spotted
-    from common.speech.results import write_classes
+    from common.speech.results import write_clips
 
     drawn = []
     if results["history"]:
         path, series = run.output_dir / "plots/metrics", {words: f"eval_{name}" for name, words in CURVES.items()}
         drawn.append(plots.curves(results["history"], path, title="Validation", series=series, x="step"))
-    files, cards = write_classes(results, predictions, clips, splits, run.output_dir, drawn)
+    files, *cards = write_clips(results, predictions, clips, splits, run.output_dir, drawn)
     if "test" in predictions and predictions["test"].targets is None:
         found = predictions["test"]
         spots = spotted(clips["test"], found.probabilities, found.labels, threshold=run.args.spot_threshold)
         rows = [(s.recording, s.keyword, f"{s.start:.2f}", f"{s.end:.2f}", f"{s.score:.4f}") for s in spots]
         write_csv(run.output_dir / "keywords.csv", ["recording", "keyword", "start", "end", "score"], rows)
         files["keywords"] = "keywords.csv"
-    return files, cards, "Surest errors"
+    return files, *cards
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from common.errors import UserError, exit_status
 from common.legacy_flags import TEXT_CLASSIFICATION, Spelling, only
 from common.run import start_run
 from common.text.layers import Strategy, apply_strategy
-from common.text.lora import OF_A_NEW_ADAPTER, LoraArguments, SavedAdapter, add_lora, combine, is_adapter
+from common.text.lora import SETTINGS, LoraArguments, SavedAdapter, add_lora, combine, is_adapter
 from common.text.pairs import METRICS, PREFIX, USAGE, PairArguments, preparation_of
 from common.training_flags import PHASES
 
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> dict:
             prepare=prepared,
             known=tuple(CLASSES),
             vectors=vectors,
-            published=pairs.published(args, REPORT, PUBLISHED[args.method]),
+            published=(REPORT, *PUBLISHED[args.method]),
             epochs=PUBLISHED_EPOCHS if args.method == "freeze" else {},
             usage=usage.replace("COUNT", str(len(classes))).replace("CLASSES", str(classes)),
             model=saved,
@@ -211,7 +211,7 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
         raise UserError("--method lora needs an adapter where nothing is trained: give --adapter or --combine")
     if args.reset_classifier and not training:
         raise UserError("--reset_classifier makes a new classifier, which has to be trained: give --do_train, too")
-    if adapters and (odd := [name for name in OF_A_NEW_ADAPTER if name in args.explicit]):
+    if adapters and (odd := [name for name in (*SETTINGS, "init_lora_weights") if name in args.explicit]):
         raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
     if adapters:
         args.set(f"of {adapters[0].name}", **adapters[0].settings)

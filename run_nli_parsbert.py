@@ -125,7 +125,9 @@ class PersianNliArguments(PairArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        Strategy.parse(self.strategy, train_embeddings=self.train_embeddings)
+        Strategy.parse(self.strategy)
+        if self.train_embeddings and self.strategy != "last_layer":
+            raise UserError(f"--train_embeddings belongs to --strategy last_layer, not to {self.strategy}")
         if not 0 < self.pruned_share < 1 or not 0 < self.layer_decay <= 1 or (self.head_learning_rate or 0) < 0:
             raise UserError(
                 "--pruned_share must be above 0 and below 1, --layer_decay above 0 and up to 1, --head_learning_rate 0 "
@@ -187,7 +189,7 @@ def main(argv: list[str] | None = None) -> dict:
             prepare=prepared,
             known=[*CLASSES],
             vectors=vectors,
-            published=pairs.published(args, REPORT, PUBLISHED.get(args.strategy)),
+            published=(REPORT, *PUBLISHED.get(args.strategy, ())),
             epochs=PUBLISHED_EPOCHS if args.strategy == "full" else {},
             usage=PRUNED_USAGE if pruned_heads(model.config) else USAGE,
             model=run.output_dir if training else args.model,
@@ -206,14 +208,14 @@ def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None
     """Freezes, truncates or prunes as the strategy says: how many layers are frozen, and facts for the results."""
     from common.models import count_parameters
 
-    strategy, extra = Strategy.parse(args.strategy, train_embeddings=args.train_embeddings), {}
+    strategy, extra = Strategy.parse(args.strategy), {}
     whole = count_parameters(model)["total"]
     if strategy.kind == "prune_heads":
         extra["pruning"] = cut_heads(model, args, train, collator)
     new_pooler = any("pooler" in name for name in model.new_weights)
-    layers = apply_strategy(model, strategy, new_pooler=new_pooler)
+    layers = apply_strategy(model, strategy, train_embeddings=args.train_embeddings, new_pooler=new_pooler)
     words = STRATEGIES[strategy.kind].replace("N layers", f"{strategy.count} layers")
-    words += "; and the embeddings" * strategy.train_embeddings + "; and the pooler, which is new" * new_pooler
+    words += "; and the embeddings" * args.train_embeddings + "; and the pooler, which is new" * new_pooler
     extra["strategy"] = {"strategy": args.strategy, "what": words, "parameters of the whole model": whole}
     extra["strategy"] |= {f"{name} parameters": count for name, count in count_parameters(model).items()}
     return layers, extra
@@ -221,7 +223,6 @@ def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None
 
 def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     """Removes heads from the model; parameters, bytes and latency of a batch before and after."""
-    import numpy as np
     from torch.nn.functional import cross_entropy
 
     from common.text.pruning import choose_heads, importance, measure, prune, random_scores
@@ -236,9 +237,8 @@ def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     scores = random_scores(model, args.pruning_seed)
     if args.pruning == "importance":
         scores = importance(model, (batch_at(at, 32) for at in range(0, min(len(train), 1024), 32)), losses)
-    if args.pruned_layers:
-        scores[np.setdiff1d(range(len(scores)), args.pruned_layers)] = np.nan
-    prune(model, choose_heads(scores, args.pruned_share, per_layer=args.pruning_scope == "layer"))
+    per_layer = args.pruning_scope == "layer"
+    prune(model, choose_heads(scores, args.pruned_share, per_layer=per_layer, layers=args.pruned_layers))
     return {"layers": args.pruned_layers or "all", "before": before, "after": measure(model, batch_at(0, 8))}
 
 

@@ -36,8 +36,7 @@ from common.arguments import flag, parse_arguments
 from common.errors import UserError, exit_status
 from common.legacy_flags import SPEECH
 from common.run import start_run
-from common.speech.recordings import ClassArguments
-from common.speech.settings import EncoderArguments, use_demo
+from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
 # The published recipe (report 000, emotion); the names are the flags. Batch, epochs and warm-up are ours.
 RECIPE = {
@@ -94,9 +93,6 @@ class EmotionArguments(EncoderArguments, ClassArguments):
         "published", "pooling, norm, linear, ReLU, dropout, linear; or the one that transformers' pipeline loads"
     )
     pooling: Literal["mean", "max", "first"] = flag("mean", "how frames become one (published head)")
-    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
-        "none", "weight of each class in the loss: as scikit-learn's balanced, its square root, or Cui et al. 2019"
-    )
     segment_seconds: float | None = flag(
         None, "recordings are cut into segments of this length; a recording's score is the mean over its segments"
     )
@@ -172,19 +168,19 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("model"):
             set_seed(args.training_args.seed)
             extractor = load_feature_extractor(args)
-            model, warnings = emotion_model(args, labels, trained is not None)
+            model = emotion_model(run, labels, trained is not None)
             settle_encoder(model, args, run)
             model.to(args.training_args.device)
         with run.phase("frozen features", together=True):
             inputs, collator = model_inputs(run, model, clips, extractor, args.pad_seconds)
 
         parts = {"model": model, "data_collator": collator, "processing_class": extractor}
-        trainer = make_trainer(run, inputs, labels, warnings, **parts)
+        trainer = make_trainer(run, inputs, labels, **parts)
         if training:
             trainer.train()
-        logits, losses = trainer.predict_all(inputs)
+        outputs = trainer.predict_splits(inputs)
         trainer.count_recordings(splits)
-        scores, predictions, wholes, extra = scored(clips, logits, losses, labels, run)
+        scores, predictions, wholes, extra = scored(clips, outputs, trainer.losses, labels, run)
         rows, by_class = published_of(splits, args) if training else ([], None)
         return run.finish(
             trainer,
@@ -228,25 +224,26 @@ def leaks_of(args: EmotionArguments) -> list[str]:
 # Model and training
 
 
-def emotion_model(args: EmotionArguments, labels: list[str], trained: bool) -> tuple:
-    """HuBERT with the published head or with that of transformers; warnings."""
+def emotion_model(run, labels: list[str], trained: bool):
+    """HuBERT with the published head or with that of transformers."""
     from transformers import AutoModel, AutoModelForAudioClassification
 
     from common.models import load_model
     from common.speech.heads import PooledClassifier
 
-    settings = {"training": args.training_args.do_train, "configured": dict(args.configured)}
-    if trained and settings["training"] and (asked := sorted({"head", "pooling"} & args.explicit)):
+    args, training, configured = run.args, run.training_args.do_train, dict(run.args.configured)
+    if trained and training and (asked := sorted({"head", "pooling"} & args.explicit)):
         raise UserError(f"--{asked[0]}: {args.model} has a head, which is trained on; give an encoder alone")
-    if args.head == "published" and settings["training"] and not trained:
-        encoder, warnings = load_model(AutoModel, args, head="speech", **settings)
-        return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.weighted), warnings
+    if args.head == "published" and training and not trained:
+        encoder = load_model(AutoModel, run, head="speech", configured=configured)
+        return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.weighted)
     if args.weighted:
-        settings["configured"]["use_weighted_layer_sum"] = True
-    return load_model(AutoModelForAudioClassification, args, head="classification", classes=labels, **settings)
+        configured["use_weighted_layer_sum"] = True
+    options = {"classes": labels, "configured": configured}
+    return load_model(AutoModelForAudioClassification, run, head="classification", **options)
 
 
-def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **parts):
+def make_trainer(run, inputs: dict, labels: list[str], **parts):
     """The task's `Trainer`: cross entropy weighted by class; recordings are scored, not their segments."""
     import torch
 
@@ -257,8 +254,6 @@ def make_trainer(run, inputs: dict, labels: list[str], warnings: list[str], **pa
 
     args, metric = run.args, metrics.load("classification")
     weights, weights_words = weights_by_class(run, inputs, labels)
-    for sentence in warnings:
-        run.warn(sentence)
 
     class WeightedTrainer(OnClips, FinetuneTrainer):
         """Cross entropy weighted by class."""

@@ -108,6 +108,33 @@ class DataArguments(Arguments):
 
 
 @dataclass
+class LabelArguments(Arguments):
+    """What tasks with classes have beside; their scripts say in their recipes how much a class counts."""
+
+    _argument_group_name = "classes"
+
+    label_column: str | None = flag(None, "column of the class; unset: label, gold_label, ...", "--label_column_name")
+    label_order: str | None = flag(
+        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
+    )
+    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
+        "none",
+        "weight of a class in the loss: as scikit-learn's balanced, its square root, or by the effective number of "
+        "examples (Cui et al. 2019)",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_order is not None and not all(self.order):
+            raise UserError(f"--label_order {self.label_order}: must be names with commas between, one for each class")
+
+    @property
+    def order(self) -> list[str] | None:
+        """`label_order` as names."""
+        return self.label_order and [name.strip() for name in self.label_order.split(",")]
+
+
+@dataclass
 class RunArguments(Arguments):
     """How a run begins and ends."""
 

@@ -45,10 +45,10 @@ def load_config(args):
 
 def load_model(
     auto_class,
-    args,
+    run,
     *,
     head: str,
-    training: bool,
+    training: bool | None = None,
     classes: Sequence[str] | None = None,
     configured: Mapping[str, object] | None = None,
     loader: Callable | None = None,
@@ -60,15 +60,15 @@ def load_model(
 
     Args:
         auto_class: such as `AutoModelForQuestionAnswering`.
+        run: with the arguments; its `warn` gets what is odd about the checkpoint.
         head: what the head is called in messages.
+        training: whether a head may be new; None: where the run trains.
         classes: names of the classes, in the order of the logits; None: the head is not a classifier.
         configured: what to change in the model's configuration before it is built.
         loader: (auto_class, name, **settings) -> (model, loading information), in the place of `from_pretrained`.
         settings: further ones of `from_pretrained`.
-
-    Returns:
-        (model, warnings: list of sentences).
     """
+    args, training = run.args, run.training_args.do_train if training is None else training
     name, config = args.model, load_config(args)
     made_for = ", ".join(config.architectures or ["an unknown task"])
     config.update(dict(configured or {}))
@@ -93,13 +93,12 @@ def load_model(
         )
     if broken := next((key for key, tensor in model.state_dict().items() if not tensor.isfinite().all()), None):
         raise UserError(f"{name}: the weights of {broken} are not all numbers; the file is damaged, download it again")
-    warnings, kind = [], type(model).__name__
-    other_task = [a for a in (config.architectures or []) if "For" in a and a != kind]
+    other_task = [a for a in (config.architectures or []) if "For" in a and a != type(model).__name__]
     if missing and other_task and not any(a.endswith(("ForMaskedLM", "ForPreTraining")) for a in other_task):
-        warnings.append(f"{name} was trained for another task ({made_for}); its encoder gets a new {head} head")
+        run.warn(f"{name} was trained for another task ({made_for}); its encoder gets a new {head} head")
     if report["mismatched_keys"]:
-        warnings.append(f"{name} was trained for other classes; its encoder gets a new {head} head")
-    return model, warnings
+        run.warn(f"{name} was trained for other classes; its encoder gets a new {head} head")
+    return model
 
 
 def classes_of(args) -> dict[int, str] | None:

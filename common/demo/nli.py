@@ -41,11 +41,9 @@ GENRES = {  # of train and validation: subjects and how premises begin
     "travel": (("the tower", "the ferry", "the fountain"), ("", "visitors learn that ", "near the market ")),
 }
 OTHER_GENRES = {  # of test: the mismatched ones
-    "facetoface": (("the cabin", "the swing"), ("", "i remember that ", "oh ")),
-    "letters": (("the shelter", "the bench"), ("", "dear friend, ", "we are glad that ")),
-    "nineeleven": (("the hangar", "the radio"), ("", "officials noted that ", "that morning ")),
-    "oup": (("the loom", "the kiln"), ("", "historians think that ", "in this chapter ")),
-    "verbatim": (("the piano", "the sign"), ("", "as we say, ", "strictly speaking, ")),
+    "letters": (("the shelter", "the bench", "the cabin"), ("", "dear friend, ", "we are glad that ")),
+    "nineeleven": (("the hangar", "the radio", "the loom"), ("", "officials noted that ", "that morning ")),
+    "verbatim": (("the piano", "the sign", "the swing"), ("", "as we say, ", "strictly speaking, ")),
 }
 PERSIAN = {
     "templates": ("{x} {s} {v} است", "{v} {x} {s} است", "{x} {s} {v} نیست"),
@@ -70,13 +68,12 @@ def mnli_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
     Returns the paths as the script's arguments: model, train_file, validation_file (the genres of training) and
     test_file (others, with other subjects). Columns: pairID, genre, premise, hypothesis, label.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    splits, paths = _splits(ENGLISH, {"train": GENRES, "validation": GENRES, "test": OTHER_GENRES}, seed), {}
+    splits = _splits(ENGLISH, {"train": GENRES, "validation": GENRES, "test": OTHER_GENRES}, seed)
+    made = _model(folder, architecture, splits, seed, layers=2)
     for split, pairs in splits.items():
-        ids = [f"{split}-{number // len(LABELS):04d}{pair['label'][0]}" for number, pair in enumerate(pairs)]
-        lines = [json.dumps({"pairID": pair_id, **pair}) + "\n" for pair_id, pair in zip(ids, pairs)]
-        paths[f"{split}_file"] = str(write_bytes(folder / f"{split}.jsonl", "".join(lines).encode()))
-    return {"model": _model(folder, architecture, splits, seed, layers=2), **paths}
+        lines = [json.dumps({"pairID": f"{split}-{i:04d}", **pair}) + "\n" for i, pair in enumerate(pairs)]
+        made[f"{split}_file"] = str(write_bytes(folder / f"{split}.jsonl", "".join(lines).encode()))
+    return made
 
 
 def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
@@ -84,21 +81,21 @@ def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, s
 
     Returns the paths as the script's arguments: model, train_file, validation_file and test_file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    splits, paths = _splits(PERSIAN, dict.fromkeys(SPLITS, PERSIAN_TOPIC), seed), {}
+    splits = _splits(PERSIAN, dict.fromkeys(SPLITS, PERSIAN_TOPIC), seed)
+    made = _model(folder, architecture, splits, seed, layers=4)
     for split, pairs in splits.items():
         rows = [[pair["premise"], pair["hypothesis"], pair["label"][0]] for pair in pairs]
-        paths[f"{split}_file"] = str(write_csv(folder / f"{split}.csv", ["premise", "hypothesis", "label"], rows))
-    return {"model": _model(folder, architecture, splits, seed, layers=4), **paths}
+        made[f"{split}_file"] = str(write_csv(folder / f"{split}.csv", ["premise", "hypothesis", "label"], rows))
+    return made
 
 
-def _model(folder: Path, architecture: str, splits: dict[str, list[dict]], seed: int, layers: int) -> str:
+def _model(folder: Path, architecture: str, splits: dict[str, list[dict]], seed: int, layers: int) -> dict[str, str]:
     # All splits, as a real vocabulary knows the words of the test, too; lower-cased, as some scripts do.
     texts = [pair[side] for pairs in splits.values() for pair in pairs for side in ("premise", "hypothesis")]
     texts += [text.lower() for text in texts]
     architecture = DEFAULT if Path(architecture).is_dir() else architecture  # the given model is used instead
-    name = f"tiny-{twin_of(architecture)[0]}"
-    return str(tiny_model(architecture, texts, folder / name, "sequence-classification", seed, LABELS, layers))
+    name = folder / f"tiny-{twin_of(architecture)[0]}"
+    return {"model": str(tiny_model(architecture, texts, name, "sequence-classification", seed, LABELS, layers))}
 
 
 def _splits(language: dict, topics: dict[str, dict], seed: int) -> dict[str, list[dict]]:
@@ -108,22 +105,22 @@ def _splits(language: dict, topics: dict[str, dict], seed: int) -> dict[str, lis
         splits[split] = []
         while len(splits[split]) < premises * len(LABELS):
             genre, topic = generator.choice(sorted(topics[split].items()))
-            pairs = _pairs(language, *topic, generator)
-            if pairs[0]["premise"] not in seen:
-                seen.add(pairs[0]["premise"])
-                splits[split] += [{**({"genre": genre} if genre else {}), **pair} for pair in pairs]
+            premise, pairs = _pairs(language, *topic, generator)
+            if premise not in seen:
+                seen.add(premise)
+                shared = {"genre": genre, "premise": premise} if genre else {"premise": premise}
+                splits[split] += [{**shared, "hypothesis": text, "label": label} for text, label in pairs]
     return splits
 
 
-def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.Random) -> list[dict]:
-    """A premise with one hypothesis of every label, in random order."""
+def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.Random) -> tuple[str, list]:
+    """A premise, and one (hypothesis, label) of every label, in random order."""
     subject, (comma, last) = generator.choice(subjects), language["and"]
     statement, claim, denial = language["templates"]
     kinds = generator.sample(sorted(language["kinds"]), len(language["kinds"]))
     facts = {kind: generator.choice(language["kinds"][kind]) for kind in kinds[: generator.choice((2, 2, 2, 3))]}
-    clauses = [statement.format(x=kind, s=subject, v=value) for kind, value in facts.items()]
-    premise = _sentence(generator.choice(openings) + comma.join(clauses[:-1]) + last + clauses[-1])
-    pairs = []
+    *clauses, final = (statement.format(x=kind, s=subject, v=value) for kind, value in facts.items())
+    premise, pairs = generator.choice(openings) + comma.join(clauses) + last + final, []
     for label in generator.sample(LABELS, len(LABELS)):
         kind = generator.choice(kinds[len(facts) :] if label == "neutral" else [*facts])
         denied = generator.random() < DENIED[label]
@@ -133,14 +130,8 @@ def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.R
         begin = generator.choices([*language["openings"], ""], [*weights, 1 - sum(weights)])[0]
         template = denial if denied else generator.choice((statement, statement, claim))
         value = facts[kind] if keeps_value else generator.choice(others)
-        pairs.append(
-            {
-                "premise": premise,
-                "hypothesis": _sentence(begin + template.format(x=kind, s=subject, v=value)),
-                "label": label,
-            }
-        )
-    return pairs
+        pairs.append((_sentence(begin + template.format(x=kind, s=subject, v=value)), label))
+    return _sentence(premise), pairs
 
 
 def _sentence(text: str) -> str:

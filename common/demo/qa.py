@@ -4,46 +4,36 @@ Composed from templates; a function of the seed alone: the same files, byte for 
 anything but that the script works.
 """
 
-import json
 import random
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from common.demo.tiny_text import tiny_model, twin_of
+from common.errors import write_json
 
 PLACES = [
     first + last for last in ("la", "mora", "tin", "ford", "by") for first in ("Or", "Vel", "Kas", "Dun", "Mar", "Tol")
 ]
 PEOPLE = [f"{first} {last}" for first in ("Anna", "Clara", "Elena", "Greta") for last in ("Berg", "Dahl", "Funke")]
 PEOPLE += [f"{first} {last}" for first in ("Boris", "David", "Felix", "Hugo") for last in ("Costa", "Egede", "Grau")]
-# kind -> the pool of answers, then (statement, questions) of two relations. {s} is the subject, {a} the answer; the
-# wider of the two gold answers stands between < and >.
-KINDS = {
-    "year": (
-        [str(year) for year in range(1705, 1995, 15)],
-        ("{s} was founded <in {a}>", "When was {s} founded?", "In what year was {s} founded?"),
-        ("{s} was closed <in {a}>", "When was {s} closed?", "In what year was {s} closed?"),
-    ),
-    "person": (
-        PEOPLE,
-        ("{s} was designed <by {a}>", "Who designed {s}?", "By whom was {s} designed?"),
-        ("{s} was bought <by {a}>", "Who bought {s}?", "By whom was {s} bought?"),
-    ),
-    "number": (
-        [str(number) for number in range(20, 620, 30)],
-        ("{s} has <{a} rooms>", "How many rooms does {s} have?", "What number of rooms does {s} have?"),
-        ("{s} has <{a} books>", "How many books does {s} have?", "What number of books does {s} have?"),
-    ),
-    "place": (
-        PLACES,
-        (
-            "{s} stands beside <the river {a}>",
-            *("Which river does {s} stand beside?", "Beside which river does {s} stand?"),
-        ),
-        ("{s} is named after <the town {a}>", "Which town is {s} named after?", "After which town is {s} named?"),
-    ),
-}  # fmt: skip
+POOLS = {
+    "year": [str(year) for year in range(1705, 1995, 15)],
+    "person": PEOPLE,
+    "number": [str(number) for number in range(20, 620, 30)],
+    "place": PLACES,
+}
+# Two relations of each kind: what a paragraph may state, and how it is asked for. {s} is the subject, {a} the answer;
+# the wider of the two gold answers stands between < and >.
+RELATIONS = {
+    "{s} was founded <in {a}>": ("year", "When was {s} founded?", "In what year was {s} founded?"),
+    "{s} was closed <in {a}>": ("year", "When was {s} closed?", "In what year was {s} closed?"),
+    "{s} was designed <by {a}>": ("person", "Who designed {s}?", "By whom was {s} designed?"),
+    "{s} was bought <by {a}>": ("person", "Who bought {s}?", "By whom was {s} bought?"),
+    "{s} has <{a} rooms>": ("number", "How many rooms does {s} have?", "What number of rooms does {s} have?"),
+    "{s} has <{a} books>": ("number", "How many books does {s} have?", "What number of books does {s} have?"),
+    "{s} stands beside <the river {a}>": ("place", "Which river does {s} stand beside?", "Beside which river is {s}?"),
+    "{s} is named after <the town {a}>": ("place", "Which town is {s} named after?", "After which town is {s} named?"),
+}
 TOWNS = ("Alder", "Brink", "Corve", "Draam", "Elst", "Faro", "Gelm", "Hask", "Isen", "Jorv", "Kelt", "Lumen")
 SUBJECTS = ("museum", "library", "theatre", "castle", "school", "bridge", "mill", "tower")
 OPENINGS = ("", "", "today ", "of course ", "the guide says that ", "as everybody knows, ")
@@ -55,26 +45,6 @@ ASIDES = (
 OWN_ANSWERS = 0.95  # the others are the hard ones: only the sentence tells them
 PER_PARAGRAPH, PER_ARTICLE = 3, 12  # questions
 SPLITS = {"train": (2400, 1 / 3), "validation": (300, 1 / 2), "test": (21, 1 / 2)}  # questions, share unanswerable
-
-
-class Relation(NamedTuple):
-    """Something a paragraph may state; another relation of the same kind makes its question's plausible answer.
-
-    Every relation draws its answers from a share of the kind's pool of its own, so that a tiny model finds them by
-    their words as well as by the sentence, which it learns in seconds.
-    """
-
-    kind: str
-    statement: str
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-
-
-RELATIONS = [
-    Relation(kind, form[0], form[1:], tuple(pool[i * len(pool) // 2 : (i + 1) * len(pool) // 2]))
-    for kind, (pool, *forms) in KINDS.items()
-    for i, form in enumerate(forms)
-]
 
 
 def question_answering_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
@@ -89,17 +59,11 @@ def question_answering_demo(folder: Path, architecture: str, seed: int = 0) -> d
     generator, seen, made, texts = random.Random(seed), set(), {}, []
     for split, (count, share) in SPLITS.items():
         articles = _articles(split, count, share, seen, generator)
-        made[f"{split}_file"] = str(folder / f"{split}.json")
-        content = json.dumps({"version": "v2.0", "data": articles}, indent=1)
-        Path(made[f"{split}_file"]).write_text(content + "\n", encoding="utf-8")
-        if split == "train":
-            paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
-            texts = [paragraph["context"] for paragraph in paragraphs]
-            texts += [question["question"] for paragraph in paragraphs for question in paragraph["qas"]]
-    made["model"] = str(
-        tiny_model(architecture, texts, folder / f"tiny-{twin_of(architecture)[0]}", "question-answering", seed)
-    )
-    return made
+        made[f"{split}_file"] = str(write_json(folder / f"{split}.json", {"version": "v2.0", "data": articles}))
+        for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
+            texts += [paragraph["context"], *(question["question"] for question in paragraph["qas"])]
+    name = folder / f"tiny-{twin_of(architecture)[0]}"
+    return made | {"model": str(tiny_model(architecture, texts, name, "question-answering", seed))}
 
 
 def _articles(split: str, questions: int, share: float, seen: set[str], generator: random.Random) -> list[dict]:
@@ -111,58 +75,49 @@ def _articles(split: str, questions: int, share: float, seen: set[str], generato
         if first % PER_ARTICLE == 0:
             town, thing = generator.choice(TOWNS), generator.choice(SUBJECTS)
             articles.append({"title": f"{town} {thing} ({split} {len(articles) + 1})", "paragraphs": []})
-        flags = impossible[first : first + PER_PARAGRAPH]
-        paragraph = _paragraph(town, thing, flags, generator)
-        while paragraph["context"] in seen:
-            paragraph = _paragraph(town, thing, flags, generator)
-        seen.add(paragraph["context"])
-        for number, question in enumerate(paragraph["qas"], start=first):
-            question["id"] = f"{split}-{number:05d}"
-            if split == "train":
-                question["answers"] = question["answers"][:1]
-            elif split == "test":
-                for key in ("answers", "plausible_answers", "is_impossible"):
-                    question.pop(key, None)
-        articles[-1]["paragraphs"].append(paragraph)
+        context, qas = "", []
+        while not context or context in seen:
+            context, asked = _paragraph(town, thing, impossible[first : first + PER_PARAGRAPH], generator)
+        seen.add(context)
+        for number, (question, answers) in enumerate(asked, start=first):
+            answers = answers[:1] if split == "train" else answers
+            truth = {} if split == "test" else {"answers": answers, "is_impossible": not answers}
+            qas.append({"id": f"{split}-{number:05d}", "question": question, **truth})
+        articles[-1]["paragraphs"].append({"context": context, "qas": qas})
     return articles
 
 
-def _paragraph(town: str, thing: str, impossible: list[bool], generator: random.Random) -> dict:
-    """A context and one question for each flag; an unanswerable one has a plausible answer of the right kind."""
-    kinds = generator.sample(sorted(KINDS), generator.choice((3, 4)))
-    stated = [generator.choice([relation for relation in RELATIONS if relation.kind == kind]) for kind in kinds]
-    missing = [relation for relation in RELATIONS if relation.kind in kinds and relation not in stated]
+def _paragraph(town: str, thing: str, impossible: list[bool], generator: random.Random) -> tuple[str, list]:
+    """A context, and (question, gold answers) for each flag; the text has an answer of the right kind in any case."""
+    kinds, stated, missing = generator.sample(sorted(POOLS), generator.choice((3, 4))), [], []
+    for kind in kinds:
+        pair = [statement for statement, (of, *_) in RELATIONS.items() if of == kind]
+        generator.shuffle(pair)
+        stated.append(pair[0])
+        missing.append(pair[1])
     for _ in range(min(generator.choice((0, 0, 1, 2)), len(missing) - sum(impossible))):
         stated.append(missing.pop(generator.randrange(len(missing))))
     asides = 6 if generator.random() < 0.1 else generator.choice((0, 0, 1, 2))  # a tenth are long
     parts = [*stated, *generator.sample(ASIDES, asides)]
     generator.shuffle(parts)
 
-    sentences: list[str] = []
-    gold: dict[Relation, list[dict]] = {}
+    context, gold = "", {}
     for part in parts:
-        if isinstance(part, str):
-            sentences.append(part)
+        if part not in RELATIONS:
+            context += f"{part} "
             continue
         subject = generator.choice((f"the {thing}", "it")) if gold else f"the {town} {thing}"
-        pool = part.answers if generator.random() < OWN_ANSWERS else KINDS[part.kind][0]
-        answer = generator.choice(pool)
-        sentence = generator.choice(OPENINGS) + part.statement.format(s=subject, a=answer) + "."
+        # Each relation has a half of its kind's pool, so that a tiny model finds answers by their words, too.
+        pool, second = POOLS[RELATIONS[part][0]], list(RELATIONS).index(part) % 2
+        own = pool[len(pool) // 2 :] if second else pool[: len(pool) // 2]
+        answer = generator.choice(own if generator.random() < OWN_ANSWERS else pool)
+        sentence = generator.choice(OPENINGS) + part.format(s=subject, a=answer) + ". "
         before, wide, after = re.split("[<>]", sentence[0].upper() + sentence[1:])
-        start = len(" ".join([*sentences, before]))
+        start = len(context) + len(before)
         short = {"text": answer, "answer_start": start + wide.index(answer)}
         gold[part] = [short, {"text": wide, "answer_start": start}, short]
-        sentences.append(before + wide + after)
-
-    asked = iter(generator.sample(stated, impossible.count(False)))
-    not_stated = iter(generator.sample(missing, impossible.count(True)))
-    questions = []
-    for flag in impossible:
-        relation = next(not_stated if flag else asked)
-        text = generator.choice(relation.questions).format(s=f"the {thing}")
-        question = {"id": "", "question": text, "answers": [] if flag else gold[relation], "is_impossible": flag}
-        if flag:
-            plausible = next(other for other in stated if other.kind == relation.kind)
-            question["plausible_answers"] = gold[plausible][:1]
-        questions.append(question)
-    return {"context": " ".join(sentences), "qas": questions}
+        context += before + wide + after
+    chosen = {False: generator.sample(stated, len(stated)), True: generator.sample(missing, len(missing))}
+    asked = [chosen[flag].pop() for flag in impossible]
+    questions = [generator.choice(RELATIONS[statement][1:]).format(s=f"the {thing}") for statement in asked]
+    return context.rstrip(), [(question, gold.get(statement, [])) for question, statement in zip(questions, asked)]

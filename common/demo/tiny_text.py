@@ -4,7 +4,6 @@ The real architectures, so that the Auto classes load them like real checkpoints
 and a tokenizer trained on the spot. A function of texts and seed alone: the same files, byte for byte, on every run.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -18,36 +17,31 @@ HEADS = {
     "question-answering": "AutoModelForQuestionAnswering",
     "sequence-classification": "AutoModelForSequenceClassification",
 }
-# Word in a model's name -> (model_type, tokenizer class).
-TWINS = {
-    "bert": ("bert", "BertTokenizer"),
-    "parsbert": ("bert", "BertTokenizer"),
-    "distilbert": ("distilbert", "DistilBertTokenizer"),
-    "roberta": ("roberta", "RobertaTokenizer"),
-    "distilroberta": ("roberta", "RobertaTokenizer"),
-    "xlm-roberta": ("xlm-roberta", "XLMRobertaTokenizer"),
+# Family -> class of its tokenizers. Its name is a word of a model's, perhaps with "pars" or "distil" before it.
+TOKENIZERS = {
+    "xlm-roberta": "XLMRobertaTokenizer",
+    "distilbert": "DistilBertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "bert": "BertTokenizer",
 }
-# The first ids, in the order of the real vocabularies; the last one is the mask.
+# The first ids, in the order of the real vocabularies; XLM-R's last one is the mask.
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+XLMR_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def twin_of(architecture: str) -> tuple[str, str]:
     """(model_type, tokenizer class) for a model id such as `HooshvareLab/bert-base-parsbert-uncased`.
 
-    The family is a whole word of the id's last part, so that HuBERT is not taken for BERT, and the longest name comes
-    first, so that xlm-roberta is not taken for roberta.
-
     Raises:
         UserError: for a model of another family.
     """
     name = architecture.rstrip("/").split("/")[-1].lower()
-    for family in sorted(TWINS, key=len, reverse=True):
-        if re.search(rf"(?<![a-z]){family}(?![a-z])", name):
-            return TWINS[family]
+    for family, tokenizer in TOKENIZERS.items():
+        if re.search(rf"(?<![a-z])(pars|distil)?{family}(?![a-z])", name):  # HuBERT is no BERT
+            return family, tokenizer
     raise UserError(
-        f"--demo has no tiny twin of the model {architecture!r}; choose one with {', '.join(sorted(TWINS))} in its "
-        "name, such as distilbert-base-uncased"
+        f"--demo has no tiny twin of the model {architecture!r}; choose one with {', '.join(TOKENIZERS)} in its name, "
+        "such as distilbert-base-uncased"
     )
 
 
@@ -70,13 +64,10 @@ def tiny_model(
 
     model_type, tokenizer_class = twin_of(architecture)
     tokenizer = _tokenizer(getattr(transformers, tokenizer_class), texts)
-    # No dropout: it slows a model that sees a few hundred steps.
-    if model_type == "distilbert":
-        shape = {"dim": 128, "hidden_dim": 256, "n_layers": layers, "n_heads": 4}
-        shape |= dict.fromkeys(("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout"), 0.0)
-    else:
-        shape = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4}
-        shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    # Some names are DistilBERT's own. No dropout: it slows a model that sees a few hundred steps.
+    shape = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256, "hidden_dim": 256}
+    shape |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"), 0.0)
+    shape |= dict.fromkeys(("qa_dropout", "seq_classif_dropout"), 0.0) | {"num_hidden_layers": layers}
     if roberta := model_type.endswith("roberta"):
         shape |= {"layer_norm_eps": 1e-5, "type_vocab_size": 1}
     if labels:
@@ -100,53 +91,29 @@ def tiny_model(
     return Path(folder)
 
 
-def _tokenizer(tokenizer_class, texts: list[str]):
-    """A tokenizer of the class with its own normaliser and pre-tokeniser, and a vocabulary learnt from `texts`."""
-    blank = tokenizer_class().backend_tokenizer
-    if tokenizer_class.__name__ == "RobertaTokenizer":
-        vocabulary = _byte_pairs(blank.pre_tokenizer, texts)
-    else:
-        vocabulary = _whole_words(blank, texts, wordpiece="Bert" in tokenizer_class.__name__)
-    return tokenizer_class(**vocabulary, model_max_length=512)
+def _tokenizer(kind, texts: list[str]):
+    """A tokenizer of the class `kind`, with its own normaliser and pre-tokeniser, and a vocabulary learnt from `texts`.
 
-
-def _byte_pairs(pre_tokenizer, texts: list[str]) -> dict:
-    """Vocabulary and merges of a byte-level BPE: the one trainer of `tokenizers` that gives the same twice."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE, special_tokens=list(ROBERTA_TOKENS), initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    trained = json.loads(tokenizer.to_str())["model"]
-    return {"vocab": trained["vocab"], "merges": [tuple(pair) for pair in trained["merges"]]}
-
-
-def _whole_words(blank, texts: list[str], wordpiece: bool) -> dict:
-    """Vocabulary of the most frequent words and every character, for WordPiece and Unigram.
-
-    The trainers of these two break ties by hash and give another vocabulary in every process, hence this.
+    The trainers of WordPiece and Unigram break ties by hash and give another vocabulary in every process; these two get
+    every character and the most frequent words.
     """
-    counts = Counter()
+    blank = kind(model_max_length=512)
+    if kind.__name__ == "RobertaTokenizer":
+        return blank.train_new_from_iterator(texts, VOCABULARY_SIZE, model_max_length=512, show_progress=False)
+    backend, counts = blank.backend_tokenizer, Counter()
     for text in texts:
-        normalized = blank.normalizer.normalize_str(text) if blank.normalizer else text
-        for word, _ in blank.pre_tokenizer.pre_tokenize_str(normalized):
+        normalized = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(normalized):
             counts.update(re.findall(r"▁?\w+|▁?[^\w▁]", word))  # XLM-R leaves punctuation at its word
     characters = sorted(set("".join(counts)) | set(map(chr, range(33, 127))))
-    ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    if wordpiece:
-        pieces = [*BERT_TOKENS, *characters, *("##" + character for character in characters), *ranked]
-        return {"vocab": {token: i for i, token in enumerate(list(dict.fromkeys(pieces))[:VOCABULARY_SIZE])}}
-    # A Unigram cuts where the sum of log probabilities is highest: a word must beat the characters it is made of.
-    total = sum(counts.values())
-    words = [word for word in ranked if len(word) > 1][: VOCABULARY_SIZE - len(characters) - len(ROBERTA_TOKENS)]
-    scores = [(word, math.log(counts[word] / total)) for word in words]
-    scores += [(character, -2 * math.log(total)) for character in characters]
-    *first, mask = ROBERTA_TOKENS
-    return {"vocab": [(token, 0.0) for token in first] + scores + [(mask, 0.0)]}
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    if "Bert" in kind.__name__:
+        pieces = [*BERT_TOKENS, *characters, *("##" + character for character in characters), *words]
+        return kind(vocab={piece: i for i, piece in enumerate(pieces[:VOCABULARY_SIZE])}, model_max_length=512)
+    # A Unigram cuts where the sum of scores is highest: a word must beat the characters it is made of.
+    scores = [*((token, 0.0) for token in XLMR_TOKENS), *((word, -math.log(2 + i)) for i, word in enumerate(words))]
+    scores = scores[: VOCABULARY_SIZE - len(characters)] + [(character, -20.0) for character in characters]
+    return kind(vocab=[*scores, ("<mask>", 0.0)], model_max_length=512)
 
 
 def _write_sinusoids(model) -> None:

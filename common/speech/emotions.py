@@ -15,7 +15,7 @@ from common.speech.results import (
     labels_of,
     loss_sentence,
     predictions_of,
-    write_classes,
+    write_clips,
 )
 from common.speech.splits import cut_segments, recordings_table, shorten
 
@@ -48,10 +48,11 @@ def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
     return factors
 
 
-def scored(clips: dict, logits: dict, losses: dict, labels: list[str], run) -> tuple:
+def scored(clips: dict, outputs: dict, losses: dict, labels: list[str], run) -> tuple:
     """(The scores for results.json, predictions, the clips that these are of, further facts): by recording."""
     honest, predictions, wholes, by_segment = run.args.protocol == "honest", {}, {}, {}
-    for name, found in logits.items():
+    for name, output in outputs.items():
+        found = output.predictions
         segments = predictions_of(clips[name], found, labels)
         wholes[name], found = by_recording(clips[name], found) if honest else (clips[name], found)
         predictions[name] = predictions_of(wholes[name], found, labels)
@@ -99,8 +100,8 @@ def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, 
     if any(len(clips[name]) > len(splits[name]) for name in clips):
         drawn += draw_data(clips, folder, ", as trained on")
     write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
-    files, cards = write_classes(results, predictions, wholes, splits, run.output_dir, drawn)
-    return files | {"recordings": "recordings.csv"}, cards, "Surest errors"
+    files, *cards = write_clips(results, predictions, wholes, splits, run.output_dir, drawn)
+    return files | {"recordings": "recordings.csv"}, *cards
 
 
 def publish_data(splits, run) -> dict:

@@ -1,85 +1,22 @@
 """Recordings of speech with their classes or transcripts, from any source, as splits: a row a clip, never samples.
 
-The flags of the three scripts, and what every split goes through. What sources say of their clips is in `sources`, who
+What every split goes through. What sources say of their clips is in `sources`, who
 comes into which split in `splits`, sound in `audio`.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from common.arguments import TaskArguments, flag
+import datasets
+import numpy as np
+import pandas as pd
+
+from common.data import LIMITS, PHASES, SPLITS, Splits, select
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    import datasets
-
-    from common.data import Splits
-
-
-@dataclass
-class SpeechArguments(TaskArguments):
-    """The data of the three scripts on recordings."""
-
-    _argument_group_name = "recordings"
-
-    data_dir: str | None = flag(
-        None, "all data in one: a folder, an archive, a table or a recording; --split makes splits of it", "--data"
-    )
-    corpus: str | None = flag(None, "corpus of emotions that names are of; unset: the one that all names match")
-    name_pattern: str | None = flag(
-        None, "what file names say: {label}_{speaker}_{index}, {speaker}/{label}/{index}, or a regular expression"
-    )
-    split: Literal["auto", "speaker", "random"] = flag(
-        "auto", "how --data_dir is split: no speaker in two splits, or at random; auto: as it says, else by speaker"
-    )
-    validation_share: float = flag(0.1, "share of one source that becomes validation data")
-    test_share: float = flag(0.1, "share of one source that becomes test data")
-    split_seed: int = flag(42, "which speakers or clips go to which split; apart from --seed")
-    audio_column: str | None = flag(None, "column of the recordings; unset: audio, path, ...", "--audio_column_name")
-    speaker_column: str | None = flag(None, "column of the speakers; unset: speaker, speaker_id, client_id, ...")
-    train_split_name: str = flag("train", "split of --dataset to train on")
-    eval_split_name: str = flag("validation", "split of --dataset that is validation data")
-    test_split_name: str = flag("test", "split of --dataset that is test data")
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("validation_share", "test_share"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 0.5")
-        if self.data_dir and (self.train_file or self.validation_file or self.test_file):
-            raise UserError("--data_dir is split by itself; give either it, or a file for each split")
-
-
-@dataclass
-class ClassArguments(SpeechArguments):
-    """What the scripts with classes have beside."""
-
-    label_column: str | None = flag(None, "column of the class; unset: label, class, ...", "--label_column_name")
-    label_order: str | None = flag(
-        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
-    )
-    drop_labels: list[str] = flag([], "classes that are left out, and counted as such")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.label_order is not None and not all(name.strip() for name in self.label_order.split(",")):
-            raise UserError(f"--label_order {self.label_order}: must be names with commas between, one for each class")
-
-    @property
-    def order(self) -> tuple[str, ...] | None:
-        """`label_order` as names."""
-        return self.label_order and tuple(name.strip() for name in self.label_order.split(","))
-
-
-@dataclass
-class TextArguments(SpeechArguments):
-    """What the script with transcripts has beside."""
-
-    text_column: str | None = flag(None, "column of the transcript; unset: text, sentence, ...", "--text_column_name")
-    min_seconds: float = flag(0.0, "shorter recordings are left out", "--min_duration_in_seconds")
-    max_seconds: float | None = flag(None, "longer recordings are left out", "--max_duration_in_seconds")
+from common.speech.corpora import Reading, mark
+from common.speech.sources import check_texts, encode_classes, examined, measure, read_sources, to_dataset, without_bad
+from common.speech.splits import CONTENT, check_classes, describe_splits, divided, with_columns
 
 
 def load_recordings(
@@ -91,10 +28,9 @@ def load_recordings(
     names: Sequence[str] = (),
     corpora: bool = False,
     hub_folder: str | None = None,
-    prepare: Callable[["datasets.Dataset"], tuple["datasets.Dataset", dict[str, int]]] | None = None,
-    whole_noise: bool = False,
+    prepare: Callable[[datasets.Dataset], tuple[datasets.Dataset, dict[str, int]]] | None = None,
     audio: bool = True,
-) -> "Splits":
+) -> Splits:
     """The splits that the run needs, from the files that are given, else from `--data_dir`, else from the hub.
 
     Rows have the columns id, recording (the id of the whole; the same until something is cut), path (see `audio`),
@@ -109,16 +45,8 @@ def load_recordings(
         corpora: corpora of emotions are told by the names of their files.
         hub_folder: of `--dataset`, see `hub.load_split`.
         prepare: what is done with all rows of a source before it is split: (rows) -> (rows, reason -> left out).
-        whole_noise: has no effect any more.
         audio: False: names without sound will do; `seconds` is None then.
     """
-    import pandas as pd
-
-    from common.data import LIMITS, PHASES, SPLITS, Splits, select
-    from common.speech.corpora import Reading
-    from common.speech.sources import check_texts, encode_classes, measure, read_sources, to_dataset
-    from common.speech.splits import check_classes, describe_splits, divided
-
     reading = Reading(args, run, kind, classes, names or (), corpora, audio)
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     sources = read_sources(needed, reading, hub_folder)
@@ -152,7 +80,7 @@ def load_recordings(
     return splits
 
 
-def check_clips(splits: "Splits", args, run, silent_ok: Sequence[str] = ()) -> "Splits":
+def check_clips(splits: Splits, args, run, silent_ok: Sequence[str] = ()) -> Splits:
     """The splits without clips that are not whole, with a column `digest` (SHA-256 of the file) and true `seconds`.
 
     Every clip is decoded once, divided over the processes, and remembered. To be called by all processes together.
@@ -163,13 +91,6 @@ def check_clips(splits: "Splits", args, run, silent_ok: Sequence[str] = ()) -> "
     Raises:
         UserError: a bad clip, unless these are skipped.
     """
-    import numpy as np
-    import pandas as pd
-
-    from common.speech.corpora import mark
-    from common.speech.sources import examined, without_bad
-    from common.speech.splits import CONTENT, describe_splits, with_columns
-
     checked = []
     for name, split in splits.items():
         facts, frame = splits.facts[name], split.select_columns(["id", "path", "start", "end"]).to_pandas()

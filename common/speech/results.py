@@ -122,26 +122,20 @@ def add_roc_auc(scores: dict, predictions: Mapping) -> None:
             scores["baseline"][name]["metrics"]["roc_auc"] = plain_metric(0.5, "score")
 
 
-def write_classes(
+def write_clips(
     results: dict, predictions: Mapping, clips: Mapping, splits: Mapping, output_dir: Path, drawn: Iterable[Path]
 ) -> tuple:
-    """Writes predictions and plots, of results and data, beside those `drawn` already; returns (files, error cards).
+    """`classification.write_classes`, with players, and plots of the data beside those `drawn` already.
 
     Args:
         clips: split -> what the predictions are of. splits: split -> its recordings.
     """
-    from common.classification import draw_plots, error_cards, write_predictions
+    from common.classification import write_classes
 
-    files: dict[str, str] = {}
-    for name, prefix in (("validation", ""), ("test", "test_")):
-        if name in predictions:
-            files |= write_predictions(output_dir, prefix, predictions[name])
+    played = clips[results["headline"]["split"]] if results["headline"] else None
+    files, *cards = write_classes(results, predictions, output_dir, player=lambda row: player(played, row))
     drawn = [*drawn, *draw_data(splits, output_dir / "plots")]
-    files |= draw_plots(results, output_dir) | {path.stem: str(path.relative_to(output_dir)) for path in drawn}
-    if not results["headline"]:
-        return files, []
-    name = results["headline"]["split"]
-    return files, error_cards(predictions[name], player=lambda row: player(clips[name], row))
+    return files | {path.stem: str(path.relative_to(output_dir)) for path in drawn}, *cards
 
 
 # Plots

@@ -1,12 +1,62 @@
-"""Flags of the three scripts on recordings that say what of the encoder is used and trained; what --demo sets."""
+"""Flags of the three scripts on recordings: their data, and what of the encoder is trained; what --demo sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from common.arguments import Arguments, flag
+from common.arguments import Arguments, LabelArguments, TaskArguments, flag
 from common.errors import UserError
+
+
+@dataclass
+class SpeechArguments(TaskArguments):
+    """The data of the three scripts on recordings."""
+
+    _argument_group_name = "recordings"
+
+    data_dir: str | None = flag(
+        None, "all data in one: a folder, an archive, a table or a recording; --split makes splits of it", "--data"
+    )
+    corpus: str | None = flag(None, "corpus of emotions that names are of; unset: the one that all names match")
+    name_pattern: str | None = flag(
+        None, "what file names say: {label}_{speaker}_{index}, {speaker}/{label}/{index}, or a regular expression"
+    )
+    split: Literal["auto", "speaker", "random"] = flag(
+        "auto", "how --data_dir is split: no speaker in two splits, or at random; auto: as it says, else by speaker"
+    )
+    validation_share: float = flag(0.1, "share of one source that becomes validation data")
+    test_share: float = flag(0.1, "share of one source that becomes test data")
+    split_seed: int = flag(42, "which speakers or clips go to which split; apart from --seed")
+    audio_column: str | None = flag(None, "column of the recordings; unset: audio, path, ...", "--audio_column_name")
+    speaker_column: str | None = flag(None, "column of the speakers; unset: speaker, speaker_id, client_id, ...")
+    train_split_name: str = flag("train", "split of --dataset to train on")
+    eval_split_name: str = flag("validation", "split of --dataset that is validation data")
+    test_split_name: str = flag("test", "split of --dataset that is test data")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("validation_share", "test_share"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 0.5")
+        if self.data_dir and (self.train_file or self.validation_file or self.test_file):
+            raise UserError("--data_dir is split by itself; give either it, or a file for each split")
+
+
+@dataclass
+class ClassArguments(LabelArguments, SpeechArguments):
+    """What the scripts with classes have beside."""
+
+    drop_labels: list[str] = flag([], "classes that are left out, and counted as such")
+
+
+@dataclass
+class TextArguments(SpeechArguments):
+    """What the script with transcripts has beside."""
+
+    text_column: str | None = flag(None, "column of the transcript; unset: text, sentence, ...", "--text_column_name")
+    min_seconds: float = flag(0.0, "shorter recordings are left out", "--min_duration_in_seconds")
+    max_seconds: float | None = flag(None, "longer recordings are left out", "--max_duration_in_seconds")
 
 
 @dataclass

@@ -8,8 +8,7 @@ from common.errors import UserError
 from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder
 from common.speech.features import ClipRows
 from common.speech.results import labels_of
-
-PREFIX = {"validation": "eval", "test": "predict"}
+from common.trainer import PREFIX
 
 
 def settle_encoder(model, args, run) -> None:
@@ -57,14 +56,6 @@ class OnClips:
                 key = rate if id(parameter) in own else self.args.learning_rate, decay
                 groups.setdefault(key, []).append(parameter)
         return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]
-
-    def predict_all(self, inputs: dict[str, ClipRows]) -> tuple[dict, dict]:
-        """(Split -> predictions, split -> mean loss or None) of all splits that are evaluated at the end."""
-        found, losses = {}, {}
-        for name in self.run.evaluated(inputs):
-            output = self.predict(inputs[name], metric_key_prefix=PREFIX[name])
-            found[name], losses[name] = output.predictions, output.metrics.get(f"{PREFIX[name]}_loss")
-        return found, losses
 
     def count_recordings(self, splits) -> None:
         """In the metrics that are saved, examples are recordings; how many segments were trained on stands beside."""

@@ -5,8 +5,7 @@ scored ones would have given is reported beside it, as the official scorer does,
 """
 
 import json
-from collections.abc import Callable, Iterable
-from operator import itemgetter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +33,14 @@ def answer(question: str, context: str) -> str:
         {order}, max_length={max_length}, stride={stride}, padding=True, padding_side="right",
         return_overflowing_tokens=True, return_offsets_mapping=True, return_tensors="pt",
     )
-    inputs = {{name: windows[name] for name in tokenizer.model_input_names}}
     with torch.no_grad():
-        scores = model(**inputs)
+        scores = model(**{{name: windows[name] for name in tokenizer.model_input_names}})
     null, best, found = float("inf"), -1e9, ""
     for i, (start, end) in enumerate(zip(scores.start_logits, scores.end_logits)):
-        at = inputs["input_ids"][i].tolist().index(tokenizer.cls_token_id)
+        at = windows["input_ids"][i].tolist().index(tokenizer.cls_token_id)
         null = min(null, float(start[at] + end[at]))
         inside = torch.tensor([part == {part} for part in windows.sequence_ids(i)])
-        length = torch.arange(len(end))[None, :] - torch.arange(len(start))[:, None]
-        allowed = inside[:, None] & inside[None, :] & (length >= 0) & (length < {max_answer_length})
+        allowed = (inside[:, None] & inside).triu().tril({max_answer_length} - 1)
         spans = (start[:, None] + end[None, :]).masked_fill(~allowed, -1e9)
         first, last = divmod(int(spans.argmax()), len(end))
         if spans.max() > best:
@@ -126,21 +123,20 @@ def score_splits(
     `flat` has the metrics of the splits' evaluations by prefix. It gets the official ones anew: during training, the
     threshold was another.
     """
-    metrics, baseline = {}, {}
-    scored = [name for name in answers if "answers" in questions[name].column_names]
-    for name in sorted(scored, key=["tuning", "validation", "test"].index):
+    scored = {name for name in answers if "answers" in questions[name].column_names}
+    shown = [name for name in ("validation", "test", "tuning") if name in scored]
+    metrics, baseline = dict.fromkeys(shown), dict.fromkeys(shown)
+    for name in reversed(shown):  # the tuning questions first
         prefix, found, asked = PREFIX[name], answers[name], questions[name]
         official = rule.score(found, asked)
         flat[prefix] |= {f"{prefix}_{key}": value for key, value in official.items()}
         metrics[name] = _with_intervals(asked, rule.choose(found, asked))
         metrics[name]["loss"] = plain_metric(flat[prefix][f"{prefix}_loss"], "nats")
-        best = {f"best_{measure}" for measure in ("exact", "f1")} & official.keys()
-        metrics[name] |= {measure: plain_metric(official[measure], "percent") for measure in sorted(best)}
+        best = (measure for measure in ("best_exact", "best_f1") if measure in official)
+        metrics[name] |= {measure: plain_metric(official[measure], "percent") for measure in best}
         baseline[name] = {"name": "all unanswerable", "metrics": _with_intervals(asked, [""] * len(asked))}
-    shown = [name for name in ("validation", "test", "tuning") if name in metrics]
     head = headline(metrics, baseline, shown[0], "f1") if {*shown} - {"tuning"} else None
-    by_split = ({name: of[name] for name in shown} for of in (metrics, baseline))
-    return dict(zip(("headline", "metrics", "baseline"), (head, *by_split)))
+    return {"headline": head, "metrics": metrics, "baseline": baseline}
 
 
 def _with_intervals(questions: Dataset, texts: list[str]) -> dict[str, dict]:
@@ -188,17 +184,12 @@ def write_answers(
     write_csv(folder / f"{prefix}predictions.csv", HEADER, zip(*columns))
     for name, values in contents.items():
         write_json(folder / f"{prefix}{name}.json", dict(zip(ids, values)))
-    _write_parts(folder / f"{prefix}nbest_predictions.json", answers.n_best(questions, rule.allow_null))
-    names = ["predictions.csv", *(f"{name}.json" for name in (*contents, "nbest_predictions"))]
-    return {prefix + name: prefix + name for name in names}
-
-
-def _write_parts(path: Path, items: Iterable[tuple[str, object]]) -> None:
-    """One json object, an item a line; only one of them is in memory."""
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
-        for i, (key, value) in enumerate(items):
+    with whole_file(folder / f"{prefix}nbest_predictions.json") as partial, partial.open("w", encoding="utf-8") as file:
+        for i, (key, value) in enumerate(answers.n_best(questions, rule.allow_null)):  # one of them in memory
             file.write(f"{',' if i else '{'}\n{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
         file.write("\n}\n")
+    names = ["predictions.csv", *(f"{name}.json" for name in (*contents, "nbest_predictions"))]
+    return {prefix + name: prefix + name for name in names}
 
 
 def error_cards(rule: NoAnswerRule, questions: Dataset, answers: Answers, count: int = 20) -> list[str]:
@@ -243,18 +234,16 @@ def draw_plots(
         drawn.append(plots.curves(history, to / "loss", title="Loss", series=losses, x="step"))
         drawn.append(plots.curves(history, to / "scores", title="Validation scores", series=scores, x="step"))
 
-    def bars(metrics: dict, *keys: str) -> dict:
-        pick, names = itemgetter(*keys), {"exact match": "exact", "F1": "f1"}
-        there = {group: prefix for group, prefix in GROUPS.items() if f"{prefix}f1" in metrics}
-        return {g: {label: pick(metrics[prefix + n]) for label, n in names.items()} for g, prefix in there.items()}
-
     for name in (n for n in ("validation", "test") if n in results["metrics"]):
-        metrics, labels = results["metrics"][name], {"title": f"Exact match and F1 ({name})", "ylabel": "percent"}
-        lines = {
-            "low_high": bars(metrics, "low", "high"),
-            "baseline": bars(results["baseline"][name]["metrics"], "value"),
-        }
-        drawn.append(plots.grouped_bars(bars(metrics, "value"), to / f"{name}_scores", **lines, **labels))
+        table, lines = {}, {"low_high": {}, "baseline": {}}
+        metrics, trivial = results["metrics"][name], results["baseline"][name]["metrics"]
+        for group, prefix in ((g, p) for g, p in GROUPS.items() if f"{p}f1" in metrics):
+            ours = {"exact match": metrics[f"{prefix}exact"], "F1": metrics[f"{prefix}f1"]}
+            table[group] = {label: one["value"] for label, one in ours.items()}
+            lines["low_high"][group] = {label: (one["low"], one["high"]) for label, one in ours.items()}
+            lines["baseline"][group] = dict(zip(ours, (trivial[prefix + key]["value"] for key in ("exact", "f1"))))
+        labels = {"title": f"Exact match and F1 ({name})", "ylabel": "percent"}
+        drawn.append(plots.grouped_bars(table, to / f"{name}_scores", **lines, **labels))
         if rule.allow_null:
             sweep = sweep_of(answers[name], questions[name])
             lines = {"F1": sweep["f1"], "exact match": sweep["exact"]}

@@ -9,46 +9,45 @@ attention, and below the head there is one vector an example.
 
 import contextlib
 import hashlib
-import json
 
 import numpy as np
 import torch
+from datasets import Features, List, Value, concatenate_datasets
+from safetensors.torch import save
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from common.cache import arrays, shared_map
 from common.data import fingerprint
 from common.models import evaluating, replaced
 from common.text.layers import Encoder
 
-# Fields of a model's configuration that its layers do not compute with (nor with dropouts, in eval mode).
-NOT_COMPUTED = ("_name_or_path", "architectures", "dtype", "id2label", "label2id", "preparation", "problem_type")
-SORTED_TOGETHER = 1024  # rows; their batches are of nearly equal length, and every process's share is alike
-
 
 class FrozenPrefix:
     """The embeddings and the first layers of a model with a head.
 
     Attributes:
-        layers: how many layers belong to the prefix; `whole`: whether these are all.
-        first_token: whether the head reads the first token alone.
+        kept: 1 where they are all there is below the head, and it reads the first token alone; None: all tokens.
         for_states, always: what is replaced in the model that gets states, and at every call, for `models.replaced`.
     """
 
     def __init__(self, model, layers: int, first_token: bool):
-        encoder = Encoder.of(model)
-        self.model, self.layers, self.first_token = encoder.model, layers, first_token
-        self.base, stack, name = encoder.base, encoder.stack, encoder.attribute
-        self.whole, last = layers == len(encoder.layers), getattr(encoder.layers[-1], "attention", None)
+        encoder = Encoder(model)
+        self.model, self.base, stack, name = model, encoder.base, encoder.stack, encoder.attribute
+        whole, last = layers == len(encoder.layers), getattr(encoder.layers[-1], "attention", None)
+        self.kept = 1 if whole and first_token else None
         self.below = [(stack, name, encoder.layers[:layers])]
         self.below += [(*norm, torch.nn.Identity()) for norm in encoder.norms]
-        self.for_states = [
-            (self.base, "embeddings", _Given(self.base.embeddings)),
-            (stack, name, encoder.layers[layers:]),
-        ]
+        # The modules stay in the model, where DDP wants to find them: the embeddings give back what they are given.
+        given = (self.base.embeddings, "forward", lambda input_ids=None, inputs_embeds=None, *_, **__: inputs_embeds)
+        self.for_states = [given, (stack, name, encoder.layers[layers:])]
         # What stands between embeddings and layers (ELECTRA's projection) has been computed as well.
         if hasattr(self.base, "embeddings_project"):
             self.for_states.append((self.base, "embeddings_project", torch.nn.Identity()))
-        shortened = first_token and not self.whole and hasattr(last, "output")
-        self.always = [(last, "output", _FirstToken(last.output))] if shortened else []
+        self.always = []
+        if first_token and not whole and hasattr(last, "output"):
+            all_tokens = last.output.forward
+            self.always = [(last.output, "forward", lambda *states: all_tokens(*(state[:, :1] for state in states)))]
 
     def states(self, inputs: dict) -> torch.Tensor:
         """The hidden states [B, L, H], without gradient and in eval mode, of a batch of token ids."""
@@ -56,15 +55,10 @@ class FrozenPrefix:
             return self.base(**inputs).last_hidden_state
 
     def fingerprint(self) -> str:
-        """SHA-256 over what the states depend on: weights that are not trained, and the configuration."""
-        config = self.model.config.to_dict()
-        used = {k: v for k, v in config.items() if k not in NOT_COMPUTED and "dropout" not in k}
-        digest = hashlib.sha256(json.dumps([self.layers, used], sort_keys=True, default=str).encode())
-        for name, tensor in self.base.state_dict(keep_vars=True).items():
-            if not tensor.requires_grad:
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """SHA-256 over what the states depend on: the weights that are not trained, and the configuration."""
+        tensors = self.base.state_dict(keep_vars=True).items()
+        frozen = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors if not tensor.requires_grad}
+        return hashlib.sha256(save(frozen) + self.model.config.to_json_string().encode()).hexdigest()
 
     def agrees(self, inputs: dict) -> bool:
         """Whether the whole model gives the same for token ids and for their states.
@@ -72,11 +66,10 @@ class FrozenPrefix:
         Not so where the upper layers need to know which layer they are (DeBERTa's convolution follows the first one),
         or where the head reads more than is kept.
         """
-        kept = 1 if self.whole and self.first_token else None
         with torch.no_grad(), evaluating(self.model):
             expected = self.model(**inputs).logits
-            mask = inputs["attention_mask"][:, :kept]
-            given = {"inputs_embeds": self.states(inputs)[:, :kept], "attention_mask": mask}
+            mask = inputs["attention_mask"][:, : self.kept]
+            given = {"inputs_embeds": self.states(inputs)[:, : self.kept], "attention_mask": mask}
             with skipped(self, given):
                 found = self.model(**given).logits
         return expected.shape == found.shape and torch.allclose(expected, found, 1e-3, 1e-4)
@@ -91,74 +84,26 @@ def skipped(prefix: FrozenPrefix | None, batch: dict) -> contextlib.AbstractCont
     return replaced([*given, *prefix.always]) if prefix else contextlib.nullcontext()
 
 
-class _Given(torch.nn.Module):
-    """Stands for the embeddings: gives back what it is given."""
-
-    def __init__(self, embeddings: torch.nn.Module):
-        super().__init__()
-        self.embeddings = embeddings  # whose buffers DDP wants to find in the model at every call
-
-    def forward(self, input_ids=None, inputs_embeds=None, *_, **__):
-        return inputs_embeds
-
-
-class _FirstToken(torch.nn.Module):
-    """Stands for a module of which the first token's output is enough."""
-
-    def __init__(self, module: torch.nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, *states):
-        return self.module(*(state[:, :1] for state in states))
-
-
-class FrozenStates(torch.utils.data.Dataset):
-    """N examples as states: a row is `inputs_embeds` [L, H] and, where it is known, `labels`.
-
-    Attributes:
-        lengths: int64 [N], tokens of each example, also where one vector of it is kept: the batches are the same.
-    """
-
-    def __init__(self, inputs, states, place: np.ndarray, width: int):
-        self.lengths, self.width, self.place = np.array(inputs["length"][:]), width, place
-        self.labels = inputs["labels"][:] if "labels" in inputs.column_names else None
-        self.states = states.with_format("arrow")
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitems__(self, rows: list[int]) -> list[dict]:
-        found = arrays(self.states, "states", self.place[rows].tolist())
-        items = [{"inputs_embeds": states.reshape(-1, self.width)} for states in found]
-        for item, row in zip(items, rows):
-            item |= {} if self.labels is None else {"labels": self.labels[row]}
-        return items
-
-    def __getitem__(self, row: int) -> dict:
-        return self.__getitems__([row])[0]
-
-
 class StatesCollator:
-    """A batch of `FrozenStates`: `inputs_embeds` [B, L, H] float32, zeros behind each end, `attention_mask`, `labels`.
+    """A batch of rows as states: `inputs_embeds` [B, L, H] float32, zeros behind each end, `attention_mask`, `labels`.
 
-    L is what `DataCollatorWithPadding` makes it, so that dropout draws as many random numbers as without the cache.
+    L is what the tokens' collator makes it, so that dropout draws as many random numbers as without the cache.
     """
 
-    def __init__(self, padding: str | bool, max_length: int, multiple: int | None):
-        self.fixed = max_length if padding == "max_length" else None
-        self.multiple = multiple or 1
+    def __init__(self, states, width: int, tokens):
+        self.states, self.width, self.tokens = states.with_format("arrow"), width, tokens
 
-    def __call__(self, items: list[dict]) -> dict:
-        counts = np.array([len(item["inputs_embeds"]) for item in items])
-        longest = int(counts.max())
-        width = longest if longest == 1 else self.fixed or -(-longest // self.multiple) * self.multiple
-        states = torch.zeros(len(items), width, items[0]["inputs_embeds"].shape[1])
-        for target, item in zip(states.numpy(), items):
-            target[: len(item["inputs_embeds"])] = item["inputs_embeds"]
-        batch = {"inputs_embeds": states, "attention_mask": torch.from_numpy((np.arange(width) < counts[:, None]) * 1)}
-        if "labels" in items[0]:
-            batch["labels"] = torch.tensor([item["labels"] for item in items])
+    def __call__(self, rows: list[dict]) -> dict:
+        found = arrays(self.states, "states", [row["row"] for row in rows])
+        found = [torch.tensor(states, dtype=torch.float32).reshape(-1, self.width) for states in found]
+        states, counts = pad_sequence(found, batch_first=True), torch.tensor([len(one) for one in found])
+        if (longest := states.shape[1]) > 1:
+            multiple = self.tokens.pad_to_multiple_of or 1
+            fixed = self.tokens.max_length if self.tokens.padding == "max_length" else None
+            states = pad(states, (0, 0, 0, (fixed or -(-longest // multiple) * multiple) - longest))
+        batch = {"inputs_embeds": states, "attention_mask": (torch.arange(states.shape[1]) < counts[:, None]).long()}
+        if "labels" in rows[0]:
+            batch["labels"] = torch.tensor([row["labels"] for row in rows])
         return batch
 
 
@@ -179,64 +124,62 @@ def frozen_states(model, layers: int | None, inputs: dict, collator, args, run) 
         return inputs, collator, None
     names = [n for n in collator.tokenizer.model_input_names if n in next(iter(inputs.values())).column_names]
     prefix = _working_prefix(model, layers, next(iter(inputs.values())).select_columns(names), collator)
-    if isinstance(prefix, str):
-        run.warn(f"the frozen part is computed in every epoch: {prefix}")
-    elif args.training_args.gradient_checkpointing:  # which computes layers again when they are whole
+    settings = args.training_args
+    if prefix is None:
+        kind = type(model).__name__
+        run.warn(f"the frozen part is computed in every epoch: a {kind} cannot go on from the states of its layers")
+    elif settings.gradient_checkpointing:  # which computes layers again when they are whole
         prefix.always = []
-    if isinstance(prefix, str) or args.frozen_cache == "none":
-        return inputs, collator, None if isinstance(prefix, str) else prefix
-    settings, width = args.training_args, model.config.hidden_size
-    kept = 1 if prefix.whole and prefix.first_token else None
+    if prefix is None or args.frozen_cache == "none":
+        return inputs, collator, prefix
     lower = torch.bfloat16 if settings.bf16 else torch.float16 if settings.fp16 else None
     key = {
-        "prefix": prefix.fingerprint(),
-        "tokens kept": kept,
+        "prefix": [layers, prefix.kept, prefix.fingerprint()],
         "storage": args.frozen_cache,
         "precision": [model.device.type, str(lower), torch.get_float32_matmul_precision(), torch.__version__],
     }
+    size = settings.per_device_eval_batch_size
 
     def compute(batch: dict) -> dict:
-        rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
-        tokens = collator(rows).to(model.device)
-        with torch.autocast(model.device.type, lower, enabled=lower is not None):
-            states = prefix.states(tokens).float().cpu().numpy().astype(args.frozen_cache)
-        there = tokens["attention_mask"].cpu().numpy().astype(bool)
-        return {"states": [of_one[mask][:kept].ravel() for of_one, mask in zip(states, there)]}
+        rows, states = [dict(zip(batch, values)) for values in zip(*batch.values())], {}
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        for part in (order[at : at + size] for at in range(0, len(order), size)):
+            tokens = collator([rows[i] for i in part]).to(model.device)
+            with torch.autocast(model.device.type, lower, enabled=lower is not None):
+                found = prefix.states(tokens).float().cpu().numpy().astype(args.frozen_cache)
+            there = tokens["attention_mask"].cpu().numpy().astype(bool)
+            states |= {i: one[mask][: prefix.kept].ravel() for i, one, mask in zip(part, found, there)}
+        return {"states": [states[i] for i in range(len(rows))]}
 
-    from datasets import Features, List, Value
-
-    made, size = {}, settings.per_device_eval_batch_size
+    made, parts = {}, []
     for split, dataset in inputs.items():
-        lengths = np.array(dataset["length"][:])
-        chunks = np.array_split(np.arange(len(dataset)), range(SORTED_TOGETHER, len(dataset), SORTED_TOGETHER))
-        order = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
+        tokens, before = dataset.select_columns(names), sum(map(len, parts))
         states = shared_map(
-            dataset.select_columns(names).select(order),
+            tokens,
             compute,
-            key=key | {"inputs": fingerprint(dataset.select_columns(names))},
+            key=key | {"inputs": fingerprint(tokens)},
             args=args,
             run=run,
             batched=True,
-            batch_size=size,
-            writer_batch_size=size,  # a thousand rows of states would be too much memory
+            batch_size=4 * size,  # sorted by length among themselves; all in memory
+            writer_batch_size=4 * size,
             remove_columns=names,
             features=Features({"states": List(Value(args.frozen_cache))}),
             desc=f"frozen part, {split}",
         )
-        made[split] = FrozenStates(dataset, states, np.argsort(order), width)
-    return made, StatesCollator(collator.padding, collator.max_length, collator.pad_to_multiple_of), prefix
+        parts.append(states)
+        known = [column for column in ("length", "labels") if column in dataset.column_names]
+        made[split] = dataset.select_columns(known).add_column("row", np.arange(len(dataset)) + before)
+    return made, StatesCollator(concatenate_datasets(parts), model.config.hidden_size, collator), prefix
 
 
-def _working_prefix(model, layers: int, tokens, collator) -> "FrozenPrefix | str":
-    """The prefix from whose states the model can go on, or why there is none, in words."""
-    kind = type(model).__name__
-    if not hasattr(model.base_model, "embeddings"):
-        return f"a {kind} has no embeddings of its own that could be passed by"
+def _working_prefix(model, layers: int, tokens, collator) -> FrozenPrefix | None:
+    """The prefix from whose states the model can go on, if there is one."""
     lengths = np.array([len(ids) for ids in tokens["input_ids"][:64]])
     batch = collator([tokens[int(i)] for i in (lengths.argmin(), lengths.argmax())]).to(model.device)
     for first_token in (True, False):
-        prefix = FrozenPrefix(model, layers, first_token)
         with contextlib.suppress(Exception):  # whatever a model raises that gets states where it expects tokens
+            prefix = FrozenPrefix(model, layers, first_token)
             if prefix.agrees(batch):
                 return prefix
-    return f"a {kind} cannot go on from the states of its first {layers} layers"
+    return None

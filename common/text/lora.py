@@ -21,9 +21,9 @@ from common.errors import UserError, write_json
 
 FACTS = "adapter_facts.json"
 QUERY_AND_VALUE = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q_proj", "v_proj"))
-OF_A_NEW_ADAPTER = ("lora_rank", "lora_alpha", "lora_dropout", "target_modules", "lora_bias", "init_lora_weights")
-OF_A_NEW_ADAPTER += ("use_rslora", "use_dora")
-UPDATES_ONLY = "take its updates only, with a new classifier (--reset_classifier)"
+# What an adapter is made of: flag -> its name in peft's configuration.
+SETTINGS = {"lora_rank": "r", "lora_bias": "bias"}
+SETTINGS |= {name: name for name in ("lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")}
 
 
 @dataclass
@@ -95,15 +95,10 @@ def add_lora(model, args: LoraArguments):
     the 354,310,144 of the encoder, and the classifier's frozen original, which peft keeps beside the trained copy.
 
     Raises:
-        UserError: a target module that the model does not have, or a pruned model.
+        UserError: a target module that the model does not have.
     """
     from peft import LoraConfig
 
-    if getattr(model.config, "pruned_heads", None):
-        raise UserError(
-            f"{model.name_or_path}: has lost attention heads, and peft cannot load an adapter for such a model again; "
-            "choose a whole one, or train it without an adapter"
-        )
     short = {name.rpartition(".")[2] for name, _ in model.base_model.named_modules()}
     found = (list(pair) for pair in QUERY_AND_VALUE if short >= {*pair})
     targets = args.target_modules or next(found, None)  # None: peft's own for this family
@@ -134,6 +129,7 @@ def _wrapped(model, config, *, trainable: bool):
     if trainable and getattr(model, "is_loaded_in_4bit", False):
         # Checkpointing is for the training flags to say, not for peft.
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    linear = {n.rpartition(".")[2] for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
     config.inference_mode = not trainable
     config.base_model_name_or_path = model.name_or_path or None
     try:
@@ -141,13 +137,10 @@ def _wrapped(model, config, *, trainable: bool):
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             adapted = adapted_class()(model, config)
     except ValueError as error:
-        linear = (name for name, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear))
-        short = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         raise UserError(
-            f"--target_modules: choose among the modules of a {model.config.model_type} model, {short}, or all-linear "
-            f"({str(error).splitlines()[0][:120]})"
+            f"--target_modules: choose among the modules of a {model.config.model_type} model, "
+            f"{', '.join(sorted(linear))}, or all-linear ({str(error).splitlines()[0][:120]})"
         ) from None
-    config.modules_to_save = list(dict.fromkeys(config.modules_to_save))  # peft adds its names to them at each loading
     return adapted if trainable else adapted.requires_grad_(False).eval()
 
 
@@ -201,7 +194,7 @@ class SavedAdapter:
     def read(cls, name: str, args) -> "SavedAdapter":
         """From a folder or the hub; raises `UserError` where it is no LoRA adapter in safetensors."""
         from huggingface_hub import snapshot_download
-        from peft import LoraConfig
+        from peft import LoraConfig, PeftConfig
         from safetensors.torch import load_file
 
         from common.hub import commit_of, fetching
@@ -213,19 +206,15 @@ class SavedAdapter:
                 folder = Path(snapshot_download(name, allow_patterns="adapter_*", cache_dir=args.cache_dir, **hub))
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():
-                whole = ", so it is a whole model: give it as --model" if (folder / "config.json").is_file() else ""
-                raise UserError(f"{name}: has no {file}{whole}; an adapter is saved by save_pretrained, as safetensors")
+                raise UserError(f"{name}: has no {file}; a whole model is given as --model, an adapter in safetensors")
         try:
-            kind = json.loads((folder / "adapter_config.json").read_text("utf-8")).get("peft_type")
-            if kind != "LORA":
-                raise UserError(f"{name}: is an adapter of another kind ({kind}); only LoRA is supported here")
+            config, weights = PeftConfig.from_pretrained(str(folder)), load_file(folder / "adapter_model.safetensors")
             facts = json.loads((folder / FACTS).read_text("utf-8")) if (folder / FACTS).is_file() else {}
-            weights = load_file(folder / "adapter_model.safetensors")
-            return cls(name, LoraConfig.from_pretrained(str(folder)), weights, facts)
-        except UserError:
-            raise
         except Exception as error:  # whatever damaged files make the libraries raise
             raise UserError(f"{name}: this adapter cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(config, LoraConfig):
+            raise UserError(f"{name}: is an adapter of another kind ({config.peft_type.value}); only LoRA is supported")
+        return cls(name, config, weights, facts)
 
     @property
     def id2label(self) -> dict[int, str]:
@@ -238,10 +227,9 @@ class SavedAdapter:
     @property
     def settings(self) -> dict:
         """Its base, rank, modules and scaling, as flags."""
-        config, names = self.config, ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")
-        targets = [config.target_modules] if isinstance(config.target_modules, str) else sorted(config.target_modules)
-        own = {"lora_rank": config.r, "target_modules": targets, "lora_bias": config.bias}
-        return {"model": config.base_model_name_or_path, **own, **{name: getattr(config, name) for name in names}}
+        own, targets = {flag: getattr(self.config, name) for flag, name in SETTINGS.items()}, self.config.target_modules
+        own["target_modules"] = [targets] if isinstance(targets, str) else sorted(targets)
+        return own | {"model": self.config.base_model_name_or_path}
 
     def apply(self, model, *, trainable: bool, reset_classifier: bool = False):
         """`model`, a plain one, with this adapter; a `PeftModel`.
@@ -258,10 +246,9 @@ class SavedAdapter:
         base, head = fingerprint(model), tuple(f"base_model.model.{name}." for name in _head(model))
         adapted = _wrapped(model, self.config, trainable=trainable)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        there = {name: w for name, w in self.weights.items() if not (reset_classifier and name.startswith(head))}
-        there |= {name: w for name, w in own.items() if reset_classifier and name.startswith(head)}
-        shapes = [{name: tuple(w.shape) for name, w in weights.items()} for weights in (there, own)]
-        wrong = sorted(n for n in shapes[0].keys() | shapes[1].keys() if shapes[0].get(n) != shapes[1].get(n))
+        there = self.weights | {name: w for name, w in own.items() if reset_classifier and name.startswith(head)}
+        shapes = [{name: w.shape for name, w in weights.items()} for weights in (there, own)]
+        wrong = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
         other = [name for name in wrong if not name.startswith(head)]
         if other or (base and self.facts.get("base") not in (base, None)):
             trained_on = self.config.base_model_name_or_path or "a model without name"
@@ -271,7 +258,9 @@ class SavedAdapter:
             )
         if wrong:
             what = "a classifier for other classes" if wrong[0] in there else "no classifier, and would score at random"
-            raise UserError(f"{self.name}: has {what} ({wrong[0].removeprefix('base_model.model.')}); {UPDATES_ONLY}")
+            raise UserError(
+                f"{self.name}: has {what}; take its updates only, with a new classifier (--reset_classifier)"
+            )
         set_peft_model_state_dict(adapted, there)
         return adapted
 
@@ -292,19 +281,15 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
 
     first, parts = adapters[0], {}
     for saved in adapters:
-        odd = {name.rpartition(".lora_")[2].partition(".")[0] for name in saved.weights if ".lora_" in name} - {
-            "A",
-            "B",
-        }
-        if odd or saved.config.rank_pattern or saved.config.alpha_pattern or saved.config.bias != "none":
+        plain = all(".lora_" not in name or ".lora_A." in name or ".lora_B." in name for name in saved.weights)
+        if not plain or saved.config.rank_pattern or saved.config.alpha_pattern or saved.config.bias != "none":
             raise UserError(f"{saved.name}: is no plain product of two matrices and cannot be added; merge it instead")
-        if saved.id2label != first.id2label or saved.weights.keys() != first.weights.keys():
+        same = [(one.id2label, one.weights.keys(), one.facts.get("base")) for one in (saved, first)]
+        if same[0] != same[1]:
             raise UserError(
-                f"{saved.name}: has other classes or modules than {first.name} ({', '.join(saved.id2label.values())}, "
-                f"not {', '.join(first.id2label.values())}); only adapters of the same ones can be added"
+                f"{saved.name}: has other classes or modules or another base model than {first.name}; only adapters "
+                "of the same ones can be added"
             )
-        if saved.facts.get("base") != first.facts.get("base"):
-            raise UserError(f"{saved.name}: is an adapter for another base model than {first.name}")
     for name in first.weights:
         tensors = [saved.weights[name] for saved in adapters]
         if ".lora_A." in name:
@@ -315,9 +300,9 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
             parts[name] = torch.cat(tensors, dim=1)
         else:
             parts[name] = sum(weight * tensor for weight, tensor in zip(weights, tensors)) / sum(weights)
-    rank, like = sum(saved.config.r for saved in adapters), first.config
-    same = {"target_modules": like.target_modules, "modules_to_save": like.modules_to_save}
-    config = LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=rank, **same)
+    rank = sum(saved.config.r for saved in adapters)
+    same = {name: getattr(first.config, name) for name in ("task_type", "target_modules", "modules_to_save")}
+    config = LoraConfig(r=rank, lora_alpha=rank, **same)
     together = SavedAdapter(" + ".join(saved.name for saved in adapters), config, parts, first.facts)
     return together.apply(model, trainable=trainable)
 
@@ -333,11 +318,8 @@ def quantization(args: LoraArguments) -> dict:
 
     if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("--load_in_4bit needs a CUDA GPU and bitsandbytes (pip install bitsandbytes); leave it out")
-    settings = {
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": True,
-        "bnb_4bit_compute_dtype": torch.bfloat16,
-    }
+    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    settings |= {"bnb_4bit_compute_dtype": torch.bfloat16}
     whole = ["classifier", "score", "pooler", r".*\.pooler"]  # what is trained whole
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=whole, **settings)}
 
@@ -352,13 +334,13 @@ def trained_and_stored(whole: int, model, method: str) -> tuple[dict, dict]:
         whole: parameters before adaptation, all of them trainable.
     """
     own, shared = (sum(p.nbytes for p in model.parameters() if p.requires_grad == own) for own in (True, False))
-    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad or not trained) for trained in (False, True)]
-    names = ("parameters", "trainable parameters", "bytes for 1 task", "bytes for 100 tasks")
-    after = dict(zip(names, (*counts, shared + own, shared + 100 * own)))
+    trainable, every = (sum(p.numel() for p in model.parameters() if p.requires_grad or n) for n in (False, True))
+    after = {"parameters": every, "trainable parameters": trainable}
+    after |= {"bytes for 1 task": shared + own, "bytes for 100 tasks": shared + 100 * own}
     before = (whole, whole, 4 * whole, 400 * whole)
-    rows = [[name, f"{all_of_it:,}", f"{after[name]:,}"] for name, all_of_it in zip(names, before)]
+    rows = [[name, f"{was:,}", f"{value:,}"] for was, (name, value) in zip(before, after.items())]
     table = {"title": "Trained and stored", "head": ["", "all of it trained", f"--method {method}"], "rows": rows}
-    return {"method": {"method": method, "trainable share": counts[1] / counts[0], **after}}, table
+    return {"method": {"method": method, "trainable share": trainable / every, **after}}, table
 
 
 def write_adapters(model, tokenizer, inputs, collator, run) -> dict:

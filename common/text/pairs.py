@@ -5,26 +5,24 @@ and those of `GROUPS` that are there. Classes are known by name, never by positi
 """
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from common.arguments import TaskArguments, flag
+from common.arguments import LabelArguments, TaskArguments, flag
 from common.errors import UserError
 
 # Where the parts of a pair are found by themselves, the first name that is there; compared without case. The last ones
 # are those of GLUE's tasks.
 COLUMNS = {
+    "id": ("id", "pairid", "pair_id", "uid", "guid", "idx", "index"),
     "premise": ("premise", "sentence1", "sentence_a", "text_a", "text1", "question1", "question", "#1 string"),
     "hypothesis": ("hypothesis", "sentence2", "sentence_b", "text_b", "text2", "question2", "sentence", "#2 string"),
     "label": ("gold_label", "label_text", "label", "labels", "entailment_label", "class", "is_duplicate", "quality"),
 }
-ID_COLUMNS = ("id", "pairid", "pair_id", "uid", "guid", "idx", "index")
 # Columns by whose values accuracy is reported. FarsTail's last two say with 1 where a model that sees the hypothesis
 # alone, or the overlap alone, is wrong.
 GROUPS = {
@@ -33,7 +31,6 @@ GROUPS = {
     "hard(overlap)": {"0": "easy", "1": "hard"},
 }
 VISIBLE = re.compile(r"[^\s\u00ad\u200b-\u200f\u2060\ufeff]")
-WORD = re.compile(r"[\w\u200c\u0300-\u036f\u064b-\u0652]+")  # with the zero-width non-joiner and marks inside words
 PROJECTED = 320  # pairs in a projection
 PREFIX = {"validation": "eval", "test": "predict"}  # of metrics, as in official examples
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
@@ -48,7 +45,7 @@ print(classifier(pair, truncation=True, top_k=None))  # every label with its pro
 
 
 @dataclass
-class PairArguments(TaskArguments):
+class PairArguments(LabelArguments, TaskArguments):
     """What every task on pairs of sentences has."""
 
     _argument_group_name = "sentence pairs"
@@ -58,32 +55,9 @@ class PairArguments(TaskArguments):
     lower_case: bool = flag(False, "lower-case all texts", "--do_lower_case")
     premise_column: str | None = flag(None, "column of the first sentence; unset: premise, sentence1, ...")
     hypothesis_column: str | None = flag(None, "column of the second sentence; unset: hypothesis, sentence2, ...")
-    label_column: str | None = flag(None, "column of the class; unset: label, gold_label, ...", "--label_column_name")
-    label_order: str | None = flag(
-        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
-    )
-    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
-        "none", "how much a class counts in the loss: all alike, or rare ones more"
-    )
     frozen_cache: Literal["float32", "float16", "none"] = flag(
         "float32", "what is frozen is computed once and kept on disk so (float16: half the space); none: in every epoch"
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.label_order is not None and not all(self.order):
-            raise UserError(f"--label_order {self.label_order}: must be names with commas between, one for each class")
-
-    @property
-    def order(self) -> list[str] | None:
-        """`label_order` as names."""
-        return self.label_order and [name.strip() for name in self.label_order.split(",")]
-
-
-def published(args: PairArguments, report: str, row: tuple | None) -> tuple:
-    """(report, *row) where a model is trained on the data of the recipe, whose figures may stand beside its own."""
-    on_its_data = args.training_args.do_train and not args.demo and not {"train_file", "dataset"} & args.explicit
-    return (report, *row) if row and on_its_data else ()
 
 
 def preparation_of(args: PairArguments, names: Sequence[str], saved: dict | None) -> dict:
@@ -101,8 +75,8 @@ def preparation_of(args: PairArguments, names: Sequence[str], saved: dict | None
 def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_splits: Mapping[str, str]):
     """The splits that the run needs, as `common.data.Splits`; test pairs may come without classes.
 
-    Pairs without a gold label (`-`, -1) are left out and counted, always. Ids are those of the rows, where they are all
-    different, else the number of the row, from 1.
+    Pairs without a gold label (`-`, -1) are left out and counted, always. Ids that are not all different become the
+    numbers of the rows, from 1.
 
     Args:
         known: the classes of the task, in the order of their ids -> other spellings.
@@ -121,70 +95,63 @@ def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_spli
     def to_dataset(frame, split: str) -> tuple:
         nonlocal names
         source, columns = frame.attrs["source"], _columns(frame, args, label_needed=split != "test")
-        content = {"id": _ids(frame)} | {part: frame[columns[part]].tolist() for part in ("premise", "hypothesis")}
-        parts = ("hypothesis", "premise")
-        problems = {i: bad for part in parts for i, text in enumerate(content[part]) if (bad := _problem(part, text))}
-        ids, feature = None, None
+        table = frame[[columns["premise"], columns["hypothesis"]]].set_axis(["premise", "hypothesis"], axis=1)
+        ids = frame[columns["id"]].astype(str) if "id" in columns else None
+        usable = ids is not None and ids.is_unique and not ids.hasnans
+        table["id"] = ids if usable else [str(number) for number in range(1, len(table) + 1)]
+        for group, meanings in GROUPS.items():
+            if group in frame:
+                table[group] = [meanings.get(str(value), str(value)) for value in frame[group]]
+        features, problems = Features(dict.fromkeys(table, Value("string"))), {}
+        for part in ("hypothesis", "premise"):
+            problems |= {i: bad for i, text in enumerate(table[part]) if (bad := text_problem(part, text))}
         if "label" in columns:
             settings = {"known": known, "label_order": args.order, "names": names}
             ids, feature, bad = encode_labels(frame, columns["label"], **settings)
             problems |= {i: problem for i, problem in bad.items() if i not in problems or problem[1] is None}
-        if ids is None and split != "test":
+            if ids is not None:
+                table["labels"], features["labels"] = ids, feature
+                if args.order and not set(feature.names) <= set(in_order(args.order, known)):
+                    raise UserError(f"{source}: has the classes {listed(feature.names)}, not those of --label_order")
+        if split != "test" and "labels" not in table:
             raise UserError(f"{source}: no row has a label; it may be a hidden test set")
-        if feature and args.order and not set(feature.names) <= set(in_order(args.order, known)):
-            raise UserError(f"{source}: has the classes {listed(feature.names)}, not those of --label_order")
         if split == "train":
             names = feature.names
             if len(names) < 2:
                 raise UserError(f"{source}: all pairs are of the class {names[0]!r}; there must be two or more")
-        for column in (name for name in GROUPS if name in frame):
-            content[column] = [GROUPS[column].get(str(value), str(value)) for value in frame[column]]
-        features = dict.fromkeys(content, Value("string"))
-        if ids is not None:
-            content["labels"], features["labels"] = ids, feature
-        _, skipped = without_bad(frame, problems, args.on_bad_example)
-        kept = [i for i in range(len(frame)) if i not in problems]
-        content = {name: [values[i] for i in kept] for name, values in content.items()}
-        return Dataset.from_dict(content, features=Features(features)), skipped
+        table, skipped = without_bad(table, problems, args.on_bad_example)
+        return Dataset.from_pandas(table, features=features, preserve_index=False), skipped
 
     shared = {"premise": ["premise"], "example": ["premise", "hypothesis"]}
     return load_splits(args, to_dataset, hub_splits=hub_splits, columns=shared)
 
 
 def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
-    """ "premise", "hypothesis" and, where there is one, "label" -> the column's name in these rows."""
+    """The columns that are there: "premise", "hypothesis", perhaps "label" and "id" -> their names in these rows."""
     from common.data import require_columns
     from common.labels import listed
 
-    source, folded, found = frame.attrs["source"], {name.strip().casefold(): name for name in reversed(list(frame))}, {}
+    folded, found = {name.strip().casefold(): name for name in reversed(list(frame))}, {}
     for part, known in COLUMNS.items():
-        if column := getattr(args, f"{part}_column") or next((folded[n] for n in known if n in folded), None):
+        given = getattr(args, f"{part}_column", None)
+        if column := given or next((folded[name] for name in known if name in folded), None):
             found[part] = column
-        elif part != "label" or label_needed:
+        elif part != "id" and (part != "label" or label_needed):
             raise UserError(
-                f"{source}: no column for the {part}; it has {listed(frame)} and is searched for {listed(known)}; "
-                f"name yours with --{part}_column"
+                f"{frame.attrs['source']}: no column for the {part}; it has {listed(frame)} and is searched for "
+                f"{listed(known)}; name yours with --{part}_column"
             )
-    require_columns(frame, list(found.values()), source)
+    require_columns(frame, list(found.values()), frame.attrs["source"])
     return found
 
 
-def _problem(part: str, text: object) -> tuple[str, str] | None:
-    """The reason (to count) and the sentence (to say) of what is wrong with a text, or None."""
+def text_problem(name: str, text: object) -> tuple[str, str] | None:
+    """The reason (to count) and the sentence (to say) of what is wrong with the text called `name`, or None."""
     if text is None or text != text or (isinstance(text, str) and not VISIBLE.search(text)):
-        return f"empty {part}", f"the {part} is empty"
+        return f"empty {name}", f"the {name} is empty"
     if not isinstance(text, str):
-        return f"{part} of a wrong type", f"the {part} must be text, not {text!r:.60}"
+        return f"{name} of a wrong type", f"the {name} must be text, not {text!r:.60}"
     return None
-
-
-def _ids(frame) -> list[str]:
-    folded = {name.strip().casefold(): name for name in reversed(list(frame))}
-    for name in (folded[known] for known in ID_COLUMNS if known in folded):
-        ids = ["" if value is None or value != value else str(value) for value in frame[name]]
-        if all(ids) and len(set(ids)) == len(ids):
-            return ids
-    return [str(number) for number in range(1, len(frame) + 1)]
 
 
 def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: str, args, known, run) -> tuple:
@@ -200,14 +167,12 @@ def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: s
     from common.labels import align_with_checkpoint, canonical, class_names_of, listed
 
     training, settings = args.training_args.do_train, {"known": known, "label_order": args.order}
-    names = max((s.features["labels"].names for s in splits.values() if "labels" in s.features), key=len, default=[])
+    splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
+    labelled = (split.features["labels"].names for split in splits.values() if "labels" in split.features)
+    names = next(labelled, None) or class_names_of(trained_for, checkpoint, [], **settings)
     own = [canonical(name, known) for name in (trained_for or {}).values()]
-    if training and own and not {*names} <= {*own} and not own[0].startswith("LABEL_"):
+    if own and not own[0].startswith("LABEL_") and not {*names} <= {*own}:
         run.warn(f"{checkpoint} was trained for the classes {listed(own)}; it is trained on for {listed(names)}")
-        return splits, names
-    if trained_for and not (training and len(trained_for) != len(names)):
-        splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
-        names = class_names_of(trained_for, checkpoint, names, **settings)
     return splits, names
 
 
@@ -226,7 +191,6 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
     Returns:
         (data sets by split, collator, split -> tokens of each pair before it was cut, int [N]).
     """
-    from datasets import DatasetDict
     from transformers import DataCollatorWithPadding
 
     from common.cache import shared_map
@@ -246,12 +210,13 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
         return {**tokens, "length": [len(ids) for ids in tokens["input_ids"]], "whole_length": whole}
 
     key = {"tokenizer": tokenizer.backend_tokenizer.to_str(), "max_length": max_length, "preparation": preparation}
-    inputs, whole_lengths = DatasetDict(), {}
+    inputs, whole_lengths = {}, {}
     for name, split in splits.items():
+        labels = split.features.get("labels")
         found = shared_map(
-            split.select_columns(["premise", "hypothesis"]),
+            split.select_columns(["premise", "hypothesis", *(["labels"] if labels else [])]),
             encode,
-            key=key | {"texts": run.data["splits"][name]["fingerprint"]},
+            key=key | {"texts": run.data["splits"][name]["fingerprint"], "classes": labels and labels.names},
             args=args,
             run=run,
             batched=True,
@@ -263,10 +228,7 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
         run.data["splits"][name]["statistics"] |= {what: int(count) for what, count in facts.items()}
         if (share := (length < whole).mean()) > 0.5:
             run.warn(f"{share:.0%} of the {name} pairs are longer than --max_length {max_length} and were cut")
-        columns = [column for column in (*tokenizer.model_input_names, "length") if column in found.features]
-        inputs[name], whole_lengths[name] = found.select_columns(columns), whole
-        if "labels" in split.features:
-            inputs[name] = inputs[name].add_column("labels", split["labels"][:])
+        inputs[name], whole_lengths[name] = found.remove_columns("whole_length"), whole
     padding = {"padding": "max_length", "max_length": max_length} if args.pad_to_max_length else {}
     multiple = 8 if args.training_args.fp16 or args.training_args.bf16 else None
     return inputs, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple, **padding), whole_lengths
@@ -314,8 +276,9 @@ def finish(
     Args:
         whole_lengths: split -> tokens of each pair. outputs: split -> what the trainer predicted.
         vectors: "before", "after" training -> [n, H], of the first n validation pairs.
-        published: report, setting, accuracy, macro F1, and "precision / recall / F1 / macro / weighted averages": the
-            three for each class in the order of `known`, then their averages; in percent; () without a comparison.
+        published: report and perhaps setting, accuracy, macro F1, and "precision / recall / F1 / macro / weighted
+            averages": the three for each class in the order of `known`, then their averages; in percent. They stand
+            beside what was trained on the data of the recipe.
         epochs: "accuracy", "loss" -> {epoch: published value}.
         usage: a format string, of {model} (the argument) and the two sentences {first} and {second}.
         write_more: writes what else there is, and returns more facts for `extra`.
@@ -342,7 +305,7 @@ def finish(
         files = {}
         for name, found in predictions.items():
             files |= classification.write_predictions(run.output_dir, "test_" if name == "test" else "", found)
-        dashed = {name: {"published": points} for name, points in epochs.items()} if published else {}
+        dashed = {name: {"published": points} for name, points in epochs.items()} if rows else {}
         files |= classification.draw_plots(results, run.output_dir, references=dashed)
         files |= draw_pairs(splits, whole_lengths, run, vectors)
         results["extra"] |= write_more()
@@ -353,9 +316,10 @@ def finish(
     first, second = prepare([pair["premise"], pair["hypothesis"]])
     if (first, second) != (pair["premise"], pair["hypothesis"]):
         usage += "# texts must be prepared as in training (see the arguments above); these are\n"
-    rows, tables = [], [rows_table(splits, prepare), *tables]
-    if published:
-        report, setting, accuracy, f1, by_class = published
+    rows, tables, (report, *row) = [], [rows_table(splits, prepare), *tables], published
+    own = not run.training_args.do_train or run.args.demo or {"train_file", "dataset"} & run.args.explicit
+    if row and not own:
+        setting, accuracy, f1, by_class = row
         rows = [reference(report, setting, {"accuracy": accuracy, "f1": f1})]
         tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
     usage = usage.format(model=model, first=first, second=second)
@@ -379,11 +343,10 @@ def class_table(per_class: Mapping, known: Sequence[str], setting: str, publishe
     """For results.json's `tables`: precision, recall and F1 by class, and their averages, ours and the published."""
     *by_class, macro, weighted = (numbers.split() for numbers in published.split(" / "))
     theirs = {**dict(zip(known, zip(*by_class))), "macro avg": macro, "weighted avg": weighted}
-    scores = ("precision", "recall", "f1")
-    rows = [
-        [name, *(f"{100 * (row[score] or 0):.1f}" for score in scores), *theirs.get(name, ("",) * 3)]
-        for name, row in per_class.items()
-    ]
+    rows = []
+    for name, row in per_class.items():
+        ours = (f"{100 * (row[score] or 0):.1f}" for score in ("precision", "recall", "f1"))
+        rows.append([name, *ours, *theirs.get(name, ("",) * 3)])
     head = ["class", "precision", "recall", "F1", "published precision", "recall", "F1"]
     return {"title": f"By class, in percent; published: {setting}", "head": head, "rows": rows}
 
@@ -394,7 +357,7 @@ def rows_table(splits, prepare: Callable[[list[str]], list[str]]) -> dict:
     rows = split.select(sorted({*range(len(split))[:5], *range(len(split))[-5:]}))
     columns = {"id": rows["id"][:], "premise": rows["premise"][:], "hypothesis": rows["hypothesis"][:]}
     if "labels" in rows.features:
-        columns["class"] = [rows.features["labels"].int2str(i) for i in rows["labels"]]
+        columns["class"] = rows.features["labels"].int2str(rows["labels"][:])
     ready = {f"prepared {part}": prepare(columns[part]) for part in ("premise", "hypothesis")}
     columns |= ready if [*ready.values()] != [columns["premise"], columns["hypothesis"]] else {}
     cells = [list(row) for row in zip(*columns.values())]
@@ -408,6 +371,11 @@ def draw_pairs(splits, whole_lengths: Mapping, run, vectors: Mapping[str, np.nda
     from common.report import plots
 
     folder, (name, split) = run.output_dir / "plots", next(iter(splits.items()))
+
+    def by_class(split, values: np.ndarray) -> dict[str, np.ndarray]:
+        labels = np.array(split["labels"][: len(values)])
+        return {name: values[labels == i] for i, name in enumerate(split.features["labels"].names)}
+
     words = {"title": f"Both texts together ({name})", "xlabel": "tokens", "cutoff_label": "cut here"}
     drawn = [plots.histogram(whole_lengths[name], folder / "token_lengths", cutoff=run.args.max_length, **words)]
     if "labels" in split.features:
@@ -421,10 +389,11 @@ def draw_pairs(splits, whole_lengths: Mapping, run, vectors: Mapping[str, np.nda
     return {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
 
 
-def by_class(split, values: np.ndarray) -> dict[str, np.ndarray]:
-    """Class -> the values [n, ...], of the first n pairs, that are of its pairs."""
-    labels = np.array(split["labels"][: len(values)])
-    return {name: values[labels == i] for i, name in enumerate(split.features["labels"].names)}
+def word_overlap(split) -> np.ndarray:
+    """float64 [N]: the share of the hypothesis's words, each counted once, that the premise has; 0 without words."""
+    pairs = zip(split["premise"][:], split["hypothesis"][:])
+    words = ((set(re.findall(r"\w+", text.casefold())) for text in pair) for pair in pairs)
+    return np.array([len(own & others) / max(len(own), 1) for others, own in words])
 
 
 def pooled_vectors(when: str, model, inputs, collator, run) -> dict[str, np.ndarray]:
@@ -447,14 +416,3 @@ def pooled_vectors(when: str, model, inputs, collator, run) -> dict[str, np.ndar
             states, mask = base(**batch).last_hidden_state.float(), batch["attention_mask"].unsqueeze(-1)
             found.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())
     return {when: np.concatenate(found)}
-
-
-@lru_cache(maxsize=1024)
-def _words(text: str) -> frozenset[str]:
-    return frozenset(WORD.findall(unicodedata.normalize("NFC", text).casefold()))
-
-
-def word_overlap(split) -> np.ndarray:
-    """float64 [N]: the share of the hypothesis's words, each counted once, that the premise has; 0 without words."""
-    pairs = zip(split["premise"][:], split["hypothesis"][:])
-    return np.array([len((own := _words(h)) & _words(p)) / max(len(own), 1) for p, h in pairs])

@@ -28,33 +28,34 @@ def prepare(texts: Sequence[str], steps: Sequence[str]) -> list[str]:
 
     A step that would leave a text without any letter or digit does not happen to that text.
     """
-    functions = [FUNCTIONS[step] for step in STEPS if step in steps]
-    prepared = {text: _through(functions, text) for text in dict.fromkeys(texts)}
+    prepared = dict.fromkeys(texts)
+    for text in prepared:
+        after = text
+        for function in (FUNCTIONS[step] for step in STEPS if step in steps):
+            after = changed if re.search(r"\w", changed := function(after)) else after
+        prepared[text] = after
     return [prepared[text] for text in texts]
 
 
-def _through(functions: list[Callable[[str], str]], text: str) -> str:
-    for function in functions:
-        after = function(text)
-        text = after if re.search(r"\w", after) else text
-    return text
+@cache
+def _shekar() -> tuple[set[str], Callable[[str], str], Callable[[str], str]]:
+    """Stop words (301), stemmer, normaliser."""
+    from shekar import Normalizer, Stemmer, data
+
+    return data.stopwords, cache(Stemmer()), Normalizer()
 
 
 def _without_stop_words(text: str) -> str:
-    """Stop words (shekar's 301) go with the space before them, so that no double spaces stay behind."""
-    stop_words = _stop_words()
+    """Stop words go with the space before them, so that no double spaces stay behind."""
+    stop_words, *_ = _shekar()
     after = SPACE_AND_WORD.sub(lambda match: "" if match[2] in stop_words else match[0], text)
     return text if after == text else SPACE_AT_BEGIN.sub("", after)
 
 
 def _stemmed(text: str) -> str:
     """The ends of words go where they leave a known word behind."""
-    stem = _stem()
+    _, stem, _ = _shekar()
     return WORD.sub(lambda match: stem(match[0]), text)
-
-
-def _without_zwnj(text: str) -> str:
-    return text.replace(ZWNJ, "")
 
 
 def _normalized(text: str) -> str:
@@ -65,32 +66,12 @@ def _normalized(text: str) -> str:
     """
     if not WORD.search(text) and OTHER_SCRIPT.search(text):
         return text
+    *_, normalizer = _shekar()
     for _ in range(MOST_PASSES):
-        before, text = text, _normalizer()(text)
+        before, text = text, normalizer(text)
         if text == before:
             break
     return text
 
 
-@cache
-def _stop_words() -> set[str]:
-    from shekar import data
-
-    return data.stopwords
-
-
-@cache
-def _stem() -> Callable[[str], str]:
-    from shekar import Stemmer
-
-    return cache(Stemmer())
-
-
-@cache
-def _normalizer() -> Callable[[str], str]:
-    from shekar import Normalizer
-
-    return Normalizer()
-
-
-FUNCTIONS = dict(zip(STEPS, (_without_stop_words, _stemmed, _without_zwnj, _normalized)))
+FUNCTIONS = dict(zip(STEPS, (_without_stop_words, _stemmed, lambda text: text.replace(ZWNJ, ""), _normalized)))

@@ -6,18 +6,18 @@ Every answer is checked against its context once, here; what follows may trust t
 import ast
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 
-from common.data import require_columns, where
+from common.data import require_columns, without_bad
 from common.errors import UserError
+from common.text.pairs import text_problem
 
 COLUMNS = ("id", "question", "context", "answers")
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
-Span = tuple[str, int]  # text, first character in the context
 
 
 def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Dataset, dict[str, int]]:
@@ -34,67 +34,45 @@ def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Datas
         A row a question: id, question, context and, if known, answers {text: [...], answer_start: [...]}.
 
     Raises:
-        UserError: naming file, row and question for whatever is wrong.
+        UserError: naming file, row (the article of a nested file) and question for whatever is wrong.
     """
-    truth = split != "test"
-    if "paragraphs" in frame.columns:
-        examples = list(_nested(frame))
-    else:
-        require_columns(frame.columns, COLUMNS if truth else COLUMNS[:3], frame.attrs["source"])
-        examples = list(_flat(frame))
-    truth = truth or all(answers is not None for *_, answers, _ in examples)
-    columns, skipped, seen = {name: [] for name in COLUMNS[: 3 + truth]}, Counter(), set()
-    for place, identity, question, context, answers, impossible in examples:
-        problem = _problem(identity, question, context, answers, impossible, seen, truth)
-        if problem and not skip_bad:
-            named = "" if identity is None else f" question {str(identity)!r}:"
-            raise UserError(f"{place}:{named} {problem[1]}; mend it or pass --on_bad_example skip")
-        if problem:
-            skipped[problem[0]] += 1
-            continue
-        seen.add(str(identity))
-        real = [(text, int(start)) for text, start in answers if text] if truth else []
-        found = {"text": [text for text, _ in real], "answer_start": [start for _, start in real]}
-        for name, value in zip(columns, (str(identity), question, context, found)):
-            columns[name].append(value)
-    if not seen:
-        reasons = "".join(f", {count:,} skipped: {reason}" for reason, count in skipped.items())
-        raise UserError(f"{frame.attrs['source']}: no usable question{reasons}")
-    features = Features({name: ANSWERS if name == "answers" else Value("string") for name in columns})
-    return Dataset.from_dict(columns, features=features, split=split), dict(skipped)
+    rows = _flattened(frame) if "paragraphs" in frame else frame
+    require_columns(rows.columns, COLUMNS if split != "test" else COLUMNS[:3], frame.attrs["source"])
+    rows = rows.reindex(columns=[*COLUMNS, "is_impossible"]).astype(object)
+    rows["answers"] = [_spans(_written_out(cell)) for cell in rows["answers"]]
+    truth = split != "test" or all(answers is not None for answers in rows["answers"])
+    problems, seen = {}, set()
+    for i, row in enumerate(rows.itertuples(index=False)):
+        if reason := _problem(row, seen, truth):
+            problems[i] = reason[0], f"question {str(row.id)!r}: {reason[1]}"
+        else:
+            seen.add(str(row.id))
+    rows, skipped = without_bad(rows, problems, "skip" if skip_bad else "stop")
+    columns = {name: [*map(str, rows[name])] for name in COLUMNS[:3]}
+    features = Features(dict.fromkeys(columns, Value("string")))
+    if truth:
+        real = [[(text, int(start)) for text, start in answers if text] for answers in rows["answers"]]
+        columns["answers"] = [{"text": [t for t, _ in one], "answer_start": [s for _, s in one]} for one in real]
+        features["answers"] = ANSWERS
+    return Dataset.from_dict(columns, features=features, split=split), skipped
 
 
-def _flat(frame: pd.DataFrame) -> Iterator[tuple]:
-    for i, row in enumerate(frame.to_dict("records")):
-        cells = {name: None if _is_missing(row.get(name)) else row[name] for name in COLUMNS}
-        yield where(frame, i), *(cells[name] for name in COLUMNS[:3]), _spans(_written_out(cells["answers"])), False
-
-
-def _nested(frame: pd.DataFrame) -> Iterator[tuple]:
-    for (file, number), article in zip(frame.index, frame.to_dict("records")):
-        place = f"{file}, article {number}"
-        for paragraph in _listed(article, "paragraphs", place):
-            _need(paragraph, ("context", "qas"), f"{place}: a paragraph")
-            for question in _listed(paragraph, "qas", f"{place}: a paragraph"):
-                _need(question, ("id", "question"), f"{place}: a question")
-                answers, impossible = _spans(question.get("answers")), bool(question.get("is_impossible", False))
-                yield place, question["id"], question["question"], paragraph["context"], answers, impossible
-
-
-def _need(node: object, names: tuple[str, ...], place: str) -> None:
-    if not isinstance(node, Mapping) or any(name not in node for name in names):
-        it = f"it has {', '.join(map(repr, node)) or 'nothing'}" if isinstance(node, Mapping) else f"it is {node!r:.60}"
-        raise UserError(f"{place} needs {', '.join(map(repr, names))}; {it}")
-
-
-def _listed(node: Mapping, name: str, place: str) -> Sequence:
-    if not isinstance(node[name], list | np.ndarray):
-        raise UserError(f"{place} needs a list of {name!r}; it is {node[name]!r:.60}")
-    return node[name]
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or (isinstance(cell, float) and np.isnan(cell))
+def _flattened(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a question, under the number of its article."""
+    places, rows = [], []
+    for (file, number), paragraphs in zip(frame.index, frame["paragraphs"]):
+        try:
+            asked = [{**qa, "context": one["context"]} for one in paragraphs for qa in one["qas"]]
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(
+                f"{file}, article {number}: must have 'paragraphs', a list of them, each with a 'context' and a list "
+                f"of questions called 'qas' ({type(error).__name__}: {error})"
+            ) from None
+        rows += asked
+        places += [(file, number)] * len(asked)
+    found = pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(places, names=["file", "row"]), dtype=object)
+    found.attrs = frame.attrs
+    return found
 
 
 class _WithoutCalls(ast.NodeTransformer):
@@ -119,12 +97,12 @@ def _written_out(cell: object) -> object:
             return cell
 
 
-def _spans(answers: object) -> list[Span] | str | None:
-    """The answers from [{text, answer_start}, ...] or {text: [...], answer_start: [...]}.
+def _spans(answers: object) -> list[tuple[str, int]] | str | None:
+    """(text, first character) of each of [{text, answer_start}, ...] or {text: [...], answer_start: [...]}.
 
     None where there are none; what is wrong, in words, where they have another form.
     """
-    if answers is None:
+    if answers is None or isinstance(answers, float):
         return None
     try:
         if not isinstance(answers, Mapping):
@@ -140,36 +118,29 @@ def _spans(answers: object) -> list[Span] | str | None:
     )
 
 
-def _problem(identity, question, context, answers, impossible, seen, truth) -> tuple[str, str] | None:
-    """The reason (to count) and the sentence (to say) of what is wrong with an example, or None."""
-    if identity is None:
+def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
+    """The reason (to count) and the sentence (to say) of what is wrong with a question, or None."""
+    if row.id is None or row.id != row.id:
         return "no id", "it has no id"
-    if str(identity) in seen:
+    if str(row.id) in seen:
         return "duplicate id", "the id is there twice"
-    for name, text in (("question", question), ("context", context)):
-        if text is None or (isinstance(text, str) and not text.strip()):
-            return f"empty {name}", f"the {name} is empty"
-        if not isinstance(text, str):
-            return f"{name} of a wrong type", f"the {name} must be text, not {text!r:.60}"
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return f"{name} is not Unicode", f"the {name} has half a surrogate pair, which is no character"
+    if found := text_problem("question", row.question) or text_problem("context", row.context):
+        return found
     if not truth:
         return None
-    if answers is None:
+    if row.answers is None:
         return "no answers", "it has no 'answers' (an empty list means unanswerable)"
-    if isinstance(answers, str):
-        return "answers of a wrong form", answers
-    for text, start in answers:
+    if isinstance(row.answers, str):
+        return "answers of a wrong form", row.answers
+    for text, start in row.answers:
         is_number = isinstance(start, int | float | np.number) and not isinstance(start, bool) and start == start // 1
         if not isinstance(text, str) or not is_number:
             sentence = f"answer text and answer_start must be text and a whole number, not {text!r}, {start!r}"
             return "answer of a wrong type", sentence
         start = int(start)  # pandas writes 84 as 84.0 where other rows have none
-        if text and impossible:
+        if text and row.is_impossible is True:
             return "contradiction", f"is_impossible is true but there is the answer {text!r}"
-        if text and (start < 0 or context[start : start + len(text)] != text):
+        if text and (start < 0 or row.context[start : start + len(text)] != text):
             sentence = f"the answer {text!r} does not stand at answer_start {start} of its context"
             return "answer_start does not match", sentence
     return None

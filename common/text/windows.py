@@ -2,7 +2,7 @@
 
 The windows are those that a fast tokenizer gives for the pair with `truncation="only_second"`, `stride` and
 `return_overflowing_tokens` (test: token for token), but each text of a batch is tokenised once, however many questions
-are asked about it, and a batch goes to Arrow as flat arrays: a third of the time.
+are asked about it: a third of the time.
 """
 
 import copy
@@ -31,9 +31,9 @@ class WindowCutter:
     A window has `input_ids` and, where the tokenizer has them, `token_type_ids`; its `length`; the `example` it
     belongs to and the tokens of that whole pair (`pair_length`); `context_begin`, `context_end` and `null_at`. Labels
     are the positions of the answer's first and last token, or `null_at` where it is not whole inside the window.
-    A question that leaves no more than `stride` tokens for the context has one window, whose length is negative.
     With `keep_characters`, `first_characters` and `last_characters` have where each token of the context stands in it.
-    The order of question and context follows the tokenizer's padding side, as in the official examples.
+    The order of question and context follows the tokenizer's padding side, as in the official examples. Every question
+    must leave more than `stride` tokens for the context.
     """
 
     def __init__(self, tokenizer, max_length: int, stride: int, keep_characters: bool = False):
@@ -50,45 +50,38 @@ class WindowCutter:
         if (kinds := pair.get("token_type_ids")) is not None:
             self.types = np.split(np.array(kinds, np.int8), [first, first_end, second, second_end])
             self.types[1::2] = [np.full(max_length, of_text[0], np.int8) for of_text in self.types[1::2]]
-        # The class token, else the first one, stands for "no answer"; from the end where it is the last one.
-        self.null = next(iter(np.flatnonzero(self.before == tokenizer.cls_token_id)), 0)
-        if tokenizer.cls_token_id not in self.before and tokenizer.cls_token_id in self.after:
-            self.null = self.after.tolist().index(tokenizer.cls_token_id) - len(self.after)
 
-    def tokens(self, texts: list[str], characters: bool = False) -> list[tuple[np.ndarray, ...]]:
-        """Token ids of each text without special tokens and, if asked for, first and one-past-last characters."""
+    def tokens(self, texts: list[str]) -> list[tuple[np.ndarray, ...]]:
+        """Token ids of each text without special tokens, their first and one-past-last characters."""
         settings = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=characters, **settings)
-        ids = [np.array(tokens, np.int32) for tokens in encoded["input_ids"]]
-        if not characters:
-            return [(tokens,) for tokens in ids]
-        spans = [np.array(pairs, np.int32).reshape(-1, 2).T for pairs in encoded["offset_mapping"]]
-        return [(tokens, *span) for tokens, span in zip(ids, spans)]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, **settings)
+        spans = (np.array(pairs, np.int32).reshape(-1, 2).T for pairs in encoded["offset_mapping"])
+        return [(np.array(ids, np.int32), *span) for ids, span in zip(encoded["input_ids"], spans)]
 
     def __call__(self, batch: dict[str, list]) -> pa.Table:
         texts = list(dict.fromkeys(batch["context"]))
-        contexts = dict(zip(texts, self.tokens(texts, characters=True)))
+        contexts = dict(zip(texts, self.tokens(texts)))
         windows = defaultdict(list)
-        for row, (question,) in enumerate(self.tokens(batch["question"])):
+        for row, (question, *_) in enumerate(self.tokens(batch["question"])):
             ids, first, last = contexts[batch["context"][row]]
             span = training_span(batch["answers"][row]) if "answers" in batch else (-1, -1)
             # The first token that ends behind the answer's start, the last one that starts before its end.
             answer = last.searchsorted(span[0], "right"), first.searchsorted(span[1]) - 1
             room = self.max_length - self.specials - len(question)
             at = len(self.before) + (len(question) + len(self.between) if self.question_first else 0)
-            too_long = room <= self.stride
-            for begin in [0] if too_long else range(0, max(len(ids) - self.stride, 1), room - self.stride):
-                end = max(begin, min(begin + room, len(ids)))
+            for begin in range(0, max(len(ids) - self.stride, 1), room - self.stride):
+                end = min(begin + room, len(ids))
                 parts = [question, ids[begin:end]] if self.question_first else [ids[begin:end], question]
                 parts = [self.before, parts[0], self.between, parts[1], self.after]
-                length = sum(map(len, parts))
-                null, inside = self.null % length, span[0] >= 0 and begin <= answer[0] <= answer[1] < end
+                tokens = np.concatenate(parts)
+                null = int((tokens == self.tokenizer.cls_token_id).argmax())  # the first token where it is not there
+                inside = span[0] >= 0 and begin <= answer[0] <= answer[1] < end
                 windows["example"].append(batch["example"][row])
-                windows["input_ids"].append(parts)
+                windows["input_ids"].append(tokens)
                 if self.types is not None:
                     types = [kinds[: len(part)] for kinds, part in zip(self.types, parts)]
-                    windows["token_type_ids"].append(types)
-                windows["length"].append(-len(question) if too_long else length)
+                    windows["token_type_ids"].append(np.concatenate(types))
+                windows["length"].append(len(tokens))
                 windows["pair_length"].append(self.specials + len(question) + len(ids))
                 for name, place in zip(PLACES, (at, at + end - begin, null)):
                     windows[name].append(place)
@@ -96,18 +89,9 @@ class WindowCutter:
                     for name, token in zip(LABELS, answer):
                         windows[name].append(int(token) - begin + at if inside else null)
                 if self.keep_characters:
-                    windows["first_characters"].append([first[begin:end]])
-                    windows["last_characters"].append([last[begin:end]])
-        return pa.table({name: _column(values) for name, values in windows.items()})
-
-
-def _column(values: list) -> pa.Array:
-    """Numbers, or a list of numbers a row, of which a row has the parts."""
-    if not isinstance(values[0], list):
-        return pa.array(values, pa.int32())
-    lengths = [sum(map(len, parts)) for parts in values]
-    flat = np.concatenate([part for parts in values for part in parts])
-    return pa.ListArray.from_arrays(np.cumsum([0, *lengths], dtype=np.int32), flat)
+                    windows["first_characters"].append(first[begin:end])
+                    windows["last_characters"].append(last[begin:end])
+        return pa.table({name: pa.array(values) for name, values in windows.items()})
 
 
 def cut(questions: Dataset, source: str, tokenizer, args, max_length: int, run=None) -> tuple[Dataset, Dataset]:
@@ -120,6 +104,17 @@ def cut(questions: Dataset, source: str, tokenizer, args, max_length: int, run=N
     """
     split = str(questions.split)
     cutter = WindowCutter(tokenizer, max_length, args.stride, keep_characters=split != "train")
+    lengths = np.array([len(ids) for ids, *_ in cutter.tokens(questions["question"][:])])
+    needed = lengths + cutter.specials + args.stride + 1
+    if (fits := needed <= max_length).sum() < len(fits):
+        worst = int(needed.argmax())
+        if args.on_bad_example == "stop" or not fits.any():
+            raise UserError(
+                f"{source}: question {questions['id'][worst]!r} has {lengths[worst]} tokens and with --stride "
+                f"{args.stride} needs --max_length {needed[worst]}, but a window has {max_length}; raise it, lower "
+                "--stride or pass --on_bad_example skip"
+            )
+        questions = questions.select(np.flatnonzero(fits))
     key = {
         "questions": fingerprint(questions),
         "tokenizer": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
@@ -129,18 +124,6 @@ def cut(questions: Dataset, source: str, tokenizer, args, max_length: int, run=N
     numbered = questions.add_column("example", np.arange(len(questions)))
     settings = {"batched": True, "remove_columns": numbered.column_names}
     windows = shared_map(numbered, cutter, key=key, args=args, run=run, **settings)
-    lengths = column(windows, "length")
-    if (lengths < 0).any():
-        worst = int(lengths.argmin())
-        needed = int(cutter.specials + args.stride + 1 - lengths[worst])
-        if args.on_bad_example == "stop" or (lengths < 0).all():
-            raise UserError(
-                f"{source}: question {questions['id'][int(column(windows, 'example')[worst])]!r} has {-lengths[worst]} "
-                f"tokens and with --stride {args.stride} needs --max_length {needed}, but a window has {max_length}; "
-                "raise it, lower --stride or pass --on_bad_example skip"
-            )
-        fitting = np.unique(column(windows, "example")[lengths >= 0])
-        return cut(questions.select(fitting), source, tokenizer, args, max_length, run)
     names = [name for name in (*MODEL_INPUTS, *LABELS, *PLACES, "length") if name in windows.column_names]
     return questions, Dataset(windows.data, split=split).with_format(None, columns=names)
 
@@ -156,22 +139,17 @@ def cut_splits(splits, tokenizer, args, max_length: int, run) -> dict[str, Datas
             facts["skipped"] = {**facts["skipped"], "question too long": len(questions) - len(kept)}
             facts |= {"examples": len(kept), "fingerprint": fingerprint(kept)}
             splits[name] = kept
-        if "answers" in kept.column_names and (lost := not_findable(kept, windows[name], args.max_answer_length)):
-            asked = int(is_answerable(kept).sum())
-            run.warn(
-                f"{name}: {lost:,} of {asked:,} answers ({100 * lost / asked:.1f} %) cannot be predicted: they have "
-                f"more than --max_answer_length {args.max_answer_length} tokens, or are whole in no window"
-            )
+        if "answers" in kept.column_names and (asked := is_answerable(kept)).any():
+            start, end, null_at = (column(windows[name], place) for place in (*LABELS, "null_at"))
+            whole = (start != null_at) & (end - start < args.max_answer_length)
+            asked[column(windows[name], "example")[whole]] = False
+            if lost := int(asked.sum()):
+                of = int(is_answerable(kept).sum())
+                run.warn(
+                    f"{name}: {lost:,} of {of:,} answers ({100 * lost / of:.1f} %) cannot be predicted: they have more "
+                    f"than --max_answer_length {args.max_answer_length} tokens, or are whole in no window"
+                )
     return windows
-
-
-def not_findable(questions: Dataset, windows: Dataset, max_answer_length: int) -> int:
-    """How many answers no prediction can be: longer than allowed, or whole in no window."""
-    start, end = (column(windows, name) for name in LABELS)
-    whole = (start != column(windows, "null_at")) & (end - start < max_answer_length)
-    findable = np.zeros(len(questions), bool)
-    findable[column(windows, "example")[whole]] = True
-    return int((is_answerable(questions) & ~findable).sum())
 
 
 def column(windows: Dataset, name: str) -> np.ndarray:

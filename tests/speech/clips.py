@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
-from common.speech import recordings
+from common.speech import settings
 
 
 def sound(seconds: float = 0.2, rate: int = 16_000, seed: int = 0) -> np.ndarray:
@@ -27,7 +27,7 @@ def write(path: Path, seconds: float = 0.2, seed: int | None = None, rate: int =
 
 def arguments(kind: str = "label", phases: str = "train validation test", **values):
     """Parsed arguments of a script with classes or with transcripts."""
-    group = recordings.ClassArguments if kind == "label" else recordings.TextArguments
+    group = settings.ClassArguments if kind == "label" else settings.TextArguments
     args = group(**values)
     asked = {
         f"do_{'eval' if name == 'validation' else 'predict' if name == 'test' else name}" for name in phases.split()

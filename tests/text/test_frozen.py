@@ -11,7 +11,6 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding
 
 from common.models import frozen_modules
-from common.text import frozen
 from common.text.frozen import FrozenPrefix, frozen_states, skipped
 from common.text.layers import Strategy, apply_strategy
 from tests.text.tiny import FAMILIES, tiny_model
@@ -90,14 +89,14 @@ def test_training_is_the_same_as_without_the_cache(tmp_path, tokenizer, family, 
         layers = apply_strategy(model, Strategy.parse(strategy))
         args, run = settings(tmp_path, frozen_cache=cache)
         data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
-        assert run.warnings == [] and prefix.first_token
+        assert run.warnings == []
         assert bool(prefix.always) == (family != "distilbert" and strategy != "head_only")
         weights[cache] = trained(model, prefix, data["train"], batches)
         if cache != "none":
             found = next(batches_of(data["train"], batches))
             expected = next(batches_of(inputs["train"], collator))
-            assert prefix.whole == (strategy == "head_only")
-            assert found["inputs_embeds"].shape[1] == (1 if prefix.whole else expected["input_ids"].shape[1])
+            assert prefix.kept == (1 if strategy == "head_only" else None)
+            assert found["inputs_embeds"].shape[1] == (prefix.kept or expected["input_ids"].shape[1])
             assert torch.equal(found["labels"], expected["labels"])
     assert (weights["float32"] - trained_start(family, more, strategy)).abs().max() > 0.01
     torch.testing.assert_close(weights["float32"], weights["none"], rtol=0, atol=2e-4)
@@ -137,32 +136,28 @@ def test_other_families(tmp_path, tokenizer, family, strategy, more):
     inputs, collator = {"train": inputs_for(tokenizer, family)}, DataCollatorWithPadding(tokenizer)
     args, run = settings(tmp_path)
     data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
-    assert run.warnings == [] and prefix.whole == (strategy == "head_only")
-    assert prefix.first_token == (more == {} and family != "gpt2")
+    assert run.warnings == [] and prefix.kept == (1 if strategy == "head_only" and not more else None)
     expected, found = logits(model, None, inputs["train"], collator), logits(model, prefix, data["train"], batches)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "family, more, words",
+    "family, more",
     [
-        (
-            "deberta-v2",
-            {"relative_attention": True, "conv_kernel_size": 3, "conv_act": "gelu"},
-            "cannot go on from the states",
-        ),
-        ("rembert", {"input_embedding_size": 20}, "cannot go on from the states"),
-        ("longformer", {"attention_window": 4, "max_position_embeddings": 64}, "cannot go on from the states"),
-        ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4}, "has no embeddings of its own"),
+        ("deberta-v2", {"relative_attention": True, "conv_kernel_size": 3, "conv_act": "gelu"}),
+        ("rembert", {"input_embedding_size": 20}),
+        ("longformer", {"attention_window": 4, "max_position_embeddings": 64}),
+        ("gpt2", {"n_embd": 32, "n_layer": 4, "n_head": 4}),
     ],
 )
-def test_what_cannot_go_on_from_states_is_computed_in_every_epoch(tmp_path, tokenizer, family, more, words):
+def test_what_cannot_go_on_from_states_is_computed_in_every_epoch(tmp_path, tokenizer, family, more):
     model = tiny_model(family, **more)
     layers = apply_strategy(model, Strategy.parse("freeze_2"))
     inputs, collator = {"train": inputs_for(tokenizer, family)}, DataCollatorWithPadding(tokenizer)
     args, run = settings(tmp_path)
     assert frozen_states(model, layers, inputs, collator, args, run) == (inputs, collator, None)
-    assert len(run.warnings) == 1 and "computed in every epoch" in run.warnings[0] and words in run.warnings[0]
+    (warning,) = run.warnings
+    assert "computed in every epoch" in warning and type(model).__name__ in warning
 
 
 def prepared(tmp_path, tokenizer, model, **given):
@@ -174,36 +169,25 @@ def prepared(tmp_path, tokenizer, model, **given):
 
 def test_computed_once_and_by_content(tmp_path, tokenizer, monkeypatch):
     data, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"))
-    row = data["train"][3]
-    assert row["inputs_embeds"].shape == (data["train"].lengths[3], 32) and set(row) == {"inputs_embeds", "labels"}
-    assert set(data["test"][0]) == {"inputs_embeds"} and "labels" not in collator([data["test"][0]])
-    copied = pickle.loads(pickle.dumps(data["train"]))  # as a data loader's worker gets it
-    np.testing.assert_array_equal(copied[3]["inputs_embeds"], row["inputs_embeds"])
+    row, states = data["train"][3], collator([data["train"][3]])["inputs_embeds"]
+    assert states.shape == (1, row["length"], 32) and "labels" not in collator([data["test"][0]])
+    copied = pickle.loads(pickle.dumps(collator))  # as a data loader's worker gets it
+    assert torch.equal(copied([row])["inputs_embeds"], states)
 
     monkeypatch.setattr(FrozenPrefix, "agrees", lambda *_: True)
     monkeypatch.setattr(FrozenPrefix, "states", lambda *_: pytest.fail("computed again"))
-    again, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
-    np.testing.assert_array_equal(again["train"][3]["inputs_embeds"], row["inputs_embeds"])
-    with pytest.raises(pytest.fail.Exception, match="computed again"):
-        prepared(tmp_path, tokenizer, tiny_model("bert", seed=1))
-    with pytest.raises(pytest.fail.Exception, match="computed again"):
-        prepared(tmp_path, tokenizer, tiny_model("bert", hidden_act="relu"))
+    again, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"))
+    assert torch.equal(collator([again["train"][3]])["inputs_embeds"], states)
+    for other in ({"seed": 1}, {"hidden_act": "relu"}):
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            prepared(tmp_path, tokenizer, tiny_model("bert", **other))
 
 
 def test_half_the_space(tmp_path, tokenizer):
-    whole, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
-    half, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"), frozen_cache="float16")
-    assert half["train"][0]["inputs_embeds"].dtype == np.float16
-    assert collator([half["train"][0]])["inputs_embeds"].dtype == torch.float32
-    np.testing.assert_allclose(
-        half["train"][0]["inputs_embeds"], whole["train"][0]["inputs_embeds"], rtol=1e-3, atol=1e-3
-    )
-
-
-def test_shares_have_batches_of_nearly_equal_length(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr(frozen, "SORTED_TOGETHER", 10)
-    data, *_ = prepared(tmp_path, tokenizer, tiny_model("bert"))
-    lengths = data["train"].lengths[np.argsort(data["train"].place)]
-    for at in (0, 10, 20):
-        assert (np.diff(lengths[at : at + 10]) <= 0).all()
-    assert len(np.unique(data["train"].place)) == COUNT
+    batches = []
+    for kind in ("float32", "float16"):
+        data, collator, _ = prepared(tmp_path, tokenizer, tiny_model("bert"), frozen_cache=kind)
+        assert collator.states.features["states"].feature.dtype == kind
+        batches.append(collator([data["train"][0]])["inputs_embeds"])
+    assert batches[1].dtype == torch.float32
+    torch.testing.assert_close(batches[1], batches[0], rtol=1e-3, atol=1e-3)

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parts_of_an_encoder_are_all_of_it(family):
     model = tiny_model(family)
-    encoder = Encoder.of(model)
+    encoder = Encoder(model)
     assert len(encoder.layers) == 4
-    parts = [*encoder.front, encoder.layers, *encoder.head.values()] + [encoder.pooler] * (encoder.pooler is not None)
+    head = [module for module in model.children() if module is not encoder.base]
+    parts = [*encoder.front, encoder.layers, *head] + [encoder.pooler] * (encoder.pooler is not None)
     counted = [parameter for part in parts for parameter in part.parameters()]
     assert len(counted) == len(set(counted))
     assert set(counted) == set(model.parameters())
@@ -37,21 +38,16 @@ def test_the_parts_of_an_encoder_are_all_of_it(family):
     ],
 )
 def test_strategies_are_read(text, expected):
-    assert Strategy.parse(text) == expected and str(expected) == text and expected.kind in STRATEGIES
+    assert Strategy.parse(text) == expected and expected.kind in STRATEGIES
 
 
-@pytest.mark.parametrize("text", ["half", "", "Full", "freezer", "head_only_3"])
+@pytest.mark.parametrize("text", ["half", "", "freezer", "head_only_3", "freeze", "freeze_N", "freeze_-1", "first_0"])
 def test_an_unknown_strategy_is_refused(text):
-    assert "choose full, freeze_N" in message(Strategy.parse, text)
-
-
-@pytest.mark.parametrize("text", ["freeze", "freeze_", "freeze_N", "freeze_-1", "first_1.5", "first_0", "freeze_00"])
-def test_a_strategy_needs_a_number_of_layers(text):
-    assert f"as in {text.partition('_')[0]}_9" in message(Strategy.parse, text)
+    sentence = message(Strategy.parse, text)
+    assert "choose full, freeze_N" in sentence and "1 or more, as in freeze_9" in sentence
 
 
 def test_what_does_not_go_together():
-    assert "belongs to --strategy last_layer" in message(Strategy.parse, "full", train_embeddings=True)
     assert "only 4 layers" in message(apply_strategy, tiny_model("bert"), Strategy.parse("freeze_5"))
     assert "this model (albert)" in message(apply_strategy, tiny_model("albert"), Strategy("head_only"))
 
@@ -72,10 +68,10 @@ CASES = [  # strategy, embeddings trained, prefixes of what is trained, layers f
 @pytest.mark.parametrize("text, embeddings, prefixes, layers", CASES)
 def test_what_is_trained(text, embeddings, prefixes, layers):
     model = tiny_model("bert")
-    assert apply_strategy(model, Strategy.parse(text, train_embeddings=embeddings)) == layers
+    assert apply_strategy(model, Strategy.parse(text), train_embeddings=embeddings) == layers
     assert trained_names(model) == {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
     if layers:
-        assert Encoder.of(model).layers[0] in [m for part in frozen_modules(model) for m in part.modules()]
+        assert Encoder(model).layers[0] in [m for part in frozen_modules(model) for m in part.modules()]
 
 
 def test_a_pooler_that_the_checkpoint_lacks_is_trained_with_the_head():
@@ -119,7 +115,7 @@ def test_what_all_layers_share_is_frozen_with_the_embeddings():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_truncated_model_is_an_ordinary_one(family, tmp_path):
     model = tiny_model(family)
-    batch, layers = tiny_batch(model), Encoder.of(model).layers
+    batch, layers = tiny_batch(model), Encoder(model).layers
     whole = {name: weight.clone() for name, weight in model.state_dict().items()}
     apply_strategy(model, Strategy.parse("first_2"))
     assert len(layers) == 2

@@ -123,7 +123,9 @@ def test_ids_where_all_are_different(load):
         "x1",
         "x2",
     ]
-    assert load(train=[{**row, "id": "same"} for row in ROWS])["train"]["id"][:] == ["1", "2", "3"]
+    for ids in (("same", "same", "same"), ("a", None, "b")):
+        assert load(train=[{**row, "id": i} for row, i in zip(ROWS, ids)])["train"]["id"][:] == ["1", "2", "3"]
+    assert load(test=[ROW])["test"]["id"][:] == ["1"]
 
 
 @pytest.mark.parametrize(

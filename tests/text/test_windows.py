@@ -142,8 +142,8 @@ def test_an_answer_that_ends_with_the_window_is_whole(load):
     """The official example labels it as absent: it walks one token too far."""
     tokenizer, context, room = load("bert-base-uncased"), "Anna Berg was in Kassel when it was closed in 1921", 5
     cutter = WindowCutter(tokenizer, 64, 0)
-    ((ids, first, last),) = cutter.tokens([context], characters=True)
-    ((question,),) = cutter.tokens(["who"])
+    ((ids, first, last),) = cutter.tokens([context])
+    ((question, *_),) = cutter.tokens(["who"])
     for token in range(len(ids)):
         answer = {"text": [context[first[token] : last[token]]], "answer_start": [int(first[token])]}
         batch = {"example": [0], "question": ["who"], "context": [context], "answers": [answer]}
@@ -182,16 +182,6 @@ def test_special_tokens_wherever_a_tokenizer_puts_them(load, single, pair, side)
     for name in ("question", "context"):  # no special token written out, so that the first [CLS] is the template's
         batch[name] = [text.replace("[SEP]", "(SEP)") for text in batch[name]]
     assert assert_windows_are_the_tokenizers_own(tokenizer, batch, 40, 10, types_of)
-    written = {"example": [0], "question": ["[CLS] who?"], "context": ["the [CLS] museum"]}
-    windows = WindowCutter(tokenizer, 30, 5)(written).to_pydict()
-    null = "[CLS]" in pair and [name for name, _ in parts if name in special].index("[CLS]")
-    template = [i for i, part in enumerate(_sequence(tokenizer, written)) if part is None]
-    assert windows["null_at"] == [template[null] if "[CLS]" in pair else 0]
-
-
-def _sequence(tokenizer, batch):
-    sides = [batch["question"][0], batch["context"][0]]
-    return tokenizer(*(sides if tokenizer.padding_side == "right" else sides[::-1])).sequence_ids(0)
 
 
 def test_a_context_without_any_token_and_questions_without_truth(load):
@@ -301,7 +291,7 @@ def model_of(architecture: str, folder, **config):
 
 
 def test_windows_are_no_longer_than_the_position_table(load, tiny_folder):
-    for family, taken in (("bert-base-uncased", 40), ("roberta-base", 38)):  # RoBERTa's begin behind the padding
+    for family, taken in (("bert-base-uncased", 40), ("roberta-base", 39)):  # RoBERTa's begin behind the padding, 0
         tokenizer = load(family, model_max_length=int(1e30))
         model = model_of(family, tiny_folder(family), max_position_embeddings=40)
         assert fit_to_model(tokenizer, model, 32) == (32, [])

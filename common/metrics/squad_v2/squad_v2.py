@@ -41,13 +41,10 @@ def question_scores(predictions: list[str], golds: list[list[str]]) -> np.ndarra
     """float64 [N, 2]: exact match and token F1 (0..1) of every question, each the best over its gold answers.
 
     predictions: N texts, "" for no answer. golds: N lists of texts, empty for an unanswerable question. Gold answers
-    that normalise to nothing are dropped; a question left with none has the one gold answer "". Raises ValueError if
-    the lengths differ.
+    that normalise to nothing are dropped; a question left with none has the one gold answer "".
     """
-    if len(predictions) != len(golds):
-        raise ValueError(f"{len(predictions)} predictions, but gold answers for {len(golds)} questions")
     scores = np.zeros((len(predictions), 2))
-    for row, (prediction, answers) in enumerate(zip(predictions, golds)):
+    for row, (prediction, answers) in enumerate(zip(predictions, golds, strict=True)):
         predicted = normalize_answer(prediction)
         # A set: annotators mostly agree, and what they agree on need not be compared again.
         references = {normalize_answer(answer) for answer in answers} - {""} or {""}
@@ -85,23 +82,12 @@ def threshold_sweep(null_scores: np.ndarray, answered_scores: np.ndarray, answer
     which does answer null odds below 0. And it counts an answer to an unanswerable question as wrong even if that
     normalises to nothing ("the"), though its exact match counts the same answer as right; here both agree.
 
-    Raises ValueError for N = 0, for lengths that differ and for null scores that are not finite.
     """
-    null_scores, answerable = np.asarray(null_scores), np.asarray(answerable, dtype=bool)
-    if not np.issubdtype(null_scores.dtype, np.floating):
-        null_scores = null_scores.astype(np.float64)
-    answered_scores, n = np.asarray(answered_scores, dtype=np.float64), len(null_scores)
-    if n == 0:
-        raise ValueError("there are no questions to choose a threshold on")
-    if answered_scores.shape != (n, 2) or answerable.shape != (n,):
-        found = f"not {list(answered_scores.shape)} and {list(answerable.shape)}"
-        raise ValueError(f"{n} null scores need answered scores [{n}, 2] and answerable [{n}], {found}")
+    null_scores, n = np.asarray(null_scores, dtype=np.float64), len(null_scores)
+    answered_scores, answerable = np.asarray(answered_scores), np.asarray(answerable, dtype=bool)
     order = np.argsort(null_scores, kind="stable")
     ascending = null_scores[order]
-    # In the type of the null scores: a float64 step below a float32 score would round back to the score.
-    thresholds = np.concatenate([np.nextafter(ascending[:1], -np.inf, dtype=ascending.dtype), ascending])
-    if not np.isfinite(thresholds).all():
-        raise ValueError("null scores must be finite")
+    thresholds = np.concatenate([np.nextafter(ascending[:1], -np.inf), ascending])
     # Row k: the sum over all questions when the k with the smallest null scores are answered.
     declared = (~answerable).astype(np.float64)
     sums = np.zeros((n + 1, 2))
@@ -120,27 +106,15 @@ def summary(scores: np.ndarray, answerable: np.ndarray) -> dict[str, float]:
     """The official figures: mean exact match and F1 in percent, and the number of questions.
 
     scores: [N, 2] in 0..1, as of `question_scores`. answerable: bool [N]. Keys: exact, f1, total; HasAns_exact, ... for
-    the answerable questions and NoAns_exact, ... for the others, where there are any. Raises ValueError for N = 0.
+    the answerable questions and NoAns_exact, ... for the others, where there are any.
     """
-    scores, answerable = np.asarray(scores, dtype=np.float64), np.asarray(answerable, dtype=bool)
-    if len(scores) == 0:
-        raise ValueError("there are no questions to score")
+    scores, answerable = np.asarray(scores), np.asarray(answerable, dtype=bool)
     figures: dict[str, float] = {}
     for prefix, chosen in (("", np.ones_like(answerable)), ("HasAns_", answerable), ("NoAns_", ~answerable)):
         if chosen.any():
             exact, f1 = (100.0 * scores[chosen].mean(axis=0)).tolist()
             figures |= {f"{prefix}exact": exact, f"{prefix}f1": f1, f"{prefix}total": int(chosen.sum())}
     return figures
-
-
-def _by_id(rows: list[dict], kind: str) -> dict[str, dict]:
-    """The rows keyed by their id, in order. Raises ValueError for a repeated id."""
-    keyed: dict[str, dict] = {}
-    for row in rows:
-        if row["id"] in keyed:
-            raise ValueError(f"the id {row['id']!r} occurs twice in the {kind}")
-        keyed[row["id"]] = row
-    return keyed
 
 
 if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose import takes seconds, and not by ours
@@ -151,7 +125,7 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
         """The functions above as an `evaluate` metric, with the inputs and the keys of the hub's `squad_v2`."""
 
         def _info(self) -> evaluate.MetricInfo:
-            text, number, start = (datasets.Value(kind) for kind in ("string", "float32", "int32"))
+            text, number, start = (datasets.Value(kind) for kind in ("string", "float64", "int32"))
             answers = datasets.Sequence({"text": text, "answer_start": start})
             prediction = {"id": text, "prediction_text": text, "no_answer_probability": number}
             types = {"predictions": prediction, "references": {"id": text, "answers": answers}}
@@ -159,18 +133,17 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
             return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
 
         def _compute(self, predictions: list, references: list, no_answer_threshold: float = 1.0) -> dict[str, float]:
-            """See INPUTS. Raises ValueError, with the id, for ids repeated or without counterpart."""
-            predicted, expected = _by_id(predictions, "predictions"), _by_id(references, "references")
-            for question in expected.keys() - predicted.keys():
-                raise ValueError(f"the question with id {question!r} has no prediction")
-            for question in predicted.keys() - expected.keys():
-                raise ValueError(f"the prediction with id {question!r} has no reference")
-            golds = [reference["answers"]["text"] for reference in expected.values()]
+            """See INPUTS. Raises ValueError for ids that are repeated or have no counterpart."""
+            predicted = {prediction["id"]: prediction for prediction in predictions}
+            ids = [reference["id"] for reference in references]
+            if len({*ids}) < len(ids) or len(predicted) < len(predictions) or predicted.keys() != {*ids}:
+                odd = sorted(predicted.keys() ^ {*ids})
+                raise ValueError(f"predictions and references must have the same ids, each once; only one has {odd}")
+            golds = [reference["answers"]["text"] for reference in references]
             answerable = np.array([len(texts) > 0 for texts in golds], dtype=bool)
-            # Arrow keeps these as float32. The threshold has to be rounded alike, or 0.3 would lie above 0.3.
-            null_scores = np.array([predicted[i]["no_answer_probability"] for i in expected], dtype=np.float32)
-            scores = question_scores([predicted[i]["prediction_text"] for i in expected], golds)
-            declared = null_scores > np.float32(no_answer_threshold)
+            null_scores = np.array([predicted[i]["no_answer_probability"] for i in ids])
+            scores = question_scores([predicted[i]["prediction_text"] for i in ids], golds)
+            declared = null_scores > no_answer_threshold
             figures = summary(np.where(declared[:, None], ~answerable[:, None], scores), answerable)
             sweep = threshold_sweep(null_scores, scores, answerable)
             for name in ("exact", "f1"):
