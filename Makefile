@@ -6,13 +6,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean help
+FAULTS ?= 30
+
+.PHONY: demo test faults upgrade-check lint clean help
 
 help:
 	@echo "make demo   set up, run every script on built-in data, print one table"
 	@echo "make test   set up, check the style, run the tests"
 	@echo "make lint   set up, check the style only"
-	@echo "make clean  remove .venv and outputs/demo"
+	@echo "make faults          signals, full disks, damaged files, failing hubs; hours (FAULTS=3: a tenth of it)"
+	@echo "make upgrade-check   the tests with the newest releases of the libraries, in .venv-upgrade"
+	@echo "make clean  remove .venv, .venv-upgrade and outputs/demo"
 
 demo: $(VENV)/runtime.stamp
 	@echo "== every script with --demo (built-in data, no network)"
@@ -22,6 +26,14 @@ demo: $(VENV)/runtime.stamp
 test: lint
 	@echo "== tests"
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+
+faults: $(VENV)/development.stamp
+	@echo "== faults, $(FAULTS) signals for each script"
+	OMP_NUM_THREADS=1 FAULTS=$(FAULTS) $(RUN) -m pytest tests/faults -m "" -n 2 --dist worksteal
+
+upgrade-check: $(VENV)/bin/python
+	@echo "== the newest releases in .venv-upgrade (about 3.6 GB on disk), and the tests"
+	OMP_NUM_THREADS=1 $(RUN) -m tests.upgrade_check
 
 lint: $(VENV)/development.stamp
 	@echo "== style"
@@ -46,4 +58,4 @@ $(VENV)/development.stamp: requirements-dev.txt $(VENV)/runtime.stamp
 	@touch $@
 
 clean:
-	rm -rf $(VENV) outputs/demo
+	rm -rf $(VENV) .venv-upgrade outputs/demo

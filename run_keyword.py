@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> dict:
             write=lambda results: write(results, predictions, clips, splits, run),
             published=published_rows(splits) if training else [],
             usage=usage(model, "audio-classification", args, ", top_k=None"),
-            extra={"frozen": args.freeze, **trainer.weighing, **without_silence(predictions)},
+            extra={"frozen": args.freeze, **without_silence(predictions)},
             tables=[structure_table(model)],
         )
 
@@ -195,17 +195,18 @@ def make_trainer(run, inputs: dict, labels: list[str], **parts):
     from transformers import TrainerCallback
 
     from common import metrics
-    from common.speech.training import OnClips, weights_by_class
+    from common.classification import weights_by_class
+    from common.speech.training import OnClips
     from common.trainer import FinetuneTrainer
 
     metric = metrics.load("classification")
-    weights, weights_words = weights_by_class(run, inputs, labels)
+    weights = weights_by_class(run, inputs["train"].clips if "train" in inputs else None, labels)
 
     class WeightedTrainer(OnClips, FinetuneTrainer):
         """Cross entropy weighted by class."""
 
         metric_names = METRICS
-        class_weights, weighing = torch.tensor(weights, dtype=torch.float32), weights_words
+        class_weights = weights
 
         def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
             settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}

@@ -41,7 +41,7 @@ from common.legacy_flags import TEXT_CLASSIFICATION, Spelling, only
 from common.run import start_run
 from common.text.layers import Strategy, apply_strategy
 from common.text.lora import SETTINGS, LoraArguments, SavedAdapter, add_lora, combine, is_adapter
-from common.text.pairs import METRICS, PREFIX, USAGE, PairArguments, preparation_of
+from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
 from common.training_flags import PHASES
 
 # The published recipe (report 004, MultiNLI), in one place; the names are the flags.
@@ -131,11 +131,12 @@ def main(argv: list[str] | None = None) -> dict:
 
     from transformers import set_seed
 
+    from common.classification import weights_by_class
     from common.demo.nli import mnli_demo
     from common.models import classes_of, load_config, load_tokenizer, structure_table
     from common.text import pairs
     from common.text.frozen import frozen_states
-    from common.text.lora import quantization, trained_and_stored, write_adapters
+    from common.text.lora import trained_and_stored, write_adapters
 
     with start_run(args, task="multinli") as run:
         run.use_demo(lambda folder: mnli_demo(folder, args.model))
@@ -153,9 +154,7 @@ def main(argv: list[str] | None = None) -> dict:
             inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, prepared, preparation, args, run)
         with run.phase("model"):
             set_seed(args.training_args.seed)
-            model = pairs.load_classifier(
-                run, classes, tokenizer, preparation, training or bool(adapters), **quantization(args)
-            )
+            model = pairs.load_classifier(run, classes, tokenizer, preparation, training or bool(adapters))
             structure, whole = structure_table(model), model.num_parameters()
             model, layers = adapt(model, args, adapters)
             facts, table = trained_and_stored(whole, model, args.method) if training else ({}, structure)
@@ -163,12 +162,12 @@ def main(argv: list[str] | None = None) -> dict:
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}
             data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
 
-        weights = pairs.class_weights_of(splits, classes, args, run)
+        weights = weights_by_class(run, splits.get("train"), classes)
         trainer = make_trainer(run, model, prefix, data, batches, tokenizer, weights)
         if training:
             trainer.train()
             vectors |= pairs.pooled_vectors("after", model, inputs, collator, run)
-        outputs = {name: trainer.predict(data[name], metric_key_prefix=PREFIX[name]) for name in run.evaluated(data)}
+        outputs = trainer.predict_splits(data)
         saved = run.output_dir if training or args.combine else args.adapter or args.model
         usage = ADAPTER_USAGE if args.method == "lora" else USAGE
         return pairs.finish(
@@ -234,7 +233,7 @@ def adapt(model, args: MultiNliArguments, adapters: list[SavedAdapter]) -> tuple
         model = add_lora(model, args)
     elif args.method == "freeze" and training:
         layers = apply_strategy(model, Strategy("head_only"), new_pooler=any("pooler" in n for n in model.new_weights))
-    return (model if args.load_in_4bit else model.to(args.training_args.device)), layers
+    return model.to(args.training_args.device), layers
 
 
 def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):

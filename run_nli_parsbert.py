@@ -37,7 +37,7 @@ from common.legacy_flags import TEXT_CLASSIFICATION, only
 from common.run import start_run
 from common.text import persian
 from common.text.layers import STRATEGIES, Strategy, apply_strategy, parameter_groups
-from common.text.pairs import METRICS, PREFIX, USAGE, PairArguments, preparation_of
+from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
 from common.training_flags import PHASES
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
@@ -147,6 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise UserError(f"--strategy {args.strategy} is for training; a trained model is used as it is: leave it out")
     from transformers import set_seed
 
+    from common.classification import weights_by_class
     from common.demo.nli import farstail_demo
     from common.models import classes_of, load_config, load_tokenizer, structure_table
     from common.text import pairs
@@ -173,12 +174,12 @@ def main(argv: list[str] | None = None) -> dict:
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}
             data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
 
-        weights = pairs.class_weights_of(splits, classes, args, run)
+        weights = weights_by_class(run, splits.get("train"), classes)
         trainer = make_trainer(run, model, prefix, data, batches, tokenizer, weights)
         if training:
             trainer.train()
             vectors |= pairs.pooled_vectors("after", model, inputs, collator, run)
-        outputs = {name: trainer.predict(data[name], metric_key_prefix=PREFIX[name]) for name in run.evaluated(data)}
+        outputs = trainer.predict_splits(data)
         return pairs.finish(
             run,
             trainer,

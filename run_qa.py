@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     from common.demo.qa import question_answering_demo
     from common.models import load_model, load_tokenizer, structure_table
-    from common.text.answers import PREFIX, NoAnswerRule, score_splits, usage_of
+    from common.text.answers import NoAnswerRule, score_splits, usage_of
     from common.text.spans import answers_of_questions
     from common.text.windows import cut_splits, fit_to_model
 
@@ -127,26 +127,21 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("model"):
             set_seed(args.training_args.seed)
             tokenizer = load_tokenizer(args)
-            model, warnings = load_model(
-                AutoModelForQuestionAnswering, args, head="question answering", training=args.training_args.do_train
-            )
-            max_length, more = fit_to_model(tokenizer, model, args.max_length)
+            model = load_model(AutoModelForQuestionAnswering, run, head="question answering")
+            max_length, warnings = fit_to_model(tokenizer, model, args.max_length)
         with run.phase("preprocessing", together=True):
             windows = cut_splits(questions, tokenizer, args, max_length, run)
             run.describe(questions)
-        for sentence in warnings + more:
+        for sentence in warnings:
             run.warn(sentence)
 
         rule = NoAnswerRule(args, questions, getattr(model.config, "question_answering", None), run.warn)
         trainer = make_trainer(run, model, tokenizer, questions, windows, rule, max_length)
         if args.training_args.do_train:
             trainer.train()
-        outputs = {
-            name: trainer.predict(windows[name], metric_key_prefix=PREFIX[name]) for name in run.evaluated(windows)
-        }
         answers = {
             name: answers_of_questions(windows[name], output.predictions, args.n_best_size)
-            for name, output in outputs.items()
+            for name, output in trainer.predict_splits(windows).items()
         }
         scores = score_splits(rule, questions, answers, trainer.metrics)
         model.config.question_answering = rule.settings()

@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> dict:
             write=lambda results: write_emotions(results, predictions, wholes, clips, splits, run),
             published=rows,
             usage=usage(model, "audio-classification", args, ", top_k=None"),
-            extra={"frozen": args.freeze, **trainer.weighing, **extra},
+            extra={"frozen": args.freeze, **extra},
             tables=[structure_table(model), *tables_of(splits, scores, by_class)],
         )
 
@@ -248,18 +248,19 @@ def make_trainer(run, inputs: dict, labels: list[str], **parts):
     import torch
 
     from common import metrics
+    from common.classification import weights_by_class
     from common.speech.results import by_recording, labels_of
-    from common.speech.training import OnClips, weights_by_class
+    from common.speech.training import OnClips
     from common.trainer import FinetuneTrainer
 
     args, metric = run.args, metrics.load("classification")
-    weights, weights_words = weights_by_class(run, inputs, labels)
+    weights = weights_by_class(run, inputs["train"].clips if "train" in inputs else None, labels)
 
     class WeightedTrainer(OnClips, FinetuneTrainer):
         """Cross entropy weighted by class."""
 
         metric_names = tuple(METRICS.values())
-        class_weights, weighing = torch.tensor(weights, dtype=torch.float32), weights_words
+        class_weights = weights
 
         def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
             settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}

@@ -205,6 +205,7 @@ def draw_plots(results: Mapping, output_dir: Path, *, references: Mapping[str, M
     of every evaluated split. references: "loss" or "accuracy" -> legend entry -> {epoch: published value}, dashed.
     """
     from common.report import plots
+    from common.report.words import words
 
     folder = output_dir / "plots"
     counts = {
@@ -219,13 +220,13 @@ def draw_plots(results: Mapping, output_dir: Path, *, references: Mapping[str, M
         for label, row in classes.items():
             if label in AVERAGES:
                 continue
-            table.setdefault(label, {})[split] = row["f1"]
-            ends.setdefault(label, {})[split] = row["f1_low"], row["f1_high"]
+            table.setdefault(label, {})[words(split)] = row["f1"]
+            ends.setdefault(label, {})[words(split)] = row["f1_low"], row["f1_high"]
     if table:
         drawn.append(plots.grouped_bars(table, folder / "f1_by_class", low_high=ends, title="F1 by class", ylabel="F1"))
     for name, confusion in results["confusion"].items():
         drawn.append(
-            plots.confusion_matrix(**confusion, path=folder / f"{name}_confusion", title=f"Confusion ({name})")
+            plots.confusion_matrix(**confusion, path=folder / f"{name}_confusion", title=f"Confusion: {words(name)}")
         )
     return {path.stem: str(path.relative_to(output_dir)) for path in drawn}
 
@@ -251,6 +252,23 @@ def class_weights(
     with np.errstate(divide="ignore"):
         weights = np.where((counts > 0) | (how == "none"), 1 / sizes[how], 0.0)
     return weights * counts.sum() / (weights @ counts)
+
+
+def weights_by_class(run, train, labels: Sequence[str]):
+    """float32 tensor [C]: what --class_weights gives each class in the loss; 1 where nothing is trained.
+
+    `train`: a data set with a column "labels", or None. The weights go into the results, a large one is warned about.
+    """
+    import torch
+
+    how = run.args.class_weights
+    if train is None or how == "none":
+        return torch.ones(len(labels))
+    weights = class_weights(np.array(train["labels"][:]), len(labels), how)
+    if warning := weight_warning(weights, labels):
+        run.warn(warning)
+    run.extra[f"class weights ({how})"] = dict(zip(labels, weights.round(4).tolist()))
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def weight_warning(weights: np.ndarray, names: Sequence[str]) -> str | None:

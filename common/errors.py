@@ -25,6 +25,8 @@ FULL = re.compile(
     r"os error 28|No space left|iostream error|inline_container|PytorchStreamWriter|\d+ requested and \d+ written"
 )
 
+# How gloo and NCCL say that a process of the launch is gone.
+PEER = re.compile(r"onnection (closed|reset) by peer|remote process exited|NCCL .*(abort|remote)", re.IGNORECASE)
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -56,7 +58,7 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 def exit_status(run: Callable[[], object], script: str) -> int:
-    """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n.
+    """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n, 1 for others' ends.
 
     Every process of a distributed launch prints its own sentence; only what a user can act on is printed, on stderr.
     """
@@ -70,6 +72,8 @@ def exit_status(run: Callable[[], object], script: str) -> int:
         sentence, status = "interrupted before anything was trained; nothing was written that a new run would need", 130
     except Exception as error:
         sentence, status = disk_problem(error), 2
+        if sentence is None and PEER.search(str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            sentence, status = "another process of this run has ended; its own message says why", 1
         if sentence is None:
             raise
     else:
@@ -77,7 +81,7 @@ def exit_status(run: Callable[[], object], script: str) -> int:
     sys.stdout.flush()
     rank = os.environ.get("RANK", "0")
     who = script if rank == "0" else f"{script} (process {rank})"
-    print(f"{who}: error: {sentence}" if status == 2 else f"{who}: {sentence}", file=sys.stderr, flush=True)
+    print(f"{who}: error: {sentence}" if status in (1, 2) else f"{who}: {sentence}", file=sys.stderr, flush=True)
     return status
 
 

@@ -101,6 +101,7 @@ class Run:
         is_main: whether this is the process that writes.
         data: results.json's `data`: {"splits": ..., "overlaps": ...}, from `describe`.
         identity: what must be equal when the run is resumed; all arguments and data are in it, a script may add facts.
+        extra: facts for results.json's `extra`.
         stop: the request to stop, if there was one.
     """
 
@@ -117,6 +118,7 @@ class Run:
         self.warnings: list[str] = []
         self.notes: list[str] = []
         self.leak_sentences: list[str] = []
+        self.extra: dict[str, object] = {}
         self.stop, self.seconds, self._begin = StopRequest(), {}, time.perf_counter()
         # The trainer would push its own card before ours is written, and write the token into training_args.bin.
         self.push = bool(getattr(self.training_args, "push_to_hub", False))
@@ -189,10 +191,6 @@ class Run:
         """Takes what `splits` say of themselves (`common.data.Splits`: facts, overlaps) into results and identity."""
         self.data = {"splits": splits.facts, "overlaps": splits.overlaps}
         self.identity["data"] = {name: facts["fingerprint"] for name, facts in splits.facts.items() if name != "test"}
-
-    def evaluated(self, datasets: Mapping[str, object]) -> list[str]:
-        """The splits to evaluate at the end, in the order in which they have to be: what tunes comes first."""
-        return [name for name in ("tuning", "validation", "test") if name in datasets]
 
     def begin_training(self) -> None:
         """Right before training, when everything has been checked: notes what this run is, or that it is the same.
@@ -279,7 +277,7 @@ class Run:
             "warnings": self.warnings,
             "files": {"report": "report.html", "model_card": "README.md"},
             "published": list(published),
-            "extra": extra or {},
+            "extra": {**self.extra, **(extra or {})},
             "tables": list(tables),
             **scores,
         }
@@ -356,7 +354,14 @@ def start_run(args, *, task: str) -> Iterator[Run]:
         read = (*args.train_file, *args.validation_file, *args.test_file, getattr(args, "data_dir", None), args.model)
         kept = {"overwrite": args.overwrite_output_dir, "inputs": [name for name in read if name]}
         run.checkpoint = run.decide(lambda: prepare_output_dir(run.training_args, until_end, **kept))
-        yield run
+        try:
+            yield run
+        except (OSError, RuntimeError) as error:  # some libraries raise the latter
+            if run.output_dir.is_dir():
+                raise
+            raise UserError(
+                f"--output_dir {run.output_dir}: was removed while the run wrote into it; run it again"
+            ) from error
 
 
 def _start_logging(script: str, run: Run) -> None:

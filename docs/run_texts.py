@@ -70,10 +70,7 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("model"):
             set_seed(args.training_args.seed)
             classes = next(iter(splits.values())).features["labels"].names
-            settings = {"head": "classification", "training": args.training_args.do_train, "classes": classes}
-            model, warnings = load_model(AutoModelForSequenceClassification, args, **settings)
-            for warning in warnings:
-                run.warn(warning)
+            model = load_model(AutoModelForSequenceClassification, run, head="classification", classes=classes)
 
         metric = metrics.load("classification")  # 4. What is measured
         trainer = TextTrainer(

@@ -111,6 +111,18 @@ def test_one_run_a_folder_and_the_lock_of_a_killed_one_is_taken_over(tmp_path):
     assert begin(tmp_path / "out") is None
 
 
+def test_a_folder_that_is_removed_during_the_run_is_one_sentence(tmp_path):
+    def run(gone: bool):
+        with start_run(make_args(tmp_path / "out"), task="labels"):
+            if gone:
+                shutil.rmtree(tmp_path / "out")
+            raise FileNotFoundError(2, "No such file", str(tmp_path / "out" / "checkpoint-2"))
+
+    assert "out: was removed while the run wrote into it" in message(run, True)
+    with pytest.raises(FileNotFoundError):  # anything else keeps its traceback
+        run(False)
+
+
 def test_launches_that_would_run_as_one_process_are_refused():
     single = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
     assert "torchrun" in message(check_launch, single)
@@ -130,7 +142,7 @@ def test_signals_stop_at_once_or_are_kept_for_the_next_step():
             time.sleep(1)
 
 
-def test_one_sentence_and_the_status_of_each_ending(capsys):
+def test_one_sentence_and_the_status_of_each_ending(capsys, monkeypatch):
     def ends(error: BaseException) -> tuple[int, str]:
         def run():
             raise error
@@ -152,6 +164,15 @@ def test_one_sentence_and_the_status_of_each_ending(capsys):
     with pytest.raises(ZeroDivisionError):
         ends(ZeroDivisionError())
     assert exit_status(lambda: None, "run_x.py") == 0
+
+    def left_alone():
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:525] Read error [127.0.0.1]:1234: Connection reset by peer")
+
+    with pytest.raises(RuntimeError):  # of one process it would be another fault
+        exit_status(left_alone, "run_x.py")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_status(left_alone, "run_x.py") == 1
+    assert "another process of this run has ended" in capsys.readouterr().err
 
 
 def test_files_are_whole_or_not_there(tmp_path):

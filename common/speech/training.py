@@ -3,11 +3,9 @@
 import numpy as np
 from transformers import TrainerCallback
 
-from common.classification import class_weights, weight_warning
 from common.errors import UserError
 from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder
 from common.speech.features import ClipRows
-from common.speech.results import labels_of
 from common.trainer import PREFIX
 
 
@@ -24,17 +22,6 @@ def settle_encoder(model, args, run) -> None:
     freeze(model, args.freeze)
     if args.training_args.do_train and args.freeze == "encoder" and "freeze" not in args.explicit:
         run.note("the encoder is frozen, as published; official examples train it: --freeze none or convolution")
-
-
-def weights_by_class(run, inputs: dict[str, ClipRows], labels: list[str]) -> tuple[np.ndarray, dict]:
-    """float64 [C]: what --class_weights gives each class in the loss; the same for results.json, {} for "none"."""
-    how = run.args.class_weights
-    if "train" not in inputs or how == "none":
-        return np.ones(len(labels)), {}
-    weights = class_weights(labels_of(inputs["train"].clips), len(labels), how)
-    if warning := weight_warning(weights, labels):
-        run.warn(warning)
-    return weights, {f"class weights ({how})": dict(zip(labels, weights.round(4).tolist()))}
 
 
 class OnClips:

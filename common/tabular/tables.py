@@ -59,9 +59,7 @@ class Tables:
         for file in self.files:
             begin = 0
             for part in self._parts(file):
-                part.columns = [str(name).strip() for name in part.columns]
-                if len(twice := part.columns[part.columns.duplicated()]):
-                    raise UserError(f"{file}: the column {twice[0]!r} is there twice; rename or remove one")
+                part.columns = _each_once([str(name).strip() for name in part.columns], file)
                 columns = list(part.columns) if columns is None else columns
                 if set(part.columns) != set(columns):
                     other = sorted(set(part.columns) ^ set(columns))
@@ -107,7 +105,7 @@ class Tables:
                     long = sum(str(warning.message).count("Skipping line") for warning in told)
                     self.skipped += Counter({"more cells than the header": long})
                     told.clear()
-                    part.columns = names  # pandas would call one that is there twice NAME.1
+                    part.columns = _each_once(names, file)  # pandas would call one that is there twice NAME.1
                     yield _with_numbers(part, (COMMA, POINT) if comma else (POINT, COMMA))
 
     def _parquet(self, file: str) -> Iterator[pd.DataFrame]:
@@ -128,6 +126,12 @@ def _matching(pattern: str) -> list[str]:
     if found := [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]:
         return found
     raise UserError(f"{pattern}: no such file")
+
+
+def _each_once(names: list[str], file: str) -> list[str]:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{file}: the column {twice!r} is there twice; rename or remove one")
+    return names
 
 
 @contextlib.contextmanager

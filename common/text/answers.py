@@ -18,6 +18,7 @@ from common.results import headline, metric, plain_metric
 from common.text.spans import Answers
 from common.text.squad import gold_texts, is_answerable
 from common.text.windows import column
+from common.trainer import PREFIX
 
 USAGE = '''\
 import torch
@@ -53,7 +54,6 @@ print(answer("Where is the tower?", "The old tower stands in Brenn."))
 '''
 GROUPS = {"answerable": "HasAns_", "unanswerable": "NoAns_", "all": ""}
 HEADER = ["id", "question", "truth", "prediction", "exact", "f1", "best_answer", "null_odds", "no_answer_probability"]
-PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
 
 
 class NoAnswerRule:

@@ -56,9 +56,11 @@ class FrozenPrefix:
 
     def fingerprint(self) -> str:
         """SHA-256 over what the states depend on: the weights that are not trained, and the configuration."""
-        tensors = self.base.state_dict(keep_vars=True).items()
-        frozen = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors if not tensor.requires_grad}
-        return hashlib.sha256(save(frozen) + self.model.config.to_json_string().encode()).hexdigest()
+        digest = hashlib.sha256(self.model.config.to_json_string().encode())
+        for name, tensor in self.base.state_dict(keep_vars=True).items():
+            if not tensor.requires_grad:  # one at a time: a large model is not held twice
+                digest.update(save({name: tensor.detach().cpu().contiguous()}))
+        return digest.hexdigest()
 
     def agrees(self, inputs: dict) -> bool:
         """Whether the whole model gives the same for token ids and for their states.

@@ -45,7 +45,6 @@ class LoraArguments(Arguments):
     init_lora_weights: Literal["default", "gaussian", "orthogonal"] = flag("default", "how an update starts from zero")
     use_rslora: bool = flag(False, "rank-stabilised scaling: divide by the root of the rank")
     use_dora: bool = flag(False, "learn the norms of the weights apart from their directions (DoRA); slower")
-    load_in_4bit: bool = flag(False, "keep the frozen weights in 4 bits (QLoRA); needs a CUDA GPU and bitsandbytes")
     adapter: str | None = flag(None, "folder or hub id of an adapter to go on from, or to evaluate")
     reset_classifier: bool = flag(False, "of --adapter take the updates only, with a new classifier for other classes")
     combine: list[str] = flag([], "DIR:WEIGHT ...: start from the weighted sum of the updates of these adapters")
@@ -59,8 +58,6 @@ class LoraArguments(Arguments):
             raise UserError("--adapter and --combine both say what to start from; give one of them")
         if self.reset_classifier and not self.adapter:
             raise UserError("--reset_classifier needs --adapter: a new adapter always gets a new classifier")
-        if self.merge and self.load_in_4bit:
-            raise UserError("--merge cannot add an update to weights of 4 bits; merge in a run without --load_in_4bit")
         if self.combine and not sum(weight for _, weight in self.weighted_adapters()) > 0:
             raise UserError("--combine: the weights must add up to more than 0, as the classifiers are averaged")
         self.target_modules = [name for given in self.target_modules for name in given.split(",")]
@@ -123,12 +120,8 @@ def _head(model) -> dict:
 
 
 def _wrapped(model, config, *, trainable: bool):
-    import peft
     import torch
 
-    if trainable and getattr(model, "is_loaded_in_4bit", False):
-        # Checkpointing is for the training flags to say, not for peft.
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     linear = {n.rpartition(".")[2] for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
     config.inference_mode = not trainable
     config.base_model_name_or_path = model.name_or_path or None
@@ -163,15 +156,13 @@ def adapted_class() -> type:
     return AdaptedClassifier
 
 
-def fingerprint(model) -> str | None:
-    """Tells the frozen weights from those of another model of the same shape; None where they are held in 4 bits.
+def fingerprint(model) -> str:
+    """Tells the frozen weights from those of another model of the same shape.
 
     A hash of some 256 values of every weight: training or merging changes many of them.
     """
     import torch
 
-    if getattr(model, "is_loaded_in_4bit", False):
-        return None
     apart = ("lora_", "modules_to_save", "pooler", "bias")
     frozen = [p for name, p in model.base_model.named_parameters() if not any(part in name for part in apart)]
     sample = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // 256)].float() for p in frozen])
@@ -305,23 +296,6 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
     config = LoraConfig(r=rank, lora_alpha=rank, **same)
     together = SavedAdapter(" + ".join(saved.name for saved in adapters), config, parts, first.facts)
     return together.apply(model, trainable=trainable)
-
-
-def quantization(args: LoraArguments) -> dict:
-    """What `from_pretrained` needs for `--load_in_4bit` (QLoRA, arXiv:2305.14314: nf4, quantised twice), else {}."""
-    if not args.load_in_4bit:
-        return {}
-    import importlib.util
-
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("--load_in_4bit needs a CUDA GPU and bitsandbytes (pip install bitsandbytes); leave it out")
-    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    settings |= {"bnb_4bit_compute_dtype": torch.bfloat16}
-    whole = ["classifier", "score", "pooler", r".*\.pooler"]  # what is trained whole
-    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=whole, **settings)}
 
 
 # What is left behind

@@ -32,7 +32,6 @@ GROUPS = {
 }
 VISIBLE = re.compile(r"[^\s\u00ad\u200b-\u200f\u2060\ufeff]")
 PROJECTED = 320  # pairs in a projection
-PREFIX = {"validation": "eval", "test": "predict"}  # of metrics, as in official examples
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
 # A format string, so that braces are doubled.
 USAGE = """\
@@ -234,19 +233,16 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
     return inputs, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple, **padding), whole_lengths
 
 
-def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, training: bool, **settings):
+def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, training: bool):
     """The model of `--model` for these classes; it remembers how texts are prepared. Pruned models, too."""
     from transformers import AutoModelForSequenceClassification
 
     from common.models import load_model
     from common.text.pruning import load_pruned
 
-    settings |= {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
+    settings = {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
     settings |= {"head": "classification", "training": training, "classes": classes, "loader": load_pruned}
-    model, warnings = load_model(AutoModelForSequenceClassification, run.args, **settings)
-    for warning in warnings:
-        run.warn(warning)
-    return model
+    return load_model(AutoModelForSequenceClassification, run, **settings)
 
 
 # Results
@@ -298,19 +294,14 @@ def finish(
         for name, output in outputs.items()
     }
     train = np.array(splits["train"]["labels"][:]) if "train" in splits else None
-    losses = {name: output.metrics.get(f"{PREFIX[name]}_loss") for name, output in outputs.items()}
-    scores = classification.score_predictions(predictions, losses, headline_metric="accuracy", train_targets=train)
+    options = {"headline_metric": "accuracy", "train_targets": train}
+    scores = classification.score_predictions(predictions, trainer.losses, **options)
 
     def write(results: dict) -> tuple:
-        files = {}
-        for name, found in predictions.items():
-            files |= classification.write_predictions(run.output_dir, "test_" if name == "test" else "", found)
         dashed = {name: {"published": points} for name, points in epochs.items()} if rows else {}
-        files |= classification.draw_plots(results, run.output_dir, references=dashed)
-        files |= draw_pairs(splits, whole_lengths, run, vectors)
+        files, *cards = classification.write_classes(results, predictions, run.output_dir, references=dashed)
         results["extra"] |= write_more()
-        cards = classification.error_cards(predictions[scores["headline"]["split"]]) if scores["headline"] else ()
-        return files, cards, "The surest errors"
+        return files | draw_pairs(splits, whole_lengths, run, vectors), *cards
 
     pair = next(iter(splits.values()))[0]
     first, second = prepare([pair["premise"], pair["hypothesis"]])
@@ -324,19 +315,6 @@ def finish(
         tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
     usage = usage.format(model=model, first=first, second=second)
     return run.finish(trainer, scores, write=write, published=rows, usage=usage, extra=extra, tables=tables)
-
-
-def class_weights_of(splits, classes: Sequence[str], args, run):
-    """float32 [classes], the weight of each class in the loss (--class_weights)."""
-    import torch
-
-    from common.classification import class_weights, weight_warning
-
-    labels = splits["train"]["labels"][:] if "train" in splits else range(len(classes))
-    weights = class_weights(np.array(labels), len(classes), args.class_weights)
-    if warning := weight_warning(weights, classes):
-        run.warn(warning)
-    return torch.tensor(weights, dtype=torch.float32)
 
 
 def class_table(per_class: Mapping, known: Sequence[str], setting: str, published: str) -> dict:

@@ -4,23 +4,25 @@ The first half runs where the model runs and keeps of a window only its n best s
 that evaluation never holds scores by token. The second half is numpy over all windows at once.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset
 
 from common.text.windows import column
 
 NO_SPAN = -1e9  # score of what is not there; finite, since infinities are not json
+PART = 1000  # questions whose answers are written at once
 
 
 def best_spans_of_windows(start, end, context_mask, null_at, n_best: int, max_answer_length: int) -> tuple:
     """The n best spans of each window, exactly: no better span inside the context is overlooked.
 
-    A span's score is the sum of its start and its end score. Any of the n best begins at one of the n starts whose own
-    best span is best.
+    A span's score is the sum of its start and its end score. However spans are grouped, any of the n best is in one of
+    the n groups whose own best span is best. So the n best starts are kept, then of their ends the n best blocks of
+    neighbours (of equal size, about the root of the longest answer's), then the n best spans of these.
 
     Args: tensors of scores `start` and `end` [B, L]; `context_mask` bool [B, L], where an answer may lie; `null_at` int
         [B], the token that means "no answer".
@@ -33,16 +35,23 @@ def best_spans_of_windows(start, end, context_mask, null_at, n_best: int, max_an
     start, end, at = start.float(), end.float(), null_at[:, None]
     null = (start.gather(1, at) + end.gather(1, at))[:, 0]
     width = min(max_answer_length, start.shape[1])
+    size = max(d for d in range(1, math.isqrt(width) + 1) if width % d == 0)
     start = torch.where(context_mask, start, NO_SPAN)
     end = pad(torch.where(context_mask, end, NO_SPAN), (0, width - 1), value=NO_SPAN)
-    reach = start + max_pool1d(end, width, stride=1)  # the best span from each start
-    first = reach.topk(min(n_best, reach.shape[1]), sorted=False).indices.repeat_interleave(width, dim=1)
-    last = first + torch.arange(width, device=first.device).repeat(first.shape[1] // width)
-    scores, index = (start.gather(1, first) + end.gather(1, last)).topk(min(n_best, first.shape[1]))
-    missing = (0, n_best - scores.shape[1])
-    scores = pad(scores, missing, value=NO_SPAN).clamp_min(NO_SPAN)
-    first, last = (pad(tokens.gather(1, index), missing).to(torch.int32) for tokens in (first, last))
-    return scores, first, last, null
+    block = max_pool1d(end, size, stride=1)  # the best end of a block, by the block's first token
+    reach = max_pool1d(block, width // size, stride=1, dilation=size)  # the best end within reach of every start
+    first = last = (start + reach).topk(min(n_best, start.shape[1]), sorted=False).indices
+    for best_end, steps in (block, range(0, width, size)), (end, range(size)):
+        last = torch.cat([last + step for step in steps], 1)
+        first = first.repeat(1, len(steps))
+        scores = start.gather(1, first) + best_end.gather(1, last)
+        scores, index = scores.topk(min(n_best, scores.shape[1]), sorted=best_end is end)
+        first, last = first.gather(1, index), last.gather(1, index)
+    missing = n_best - scores.shape[1]
+    if missing:
+        scores = pad(scores, (0, missing), value=NO_SPAN)
+        first, last = (pad(tokens, (0, missing)) for tokens in (first, last))
+    return scores.clamp_min(NO_SPAN), first.to(torch.int32), last.to(torch.int32), null
 
 
 @dataclass
@@ -76,25 +85,29 @@ class Answers:
         return [context[first:last] for context, first, last in spans]
 
     def n_best(self, questions: Dataset, with_null: bool) -> Iterator[tuple[str, list[dict]]]:
-        """(id, answers, best first) of each question, one at a time.
+        """(id, answers, best first) of each question, a part of them in memory at a time.
 
         An answer has text, probability among them, score, first character in the context. With `with_null`, "no
         answer" is one of them: the empty text, at no place.
         """
-        scores = np.column_stack([self.scores, self.null] if with_null else [self.scores])
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        counts, better = (self.scores > NO_SPAN / 2).sum(axis=1), (self.scores > self.null[:, None]).sum(axis=1)
-        rows = zip(questions["id"][:], questions["context"][:], self.first, self.last, shares, scores, counts, better)
-        for identity, context, *spans, count, place in rows:
-            entries = [
-                {"text": context[first:last], "probability": share, "score": score, "start": first}
-                for first, last, share, score in zip(*(values[:count].tolist() for values in spans))
-            ]
-            if with_null:
-                share, score = (float(values[-1]) for values in spans[2:])
-                entries.insert(place, {"text": "", "probability": share, "score": score, "start": None})
-            yield identity, entries
+        questions = questions.select_columns(["id", "context"])
+        for begin in range(0, len(questions), PART):
+            rows = slice(begin, begin + PART)
+            scores = np.column_stack([self.scores[rows], self.null[rows]] if with_null else [self.scores[rows]])
+            shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+            shares /= shares.sum(axis=1, keepdims=True)
+            counts = (self.scores[rows] > NO_SPAN / 2).sum(axis=1).tolist()
+            better = (self.scores[rows] > self.null[rows, None]).sum(axis=1).tolist()
+            arrays = (array.tolist() for array in (self.first[rows], self.last[rows], shares, scores))
+            for identity, context, *spans, count, place in zip(*questions[rows].values(), *arrays, counts, better):
+                entries = [
+                    {"text": context[first:last], "probability": share, "score": score, "start": first}
+                    for first, last, share, score in zip(*(values[:count] for values in spans))
+                ]
+                if with_null:
+                    *_, share, score = (values[-1] for values in spans)
+                    entries.insert(place, {"text": "", "probability": share, "score": score, "start": None})
+                yield identity, entries
 
 
 def answers_of_questions(windows: Dataset, spans: tuple[np.ndarray, ...], n_best: int) -> Answers:
@@ -114,16 +127,23 @@ def answers_of_questions(windows: Dataset, spans: tuple[np.ndarray, ...], n_best
     there = end > begin  # some tokens stand for no character
     row, begin, end, score = row[there], begin[there], end[there], scores[row, rank][there]
 
-    # By question, then best first; of the same characters the first, that is the best, is kept.
-    found = pd.DataFrame({"question": example[row], "begin": begin, "end": end, "score": score})
-    found = found.iloc[np.lexsort((-score, found["question"]))].drop_duplicates(["question", "begin", "end"])
-    rank = found.groupby("question").cumcount()
-    found, rank = found[rank < n_best], rank[rank < n_best]
+    # By question, then best first, which they nearly are: a stable sort is fast then. Complex numbers are sorted by
+    # their real part, then by their imaginary one. Of the same characters the first, that is the best, is kept.
+    key = np.empty(len(row), complex)
+    key.real, key.imag = example[row], -score
+    order = np.argsort(key, kind="stable")
+    question, length = example[row[order]], int(end.max(initial=0)) + 1
+    place = (question * length + begin[order]) * length + end[order]
+    unique = np.zeros(len(order), bool)
+    unique[np.unique(place, return_index=True)[1]] = True
+    order, question = order[unique], question[unique]
+    rank = np.arange(len(order)) - np.searchsorted(question, np.arange(len(lowest_null)))[question]
+    kept = rank < n_best
 
     shape = (len(lowest_null), n_best)
     answers = Answers(np.full(shape, NO_SPAN), np.zeros(shape, np.int64), np.zeros(shape, np.int64), lowest_null)
-    where = found["question"].to_numpy(), rank.to_numpy()
-    answers.scores[where], answers.first[where], answers.last[where] = (found[c] for c in ("score", "begin", "end"))
+    where, order = (question[kept], rank[kept]), order[kept]
+    answers.scores[where], answers.first[where], answers.last[where] = score[order], begin[order], end[order]
     return answers
 
 

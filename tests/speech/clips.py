@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
-from common.speech import settings
+from common.speech import recordings, settings
 
 
 def sound(seconds: float = 0.2, rate: int = 16_000, seed: int = 0) -> np.ndarray:

@@ -126,6 +126,7 @@ def test_rows_with_too_many_cells(tmp_path):
         ("t.csv", b"", "is empty"),
         ("t.csv", b"a,b\n", "no rows"),
         ("t.csv", b"a,b,a\n1,2,3\n", "'a' is there twice"),
+        ("t.csv", b"a,b,a\nx,2,y\n", "'a' is there twice"),
         ("t.csv", b"a, a\n1,2\n", "'a' is there twice"),
         ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
         ("t.csv", b'a,b\n"1,2\n', "not a readable table"),

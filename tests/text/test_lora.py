@@ -20,7 +20,6 @@ from common.text.lora import (
     combine,
     fingerprint,
     is_adapter,
-    quantization,
     trained_and_stored,
 )
 from tests.helpers import message
@@ -89,7 +88,6 @@ def updated(model) -> set[str]:
         ({"lora_dropout": 1.0}, "--lora_dropout from 0 up to 1"),
         ({"adapter": "a", "combine": ["b:1"]}, "give one of them"),
         ({"reset_classifier": True}, "needs --adapter"),
-        ({"merge": True, "load_in_4bit": True}, "--merge cannot add an update to weights of 4 bits"),
         ({"combine": ["a:1", "b:-1"]}, "must add up to more than 0"),
         ({"combine": ["a"]}, "is not a folder, a colon and a number"),
         ({"combine": ["a:x"]}, "is not a folder, a colon and a number"),
@@ -325,15 +323,6 @@ def test_adapters_that_do_not_add_up(tmp_path, three):
     assert "has other classes or modules" in refused(trained(fresh("bert"), target_modules=["key", "value"]))
     assert "no plain product of two matrices" in refused(trained(fresh("bert"), use_dora=True))
     assert "another base model" in refused(trained(tiny_model("bert", seed=7, id2label=dict(enumerate(CLASSES)))))
-
-
-# 4 bits
-
-
-def test_4_bits_need_a_library_and_a_gpu(monkeypatch):
-    assert quantization(LoraArguments()) == {}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "needs a CUDA GPU and bitsandbytes" in message(quantization, LoraArguments(load_in_4bit=True))
 
 
 def test_facts_stand_beside_the_adapter(tmp_path):
