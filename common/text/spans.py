@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from common.text.windows import column
@@ -134,8 +135,7 @@ def answers_of_questions(windows: Dataset, spans: tuple[np.ndarray, ...], n_best
     order = np.argsort(key, kind="stable")
     question, length = example[row[order]], int(end.max(initial=0)) + 1
     place = (question * length + begin[order]) * length + end[order]
-    unique = np.zeros(len(order), bool)
-    unique[np.unique(place, return_index=True)[1]] = True
+    unique = ~pd.Index(place).duplicated()
     order, question = order[unique], question[unique]
     rank = np.arange(len(order)) - np.searchsorted(question, np.arange(len(lowest_null)))[question]
     kept = rank < n_best
