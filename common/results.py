@@ -111,6 +111,17 @@ def history(log: Iterable[dict]) -> list[dict]:
     return rows
 
 
+def final_metrics(results: dict) -> dict[str, float]:
+    """What trackers get at the end: final_SPLIT_METRIC, and the ends of its interval."""
+    return {
+        f"final_{split}_{name}{end}": metric[key]
+        for split, metrics in results["metrics"].items()
+        for name, metric in metrics.items()
+        for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
+        if metric.get(key) is not None
+    }
+
+
 def print_headline(results: dict, output_dir: Path) -> None:
     """What a run prints at its end: the headline with its interval, warnings, and where the report is."""
     from common.report.words import badges

@@ -36,6 +36,7 @@ from common.models import (
     weights_fingerprint,
 )
 from common.progress import Bars, LogLines
+from common.results import final_metrics
 from common.run import Run
 
 Batch = dict[str, torch.Tensor]
@@ -379,13 +380,7 @@ class FinetuneTrainer(Trainer):
     def track(self, results: dict) -> None:
         """Gives the final metrics with their intervals to the trackers of --report_to, and the report to those that
         keep files."""
-        final = {
-            f"final_{split}_{name}{end}": metric[key]
-            for split, metrics in results["metrics"].items()
-            for name, metric in metrics.items()
-            for key, end in (("value", ""), ("low", "_low"), ("high", "_high"))
-            if metric[key] is not None
-        }
+        final = final_metrics(results)
         if final and self.args.report_to:
             self.log(final)
         keeps = {"wandb": "save", "mlflow": "log_artifact"}

@@ -120,7 +120,7 @@ def test_the_demo_learns_and_reports(trained):
     assert {"loss", "eval_loss", "train_accuracy", "eval_accuracy"} <= results["history"][0].keys()
     versions = results["environment"]["versions"].keys()
     assert {"keras", "scikit-learn"} <= versions and versions & {"tensorflow", "tensorflow-cpu"}
-    assert [*folder.glob("runs/*tfevents*")] and results["data"]["splits"]["train"]["label_counts"]["fraud"] == 67
+    assert [*folder.glob("runs/fraud/*tfevents*")] and results["data"]["splits"]["train"]["label_counts"]["fraud"] == 67
 
 
 def test_torch_is_never_loaded_and_the_help_loads_nothing_large(trained, tmp_path):

@@ -75,13 +75,6 @@ KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
 NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
 NOISE_SECONDS = 12
 UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
-WORDS = {"yes": "IES", "no": "NOU", "stop": "STO", "go": "GOU"}  # word -> its sounds
-OTHER_WORDS = {"cat": "GAT", "eight": "EIT", "happy": "HATI", "house": "HAUS", "nine": "NAIN", "seven": "SEMEN"}
-OTHER_WORDS |= {"sheila": "HILA", "tree": "TRI"}  # they become `_unknown_`: two clips of three, as in SUPERB
-KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
-NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
-NOISE_SECONDS = 12
-UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
 # Of sentences, spelled with ten letters.
 NOUNS = ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE")
 VERBS = ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS")

@@ -57,7 +57,7 @@ class KerasArguments:
     num_devices: int = flag(1, "GPUs to train on, each with its own batch; without GPUs: parts of the CPU")
     seed: int = flag(42, "of weights, dropout and the order of the rows")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
-    report_to: Literal["none", "tensorboard"] = flag("none", "tracker")
+    report_to: str = flag("none", "tracker: tensorboard, wandb, mlflow, ...; none")
     push_to_hub: bool = flag(False, "upload model and results at the end")
     hub_model_id: str | None = flag(None, "where to; unset: the name of --output_dir")
     hub_private_repo: bool | None = flag(None, "a new repository is private")
@@ -70,6 +70,11 @@ class KerasArguments:
                 raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
         if not 0 <= self.focal_gamma < 100:
             raise UserError(f"--focal_gamma {self.focal_gamma}: must be 0 or more, and below 100")
+        if self.report_to != "none":
+            from accelerate.tracking import get_available_trackers
+
+            if self.report_to not in get_available_trackers():
+                raise UserError(f"--report_to {self.report_to}: no such tracker, or its package is not installed")
         if self.num_devices > 1:  # TensorFlow cannot take a distributed batch in a loop
             self.steps_per_execution = 1
 

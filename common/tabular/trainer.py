@@ -20,6 +20,7 @@ from tqdm import tqdm
 from common.checkpoints import checkpoints, finish_files
 from common.errors import Interrupted, UserError, write_bytes, write_json
 from common.metrics.detection.detection import summary
+from common.results import final_metrics
 from common.tabular.columns import Part
 from common.tabular.network import Detector, learning_rate_of
 
@@ -114,19 +115,18 @@ class KerasTrainer:
         return {"model": model, "history": self.history, "device": device, "processes": 1}
 
     def track(self, results: dict) -> None:
-        """Sends flags, history and final metrics to the tracker of --report_to."""
-        if self.args.report_to != "tensorboard":
+        """Sends flags, history and the final metrics with their intervals to the tracker of --report_to."""
+        if self.args.report_to == "none":
             return
-        from tensorflow import summary as board
+        from accelerate import Accelerator
 
-        with board.create_file_writer(str(self.run.output_dir / "runs")).as_default():
-            board.text("arguments", json.dumps(results["arguments"], indent=1), step=0)
-            for row in self.history:
-                for name in row.keys() - {"step", "epoch"}:
-                    board.scalar(f"train/{name}", row[name], step=row["step"])
-            for split, metrics in results["metrics"].items():
-                for name in [name for name in metrics if metrics[name]["value"] is not None]:
-                    board.scalar(f"{split}/{name}", metrics[name]["value"], step=len(self.history) * self.steps)
+        board = Accelerator(cpu=True, log_with=self.args.report_to, project_dir=str(self.run.output_dir / "runs"))
+        flags = {name: str(row["value"]) for name, row in results["arguments"].items()}
+        board.init_trackers("fraud", config=flags)
+        for row in self.history:
+            board.log({name: value for name, value in row.items() if name != "step"}, step=int(row["step"]))
+        board.log(final_metrics(results), step=len(self.history) * (self.steps or 1))
+        board.end_training()
 
     def _end_epoch(self, logs: dict, bar: tqdm) -> None:
         """Scores the validation rows, notes the best weights, saves a checkpoint."""

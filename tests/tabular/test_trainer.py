@@ -281,13 +281,16 @@ def test_tensorboard_gets_flags_and_metrics(tmp_path, whole):
     board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     results = {
         "arguments": {"seed": {"value": 42}},
-        "metrics": {"test": {"auprc": {"value": 81.5}, "f1": {"value": None}}},
+        "metrics": {"test": {"auprc": {"value": 81.5, "low": 70.0, "high": 90.0}, "f1": {"value": None}}},
     }
     whole.args.report_to, whole.run.output_dir = "tensorboard", tmp_path
     whole.track(results)
-    read = board.EventAccumulator(str(tmp_path / "runs")).Reload()
-    assert {"train/loss", "train/eval_auprc", "test/auprc", "arguments"} <= set(read.Tags()["tensors"])
-    assert len(read.Tensors("train/loss")) == 4
+    read = board.EventAccumulator(str(tmp_path / "runs" / "fraud")).Reload()
+    assert len(read.Scalars("loss")) == len(read.Scalars("eval_auprc")) == 4
+    final = [read.Scalars(f"final_test_auprc{end}")[0].value for end in ("", "_low", "_high")]
+    assert final == [81.5, 70.0, 90.0]
+    (noted,) = tmp_path.glob("runs/fraud/*/hparams.yml")
+    assert "seed: '42'" in noted.read_text()
 
 
 def test_the_flags_load_nothing_heavy():
