@@ -80,16 +80,7 @@ def measured(part: str, options: argparse.Namespace, folder: str, what: str) -> 
     argv = ["--do_train", "--data_dir", options.clips if part == "keyword" else options.speech, "--freeze", what]
     argv += ["--output_dir", f"{folder}/{part}-{what}", "--cache_dir", folder, "--eval_strategy", "no"]
     argv += ["--save_strategy", "no", "--disable_tqdm", "true", "--load_best_model_at_end", "false"]
-    argv += [
-        "--max_train_samples",
-        f"{count}",
-        "--validation_share",
-        "0.01",
-        "--test_share",
-        "0.01",
-        "--split",
-        "random",
-    ]
+    argv += f"--max_train_samples {count} --validation_share 0.01 --test_share 0.01 --split random".split()
     argv += ["--name_pattern", options.name_pattern] if options.name_pattern and part == "keyword" else []
     args = parse_arguments(kind, argv, recipe=script.RECIPE)
     epochs, batch = int(args.training_args.num_train_epochs), args.training_args.per_device_train_batch_size
@@ -118,7 +109,7 @@ def measured(part: str, options: argparse.Namespace, folder: str, what: str) -> 
         inputs, collator = model_inputs(run, model, clips, extractor)
         filled, clock = time.perf_counter() - begin, EpochSeconds()
         parts = {"model": model, "data_collator": collator, "processing_class": processing}
-        own = (inputs, labels, []) if part == "keyword" else (inputs, [], None)
+        own = (inputs, labels) if part == "keyword" else (inputs, None)
         trainer = script.make_trainer(run, *own, **parts)
         trainer.add_callback(clock)
         trainer.train()
