@@ -73,7 +73,7 @@ class KerasArguments:
         if self.report_to != "none":
             from accelerate.tracking import get_available_trackers
 
-            if self.report_to not in get_available_trackers():
+            if self.report_to not in [tracker.value for tracker in get_available_trackers()]:
                 raise UserError(f"--report_to {self.report_to}: no such tracker, or its package is not installed")
         if self.num_devices > 1:  # TensorFlow cannot take a distributed batch in a loop
             self.steps_per_execution = 1
