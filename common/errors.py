@@ -58,7 +58,8 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 def exit_status(run: Callable[[], object], script: str) -> int:
-    """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n, 1 for others' ends.
+    """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n, 1 where another
+    process of the launch has ended.
 
     Every process of a distributed launch prints its own sentence; only what a user can act on is printed, on stderr.
     """

@@ -381,8 +381,9 @@ class FinetuneTrainer(Trainer):
         """Gives the final metrics with their intervals to the trackers of --report_to, and the report to those that
         keep files."""
         final = final_metrics(results)
-        if final and self.args.report_to:
-            self.log(final)
+        if not final or not self.args.report_to:
+            return
+        self.log(final)
         keeps = {"wandb": "save", "mlflow": "log_artifact"}
         for name in keeps.keys() & {*self.args.report_to} if self.args.should_save else ():
             getattr(importlib.import_module(name), keeps[name])(str(self.run.output_dir / "report.html"))

@@ -184,6 +184,15 @@ def test_lj_speech(tmp_path, header, cell):
         assert len(unused) == (source == tmp_path)
 
 
+def test_a_table_with_bars_and_named_columns_is_not_taken_for_lj_speech(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.wav")
+    table = tmp_path / "clips.csv"
+    table.write_text("audio|text|speaker\na.wav|first words|s1\nb.wav|more words|s2\n")
+    found = text(table)["train"]
+    assert found["text"][:] == ["first words", "more words"] and found["speaker"][:] == ["s1", "s2"]
+
+
 def common_voice(folder, names=("train", "dev", "test", "validated", "other")):
     for i, name in enumerate(names):
         rows = []
