@@ -35,10 +35,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from common.arguments import flag, parse_arguments
+from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import SPEECH, only, unused
-from common.run import start_run
 from common.speech.settings import EncoderArguments, TextArguments, use_demo
 
 logger = logging.getLogger(__name__)
@@ -129,32 +128,83 @@ class RecognitionArguments(EncoderArguments, TextArguments):
     @property
     def rules(self):
         """How transcripts are made alike."""
-        from common.speech.transcripts import Normalization
-
         return Normalization(self.case, self.punctuation, self.digits, ignore="".join(self.chars_to_ignore))
+
+
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": LEGACY, "phases": ("do_train", "do_eval", "do_predict")}
+show_help(RecognitionArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+import numpy as np
+import torch
+from torch.nn.functional import ctc_loss
+from transformers import AutoModel, AutoModelForCTC, TrainerCallback, set_seed
+
+from common import metrics
+from common.demo.speech import asr_demo
+from common.models import load_config, load_model, structure_table
+from common.results import published
+from common.run import start_run
+from common.speech.decoding import BeamDecoder, chunked, texts_of, transcribed
+from common.speech.encoders import frames_in
+from common.speech.features import model_inputs
+from common.speech.heads import RecurrentCtc, keep_head, trained_processor
+from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
+from common.speech.recordings import check_clips, load_recordings
+from common.speech.results import shapes_table, usage
+from common.speech.training import SpeechTrainer, settle_encoder
+from common.speech.transcripts import Normalization, case_of, check_transcripts, normalized, with_labels
+
+
+class CtcTrainer(SpeechTrainer):
+    """Connectionist temporal classification (Graves et al. 2006); each example's loss is divided by its labels."""
+
+    metric_names = ("wer", "cer")
+    decoder = shapes = None
+
+    def example_losses(self, outputs, batch):  # [B]
+        scores = torch.log_softmax(outputs["logits"].float(), dim=-1).transpose(0, 1)
+        labels, lengths = batch["labels"].clamp(min=0), (batch["labels"] >= 0).sum(-1)
+        blank = self.processing_class.tokenizer.pad_token_id
+        settings = {"blank": blank, "reduction": "none", "zero_infinity": True}
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's gradients differ from run to run
+            loss = ctc_loss(scores, labels, frames_in(self.model, batch), lengths, **settings)
+        return loss / lengths.clamp(min=1)
+
+    def example_predictions(self, outputs, batch):  # [B, T] or, of chunks that a beam search wants joined, scores
+        self.shapes = self.shapes or shapes_table(batch, outputs)
+        frames, logits = frames_in(self.model, batch).to(torch.int32), outputs["logits"].float()
+        if self.decoder is None:
+            return logits.argmax(-1).to(torch.int32), frames
+        if "labels" not in batch:
+            return logits, frames
+        paths = self.decoder.paths(logits.cpu().numpy(), frames.tolist())  # each process its own batches
+        return torch.tensor(np.stack(paths), device=frames.device), frames
+
+    def predict_splits(self, inputs, decoder=None):
+        """The final predictions, by beam search with a decoder."""
+        if decoder is not None:  # what training kept of its evaluations was found without a search
+            self.decoder = decoder
+            inputs = {name: rows.select(range(len(rows))) for name, rows in inputs.items()}
+        return super().predict_splits(inputs)
+
+
+class ShowTranscripts(TrainerCallback):
+    """After each evaluation: what was said, and what the model writes, of three utterances."""
+
+    latest = ()  # (reference, hypothesis) of the last evaluation
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if "eval_loss" in metrics:
+            for reference, hypothesis in self.latest:
+                logger.info("said:    %s\nwritten: %s", reference, hypothesis)
 
 
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    phases = ("do_train", "do_eval", "do_predict")
-    args = parse_arguments(RecognitionArguments, argv, recipe=RECIPE, demo=DEMO, legacy=LEGACY, phases=phases)
+    args = parse_arguments(RecognitionArguments, argv, **COMMAND_LINE)
     args.settle_freeze()
     if args.dataset == RECIPE["dataset"]:
         args.set("where this set is on the hub", **LIBRISPEECH)
-
-    from transformers import set_seed
-
-    from common.demo.speech import asr_demo
-    from common.models import load_config, structure_table
-    from common.results import published
-    from common.speech.decoding import BeamDecoder, chunked, transcribed
-    from common.speech.features import model_inputs
-    from common.speech.heads import trained_processor
-    from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
-    from common.speech.recordings import check_clips, load_recordings
-    from common.speech.results import usage
-    from common.speech.training import settle_encoder
-    from common.speech.transcripts import case_of, check_transcripts, normalized, with_labels
 
     with start_run(args, task="speech-recognition") as run:
         use_demo(args, run, asr_demo, RECIPE["model"])
@@ -189,10 +239,10 @@ def main(argv: list[str] | None = None) -> dict:
             return {}
 
         parts = {"model": model, "data_collator": collator, "processing_class": processor}
-        trainer = make_trainer(run, inputs, decoder, **parts)
+        trainer = make_trainer(run, inputs, **parts)
         if training:
             trainer.train()
-        found = {name: output.predictions for name, output in trainer.predict_splits(inputs).items()}
+        found = {name: output.predictions for name, output in trainer.predict_splits(inputs, decoder).items()}
         paths = {name: transcribed(clips[name], *found[name], decoder, processor.tokenizer, run) for name in found}
         transcriptions = {name: transcriptions_of(splits[name], texts) for name, (texts, _) in paths.items()}
         ours = training and any(facts["source"].startswith(RECIPE["dataset"]) for facts in splits.facts.values())
@@ -212,11 +262,6 @@ def main(argv: list[str] | None = None) -> dict:
 
 def recognizer(run, tokenizer, trained: bool):
     """A `trained` model with the head it has; else the encoder with a new head, the one of the flags."""
-    from transformers import AutoModel, AutoModelForCTC
-
-    from common.models import load_model
-    from common.speech.heads import RecurrentCtc, keep_head
-
     args, shape = run.args, {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (args.head == "blstm" or args.weighted):
         encoder = load_model(AutoModel, run, head="speech", configured=args.configured)
@@ -230,67 +275,18 @@ def recognizer(run, tokenizer, trained: bool):
     return model
 
 
-def make_trainer(run, inputs: dict, decoder, **parts):
-    """The task's `Trainer`: CTC by label, the best label of every frame, three transcripts after each evaluation."""
-    import numpy as np
-    import torch
-    from transformers import TrainerCallback
-
-    from common import metrics
-    from common.speech.decoding import texts_of
-    from common.speech.encoders import frames_in
-    from common.speech.results import shapes_table
-    from common.speech.training import OnClips
-    from common.trainer import FinetuneTrainer
-
-    metric, tokenizer, latest = metrics.load("wer"), parts["processing_class"].tokenizer, []
-
-    class CtcTrainer(OnClips, FinetuneTrainer):
-        """Connectionist temporal classification (Graves et al. 2006); each example's loss is divided by its labels."""
-
-        metric_names = ("wer", "cer")
-        decoder = shapes = None
-
-        def example_losses(self, outputs, batch):  # [B]
-            scores = torch.log_softmax(outputs["logits"].float(), dim=-1).transpose(0, 1)
-            labels, lengths = batch["labels"].clamp(min=0), (batch["labels"] >= 0).sum(-1)
-            settings = {"blank": tokenizer.pad_token_id, "reduction": "none", "zero_infinity": True}
-            with torch.backends.cudnn.flags(enabled=False):  # cuDNN's gradients differ from run to run
-                loss = torch.nn.functional.ctc_loss(scores, labels, frames_in(self.model, batch), lengths, **settings)
-            return loss / lengths.clamp(min=1)
-
-        def example_predictions(self, outputs, batch):  # [B, T] or, of chunks that a beam search wants joined, scores
-            self.shapes = self.shapes or shapes_table(batch, outputs)
-            frames, logits = frames_in(self.model, batch).to(torch.int32), outputs["logits"].float()
-            if self.decoder is None:
-                return logits.argmax(-1).to(torch.int32), frames
-            if "labels" not in batch:
-                return logits, frames
-            paths = self.decoder.paths(logits.cpu().numpy(), frames.tolist())  # each process its own batches
-            return torch.tensor(np.stack(paths), device=frames.device), frames
-
-        def predict_splits(self, inputs):
-            if decoder is not None:  # what training kept of its evaluations was found without a search
-                self.decoder = decoder
-                inputs = {name: rows.select(range(len(rows))) for name, rows in inputs.items()}
-            return super().predict_splits(inputs)
-
-    class ShowTranscripts(TrainerCallback):
-        """After each evaluation: what was said, and what the model writes, of three utterances."""
-
-        def on_evaluate(self, args, state, control, metrics, **kwargs):
-            if "eval_loss" in metrics:
-                for reference, hypothesis in latest[:3]:
-                    logger.info("said:    %s\nwritten: %s", reference, hypothesis)
+def make_trainer(run, inputs: dict, **parts) -> CtcTrainer:
+    """The task's `Trainer`, scored by `evaluate`; it shows three transcripts after each evaluation."""
+    metric, tokenizer, shown = metrics.load("wer"), parts["processing_class"].tokenizer, ShowTranscripts()
 
     def compute_metrics(output) -> dict[str, float]:
         references = output.inputs.clips["text"][:]
         hypotheses = texts_of(tokenizer, *output.predictions)
-        latest[:] = zip(references, hypotheses)
+        shown.latest = [*zip(references, hypotheses)][:3]
         found = metric.compute(predictions=hypotheses, references=references)
         return {name: found[name] for name in ("wer", "cer") if found[name] is not None}
 
-    return CtcTrainer(run, inputs, compute_metrics=compute_metrics, callbacks=[ShowTranscripts()], **parts)
+    return CtcTrainer(run, inputs, compute_metrics=compute_metrics, callbacks=[shown], **parts)
 
 
 if __name__ == "__main__":

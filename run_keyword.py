@@ -33,10 +33,9 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
-from common.arguments import flag, parse_arguments
+from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status, write_csv
 from common.legacy_flags import SPEECH, unused
-from common.run import start_run
 from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
 # The published recipe (report 002, keyword spotting), in one place; the names are the flags.
@@ -114,25 +113,59 @@ class KeywordArguments(EncoderArguments, ClassArguments):
             raise UserError(f"--unknown_share {self.unknown_share}: must be 0 or more")
 
 
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": LEGACY, "phases": ("do_train", "do_eval", "do_predict")}
+show_help(KeywordArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForAudioClassification, TrainerCallback, set_seed
+
+from common import metrics
+from common.classification import score_predictions, weights_by_class
+from common.demo.speech import keyword_demo
+from common.labels import align_with_checkpoint
+from common.metrics.classification.classification import summary
+from common.models import classes_of, load_feature_extractor, load_model, structure_table
+from common.report import plots
+from common.results import plain_metric, published
+from common.run import start_run
+from common.speech.features import model_inputs
+from common.speech.keywords import sliding_windows, spotted, task_classes
+from common.speech.recordings import check_clips, load_recordings
+from common.speech.results import labels_of, predictions_of, usage, write_clips
+from common.speech.training import SpeechTrainer, settle_encoder
+
+
+class WeightedTrainer(SpeechTrainer):
+    """Cross entropy weighted by class."""
+
+    metric_names = METRICS
+
+    def __init__(self, run, inputs, class_weights, **kwargs):
+        super().__init__(run, inputs, **kwargs)
+        self.class_weights = class_weights  # float [classes]
+
+    def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
+        settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}
+        return cross_entropy(outputs["logits"].float(), batch["labels"], **settings)
+
+    def example_weights(self, batch):  # [B]
+        return self.class_weights.to(batch["labels"].device)[batch["labels"]]
+
+
+class EvaluateAtTheEnd(TrainerCallback):
+    """Beside every 300 steps (--eval_steps) the last one is evaluated: it may be the best."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= state.max_steps and args.eval_strategy == "steps":
+            control.should_evaluate = control.should_save = True
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    phases = ("do_train", "do_eval", "do_predict")
-    args = parse_arguments(KeywordArguments, argv, recipe=RECIPE, demo=DEMO, legacy=LEGACY, phases=phases)
+    args = parse_arguments(KeywordArguments, argv, **COMMAND_LINE)
     args.settle_freeze()
     if args.dataset in SUPERB_IDS:
         args.set("where this set is on the hub", **SUPERB)
-
-    from transformers import AutoModelForAudioClassification, set_seed
-
-    from common.classification import score_predictions
-    from common.demo.speech import keyword_demo
-    from common.labels import align_with_checkpoint
-    from common.models import classes_of, load_feature_extractor, load_model, structure_table
-    from common.speech.features import model_inputs
-    from common.speech.keywords import sliding_windows, task_classes
-    from common.speech.recordings import check_clips, load_recordings
-    from common.speech.results import labels_of, predictions_of, usage
-    from common.speech.training import settle_encoder
 
     with start_run(args, task="keyword-spotting") as run:
         if use_demo(args, run, keyword_demo, RECIPE["model"]) and "keywords" not in args.explicit:
@@ -189,38 +222,10 @@ def main(argv: list[str] | None = None) -> dict:
 # Training
 
 
-def make_trainer(run, inputs: dict, labels: list[str], **parts):
-    """The task's `Trainer`: cross entropy weighted by class, scored by `evaluate`."""
-    import torch
-    from transformers import TrainerCallback
-
-    from common import metrics
-    from common.classification import weights_by_class
-    from common.speech.training import OnClips
-    from common.trainer import FinetuneTrainer
-
+def make_trainer(run, inputs: dict, labels: list[str], **parts) -> WeightedTrainer:
+    """The task's `Trainer`, scored by `evaluate`."""
     metric = metrics.load("classification")
     weights = weights_by_class(run, inputs["train"].clips if "train" in inputs else None, labels)
-
-    class WeightedTrainer(OnClips, FinetuneTrainer):
-        """Cross entropy weighted by class."""
-
-        metric_names = METRICS
-        class_weights = weights
-
-        def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
-            settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}
-            return torch.nn.functional.cross_entropy(outputs["logits"].float(), batch["labels"], **settings)
-
-        def example_weights(self, batch):  # [B]
-            return self.class_weights.to(batch["labels"].device)[batch["labels"]]
-
-    class EvaluateAtTheEnd(TrainerCallback):
-        """Beside every 300 steps (--eval_steps) the last one is evaluated: it may be the best."""
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step >= state.max_steps and args.eval_strategy == "steps":
-                control.should_evaluate = control.should_save = True
 
     def compute_metrics(output) -> dict[str, float]:
         predicted = output.predictions.argmax(axis=1)
@@ -228,7 +233,7 @@ def make_trainer(run, inputs: dict, labels: list[str], **parts):
         return {name: found[name] for name in METRICS}
 
     parts |= {"compute_metrics": compute_metrics, "callbacks": [EvaluateAtTheEnd()]}
-    return WeightedTrainer(run, inputs, **parts)
+    return WeightedTrainer(run, inputs, weights, **parts)
 
 
 # Results
@@ -236,8 +241,6 @@ def make_trainer(run, inputs: dict, labels: list[str], **parts):
 
 def published_rows(splits) -> list[dict]:
     """What stands beside ours where the data are the published ones."""
-    from common.results import plain_metric, published
-
     if not all(facts["source"].startswith(SUPERB_IDS) for facts in splits.facts.values()):
         return []
     ours = published("report 002, test", "DistilHuBERT frozen, weighted loss", REPORT)
@@ -247,8 +250,6 @@ def published_rows(splits) -> list[dict]:
 
 def without_silence(predictions: dict) -> dict:
     """For results.json: the scores of clips that are no `_silence_`, which is easily told from words."""
-    from common.metrics.classification.classification import summary
-
     rows = {}
     for name, split in predictions.items():
         if split.targets is None or SILENCE not in split.labels:
@@ -263,10 +264,6 @@ def without_silence(predictions: dict) -> dict:
 def write(results: dict, predictions: dict, clips: dict, splits, run) -> tuple:
     """Writes predictions, plots and, of recordings without classes, keywords.csv: what is said in which, from when to
     when (seconds), how surely. Returns files, error cards and their title."""
-    from common.report import plots
-    from common.speech.keywords import spotted
-    from common.speech.results import write_clips
-
     drawn = []
     if results["history"]:
         path, series = run.output_dir / "plots/metrics", {words: f"eval_{name}" for name, words in CURVES.items()}

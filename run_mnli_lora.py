@@ -35,10 +35,9 @@ import sys
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from common.arguments import flag, parse_arguments
+from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import TEXT_CLASSIFICATION, Spelling, only
-from common.run import start_run
 from common.text.layers import Strategy, apply_strategy
 from common.text.lora import SETTINGS, LoraArguments, SavedAdapter, add_lora, combine, is_adapter
 from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
@@ -123,20 +122,62 @@ class MultiNliArguments(LoraArguments, PairArguments):
     )
 
 
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "variants": {"method": METHODS}, "legacy": LEGACY, "phases": PHASES}
+show_help(MultiNliArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Subset
+from transformers import TrainerCallback, set_seed
+
+from common import metrics
+from common.classification import weights_by_class
+from common.demo.nli import mnli_demo
+from common.models import classes_of, load_config, load_tokenizer, structure_table
+from common.run import start_run
+from common.text import pairs
+from common.text.frozen import frozen_states, skipped
+from common.text.lora import trained_and_stored, write_adapters
+from common.trainer import FinetuneTrainer
+
+
+class PairTrainer(FinetuneTrainer):
+    """Cross entropy, weighted by class with --class_weights."""
+
+    metric_names, extra_names = METRICS, ("length",)
+
+    def __init__(self, run, class_weights, prefix=None, **kwargs):
+        super().__init__(run, **kwargs)
+        self.class_weights = class_weights  # float [classes]
+        self.prefix = prefix  # the frozen layers, if the data sets hold what they compute
+
+    def model_outputs(self, model, batch):
+        with skipped(self.prefix, batch):  # frozen layers, where the batch holds what they compute
+            return super().model_outputs(model, batch)
+
+    def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
+        logits, smoothing = outputs["logits"].float(), self.args.label_smoothing_factor
+        return cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
+
+    def example_weights(self, batch):  # [B]
+        return self.class_weights.to(batch["labels"].device)[batch["labels"]]
+
+
+class TrainingSetCallback(TrainerCallback):
+    """Evaluates training pairs, too, after each epoch, under the prefix `train`: report 004's CustomCallback."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        train, validation = self.trainer.train_dataset, self.trainer.eval_dataset
+        loader = self.trainer.get_eval_dataloader(Subset(train, range(min(len(train), len(validation)))))
+        self.trainer.log(self.trainer.evaluation_loop(loader, "Training set", metric_key_prefix="train").metrics)
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    layers = {"recipe": RECIPE, "variants": {"method": METHODS}, "demo": DEMO}
-    args = parse_arguments(MultiNliArguments, argv, **layers, legacy=LEGACY, phases=PHASES)
+    args = parse_arguments(MultiNliArguments, argv, **COMMAND_LINE)
     adapters, training = read_and_check(args), args.training_args.do_train
-
-    from transformers import set_seed
-
-    from common.classification import weights_by_class
-    from common.demo.nli import mnli_demo
-    from common.models import classes_of, load_config, load_tokenizer, structure_table
-    from common.text import pairs
-    from common.text.frozen import frozen_states
-    from common.text.lora import trained_and_stored, write_adapters
 
     with start_run(args, task="multinli") as run:
         run.use_demo(lambda folder: mnli_demo(folder, args.model))
@@ -236,46 +277,9 @@ def adapt(model, args: MultiNliArguments, adapters: list[SavedAdapter]) -> tuple
     return model.to(args.training_args.device), layers
 
 
-def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):
-    """The task's Trainer, its loss, its metrics and its callback.
-
-    Args:
-        prefix: the frozen layers, if the data sets hold what they compute; else None.
-        class_weights: float [classes].
-    """
-    from torch.nn.functional import cross_entropy
-    from torch.utils.data import Subset
-    from transformers import TrainerCallback
-
-    from common import metrics
-    from common.text.frozen import skipped
-    from common.trainer import FinetuneTrainer
-
+def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights) -> PairTrainer:
+    """The task's Trainer with its data, its metrics and its callback."""
     metric = metrics.load("classification")
-
-    class PairTrainer(FinetuneTrainer):
-        """Cross entropy, weighted by class with --class_weights."""
-
-        metric_names, extra_names = METRICS, ("length",)
-
-        def model_outputs(self, model, batch):
-            with skipped(prefix, batch):  # frozen layers, where the batch holds what they compute
-                return super().model_outputs(model, batch)
-
-        def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
-            logits, smoothing = outputs["logits"].float(), self.args.label_smoothing_factor
-            return cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
-
-        def example_weights(self, batch):  # [B]
-            return class_weights.to(batch["labels"].device)[batch["labels"]]
-
-    class TrainingSetCallback(TrainerCallback):
-        """Evaluates training pairs, too, after each epoch, under the prefix `train`: report 004's CustomCallback."""
-
-        def on_epoch_end(self, args, state, control, **kwargs):
-            rows = range(min(len(data["train"]), len(data["validation"])))
-            loader = trainer.get_eval_dataloader(Subset(data["train"], rows))
-            trainer.log(trainer.evaluation_loop(loader, "Training set", metric_key_prefix="train").metrics)
 
     def compute_metrics(evaluated):
         found = metric.compute(predictions=evaluated.predictions.argmax(axis=1), references=evaluated.label_ids)
@@ -283,6 +287,8 @@ def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):
 
     trainer = PairTrainer(
         run,
+        class_weights,
+        prefix,
         model=model,
         train_dataset=data.get("train"),
         eval_dataset=data.get("validation"),
@@ -291,7 +297,7 @@ def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):
         processing_class=tokenizer,
     )
     if run.args.eval_training_set and {"train", "validation"} <= data.keys():
-        trainer.add_callback(TrainingSetCallback())
+        trainer.add_callback(TrainingSetCallback(trainer))
     return trainer
 
 

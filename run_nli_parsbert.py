@@ -31,10 +31,9 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from common.arguments import flag, parse_arguments
+from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import TEXT_CLASSIFICATION, only
-from common.run import start_run
 from common.text import persian
 from common.text.layers import STRATEGIES, Strategy, apply_strategy, parameter_groups
 from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
@@ -139,21 +138,59 @@ class PersianNliArguments(PairArguments):
         self.preprocessing = [step for step in persian.STEPS if any(step in named[name] for name in self.preprocessing)]
 
 
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": LEGACY, "phases": PHASES}
+show_help(PersianNliArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+from torch.nn.functional import cross_entropy
+from transformers import set_seed
+
+from common import metrics
+from common.classification import weights_by_class
+from common.demo.nli import farstail_demo
+from common.models import classes_of, count_parameters, load_config, load_tokenizer, structure_table
+from common.run import start_run
+from common.text import pairs
+from common.text.frozen import frozen_states, skipped
+from common.text.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
+from common.trainer import FinetuneTrainer
+
+
+class PairTrainer(FinetuneTrainer):
+    """Cross entropy, weighted by class with --class_weights; learning rates by depth."""
+
+    metric_names, extra_names = METRICS, ("length",)
+
+    def __init__(self, run, class_weights, prefix=None, **kwargs):
+        super().__init__(run, **kwargs)
+        self.class_weights = class_weights  # float [classes]
+        self.prefix = prefix  # the frozen layers, if the data sets hold what they compute
+
+    def model_outputs(self, model, batch):
+        with skipped(self.prefix, batch):  # frozen layers, where the batch holds what they compute
+            return super().model_outputs(model, batch)
+
+    def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
+        logits, smoothing = outputs["logits"].float(), self.args.label_smoothing_factor
+        return cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
+
+    def example_weights(self, batch):  # [B]
+        return self.class_weights.to(batch["labels"].device)[batch["labels"]]
+
+    def parameter_groups(self):  # the encoder's rate, lower towards the input, and the classifier's own
+        args = self.run.args
+        if args.head_learning_rate is None and args.layer_decay == 1:
+            return None
+        decaying = self.get_decay_parameter_names(self.model)
+        rates = self.args.learning_rate, args.head_learning_rate, args.layer_decay
+        return parameter_groups(self.model, *rates, self.args.weight_decay, decaying)
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    args = parse_arguments(PersianNliArguments, argv, recipe=RECIPE, demo=DEMO, legacy=LEGACY, phases=PHASES)
+    args = parse_arguments(PersianNliArguments, argv, **COMMAND_LINE)
     training = args.training_args.do_train
     if "strategy" in args.explicit and not training:
         raise UserError(f"--strategy {args.strategy} is for training; a trained model is used as it is: leave it out")
-    from transformers import set_seed
-
-    from common.classification import weights_by_class
-    from common.demo.nli import farstail_demo
-    from common.models import classes_of, load_config, load_tokenizer, structure_table
-    from common.text import pairs
-    from common.text.frozen import frozen_states
-    from common.text.pruning import pruned_heads
-
     with start_run(args, task="persian-nli") as run:
         run.use_demo(lambda folder: farstail_demo(folder, args.model))
         saved = getattr(load_config(args), "preparation", None)
@@ -207,8 +244,6 @@ def preprocess(args: PersianNliArguments):
 
 def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None, dict]:
     """Freezes, truncates or prunes as the strategy says: how many layers are frozen, and facts for the results."""
-    from common.models import count_parameters
-
     strategy, extra = Strategy.parse(args.strategy), {}
     whole = count_parameters(model)["total"]
     if strategy.kind == "prune_heads":
@@ -224,9 +259,6 @@ def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None
 
 def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     """Removes heads from the model; parameters, bytes and latency of a batch before and after."""
-    from torch.nn.functional import cross_entropy
-
-    from common.text.pruning import choose_heads, importance, measure, prune, random_scores
 
     def batch_at(begin: int, size: int) -> dict:
         return collator([train[i] for i in range(len(train))[begin : begin + size]])
@@ -243,43 +275,9 @@ def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     return {"layers": args.pruned_layers or "all", "before": before, "after": measure(model, batch_at(0, 8))}
 
 
-def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):
-    """The task's Trainer, its loss and its metrics.
-
-    Args:
-        prefix: the frozen layers, if the data sets hold what they compute; else None.
-        class_weights: float [classes].
-    """
-    from torch.nn.functional import cross_entropy
-
-    from common import metrics
-    from common.text.frozen import skipped
-    from common.trainer import FinetuneTrainer
-
-    args, metric = run.args, metrics.load("classification")
-
-    class PairTrainer(FinetuneTrainer):
-        """Cross entropy, weighted by class with --class_weights; learning rates by depth."""
-
-        metric_names, extra_names = METRICS, ("length",)
-
-        def model_outputs(self, model, batch):
-            with skipped(prefix, batch):  # frozen layers, where the batch holds what they compute
-                return super().model_outputs(model, batch)
-
-        def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
-            logits, smoothing = outputs["logits"].float(), self.args.label_smoothing_factor
-            return cross_entropy(logits, batch["labels"], reduction="none", label_smoothing=smoothing)
-
-        def example_weights(self, batch):  # [B]
-            return class_weights.to(batch["labels"].device)[batch["labels"]]
-
-        def parameter_groups(self):  # the encoder's rate, lower towards the input, and the classifier's own
-            if args.head_learning_rate is None and args.layer_decay == 1:
-                return None
-            decaying = self.get_decay_parameter_names(self.model)
-            rates = self.args.learning_rate, args.head_learning_rate, args.layer_decay
-            return parameter_groups(self.model, *rates, self.args.weight_decay, decaying)
+def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights) -> PairTrainer:
+    """The task's Trainer with its data and its metrics."""
+    metric = metrics.load("classification")
 
     def compute_metrics(evaluated):
         found = metric.compute(predictions=evaluated.predictions.argmax(axis=1), references=evaluated.label_ids)
@@ -287,6 +285,8 @@ def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights):
 
     return PairTrainer(
         run,
+        class_weights,
+        prefix,
         model=model,
         train_dataset=data.get("train"),
         eval_dataset=data.get("validation"),

@@ -29,10 +29,9 @@ import logging
 import sys
 from dataclasses import dataclass
 
-from common.arguments import TaskArguments, flag, parse_arguments
+from common.arguments import TaskArguments, flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import QUESTION_ANSWERING
-from common.run import start_run
 
 # The published recipe (report 002, question answering), in one place; the names are the flags. Ours are: the loss every
 # 2,500 steps, and the threshold for "no answer" from held-out training questions. The last model is kept: the evaluated
@@ -108,18 +107,62 @@ class QuestionAnsweringArguments(TaskArguments):
             raise UserError("--stride and --tuning_samples cannot be negative")
 
 
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": QUESTION_ANSWERING}
+show_help(QuestionAnsweringArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+import torch
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, TrainerCallback, set_seed
+
+from common.data import describe, load_splits, overlaps, read_files
+from common.demo.qa import question_answering_demo
+from common.models import load_model, load_tokenizer, structure_table
+from common.results import published
+from common.run import start_run
+from common.text.answers import NoAnswerRule, draw_plots, error_cards, score_splits, usage_of, write_answers
+from common.text.spans import answers_of_questions, best_spans_of_windows
+from common.text.squad import hold_out, is_answerable, to_questions
+from common.text.windows import LABELS, PLACES, cut_splits, fit_to_model, right_padding
+from common.trainer import FinetuneTrainer
+
+
+class QuestionAnsweringTrainer(FinetuneTrainer):
+    """Cross entropy of the answer's first and last token; keeps the n best spans of each window."""
+
+    target_names = LABELS
+    extra_names = (*PLACES, "length")
+    metric_names = ("exact", "f1", "HasAns_f1", "NoAns_f1", "best_exact", "best_f1")
+
+    def example_losses(self, outputs, batch):  # [B]
+        # Padding is left out of the softmax: otherwise a window's loss would depend on the others of its batch.
+        padding, smoothing = batch["attention_mask"] == 0, self.args.label_smoothing_factor
+        losses = []
+        for end, positions in zip(("start", "end"), LABELS):
+            log_shares = outputs[f"{end}_logits"].float().masked_fill(padding, -1e9).log_softmax(dim=1)
+            right = log_shares.gather(1, batch[positions][:, None])[:, 0]
+            anywhere = log_shares.masked_fill(padding, 0).sum(dim=1) / (~padding).sum(dim=1)
+            losses.append(-(1 - smoothing) * right - smoothing * anywhere)
+        return sum(losses) / 2
+
+    def example_predictions(self, outputs, batch):
+        place = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
+        inside = (place >= batch["context_begin"][:, None]) & (place < batch["context_end"][:, None])
+        sizes = {"n_best": self.run.args.n_best_size, "max_answer_length": self.run.args.max_answer_length}
+        return best_spans_of_windows(outputs["start_logits"], outputs["end_logits"], inside, batch["null_at"], **sizes)
+
+
+class ShowAnswers(TrainerCallback):
+    """After each evaluation, three of its questions with the answers that the model gives now."""
+
+    latest = ()  # (question, answer, true answers) of the last evaluation
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        for question, answer, golds in self.latest:
+            logger.info("  %s  ->  %s  (%s)", question, answer or "no answer", " | ".join(golds) or "no answer")
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    args = parse_arguments(QuestionAnsweringArguments, argv, recipe=RECIPE, demo=DEMO, legacy=QUESTION_ANSWERING)
-
-    from transformers import AutoModelForQuestionAnswering, set_seed
-
-    from common.demo.qa import question_answering_demo
-    from common.models import load_model, load_tokenizer, structure_table
-    from common.text.answers import NoAnswerRule, score_splits, usage_of
-    from common.text.spans import answers_of_questions
-    from common.text.windows import cut_splits, fit_to_model
-
+    args = parse_arguments(QuestionAnsweringArguments, argv, **COMMAND_LINE)
     with start_run(args, task="question-answering") as run:
         run.use_demo(lambda folder: question_answering_demo(folder, args.model))
         with run.phase("data"):
@@ -162,9 +205,6 @@ def load_questions(args: QuestionAnsweringArguments, run):
     They choose the threshold for "no answer" (and the best model, where that is asked for), so that the evaluated
     questions choose nothing. A trained model may be given a new threshold by --do_eval with --train_file.
     """
-    from common.data import describe, load_splits, overlaps, read_files
-    from common.text.squad import hold_out, is_answerable, to_questions
-
     tuning = []
 
     def to_dataset(frame, split):
@@ -197,56 +237,15 @@ def load_questions(args: QuestionAnsweringArguments, run):
     return splits
 
 
-def make_trainer(run, model, tokenizer, questions, windows, rule, max_length: int):
-    """The task's Trainer with its loss, its metrics and its callback."""
-    import torch
-    from transformers import DataCollatorWithPadding, TrainerCallback
-
-    from common.text.spans import answers_of_questions, best_spans_of_windows
-    from common.text.windows import LABELS, PLACES, right_padding
-    from common.trainer import FinetuneTrainer
-
-    args, training = run.args, run.training_args
-    shown = []  # questions of the last evaluation, their answers and the true ones
-
-    class QuestionAnsweringTrainer(FinetuneTrainer):
-        """Cross entropy of the answer's first and last token; keeps the n best spans of each window."""
-
-        target_names = LABELS
-        extra_names = (*PLACES, "length")
-        metric_names = ("exact", "f1", "HasAns_f1", "NoAns_f1", "best_exact", "best_f1")
-
-        def example_losses(self, outputs, batch):  # [B]
-            # Padding is left out of the softmax: otherwise a window's loss would depend on the others of its batch.
-            padding, smoothing = batch["attention_mask"] == 0, self.args.label_smoothing_factor
-            losses = []
-            for end, positions in zip(("start", "end"), LABELS):
-                log_shares = outputs[f"{end}_logits"].float().masked_fill(padding, -1e9).log_softmax(dim=1)
-                right = log_shares.gather(1, batch[positions][:, None])[:, 0]
-                anywhere = log_shares.masked_fill(padding, 0).sum(dim=1) / (~padding).sum(dim=1)
-                losses.append(-(1 - smoothing) * right - smoothing * anywhere)
-            return sum(losses) / 2
-
-        def example_predictions(self, outputs, batch):
-            place = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
-            inside = (place >= batch["context_begin"][:, None]) & (place < batch["context_end"][:, None])
-            sizes = {"n_best": args.n_best_size, "max_answer_length": args.max_answer_length}
-            return best_spans_of_windows(
-                outputs["start_logits"], outputs["end_logits"], inside, batch["null_at"], **sizes
-            )
-
-    class ShowAnswers(TrainerCallback):
-        """After each evaluation, three of its questions with the answers that the model gives now."""
-
-        def on_evaluate(self, args, state, control, **kwargs):
-            for question, answer, golds in shown:
-                logger.info("  %s  ->  %s  (%s)", question, answer or "no answer", " | ".join(golds) or "no answer")
+def make_trainer(run, model, tokenizer, questions, windows, rule, max_length: int) -> QuestionAnsweringTrainer:
+    """The task's Trainer with its data, its metrics and its callback."""
+    args, training, shown = run.args, run.training_args, ShowAnswers()
 
     def compute_metrics(evaluated):
         asked = questions[str(evaluated.inputs.split)]
         answers = answers_of_questions(evaluated.inputs, evaluated.predictions, args.n_best_size)
         golds = [dict.fromkeys(answer["text"]) for answer in asked[:3]["answers"]]
-        shown[:] = zip(asked[:3]["question"], rule.choose(answers, asked), golds)
+        shown.latest = [*zip(asked[:3]["question"], rule.choose(answers, asked), golds)]
         return rule.score(answers, asked)
 
     evaluated = windows.get("validation")
@@ -267,14 +266,12 @@ def make_trainer(run, model, tokenizer, questions, windows, rule, max_length: in
         data_collator=DataCollatorWithPadding(right_padding(tokenizer), **pad, **eight),
         compute_metrics=compute_metrics,
         processing_class=tokenizer,
-        callbacks=[ShowAnswers()],
+        callbacks=[shown],
     )
 
 
 def published_rows(args: QuestionAnsweringArguments, model_type: str) -> list[dict]:
     """Reference rows, where the run was scored on the published data."""
-    from common.results import published
-
     own = args.demo or args.train_file or args.validation_file or args.test_file
     own = own or args.dataset.removeprefix("rajpurkar/") != "squad_v2"
     return [] if own or not args.training_args.do_eval else [published(*row) for row in PUBLISHED.get(model_type, ())]
@@ -282,8 +279,6 @@ def published_rows(args: QuestionAnsweringArguments, model_type: str) -> list[di
 
 def write(results: dict, run, rule, questions, answers, windows, max_length: int) -> tuple[dict, list, str]:
     """Writes answers and plots; returns file names and the worst errors for the report."""
-    from common.text.answers import draw_plots, error_cards, write_answers
-
     files = {}
     for name, prefix in (("validation", ""), ("test", "test_")):
         if name in answers:

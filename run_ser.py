@@ -32,10 +32,9 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from common.arguments import flag, parse_arguments
+from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import SPEECH
-from common.run import start_run
 from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
 # The published recipe (report 000, emotion); the names are the flags. Batch, epochs and warm-up are ours.
@@ -123,25 +122,50 @@ class EmotionArguments(EncoderArguments, ClassArguments):
         return (self.segment_seconds or self.max_seconds) if self.protocol == "published" else None
 
 
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": SPEECH, "phases": ("do_train", "do_eval", "do_predict")}
+show_help(EmotionArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
+
+from torch.nn.functional import cross_entropy
+from transformers import AutoModel, AutoModelForAudioClassification, set_seed
+
+from common import metrics
+from common.classification import weights_by_class
+from common.demo.speech import emotion_demo
+from common.labels import align_with_checkpoint
+from common.models import classes_of, load_feature_extractor, load_model, structure_table
+from common.results import published
+from common.run import start_run
+from common.speech.corpora import EMOTIONS
+from common.speech.emotions import copy_factors, cut_and_copied, publish_data, scored, tables_of, write_emotions
+from common.speech.features import model_inputs
+from common.speech.heads import PooledClassifier
+from common.speech.recordings import check_clips, load_recordings
+from common.speech.results import by_recording, labels_of, usage
+from common.speech.training import SpeechTrainer, settle_encoder
+
+
+class WeightedTrainer(SpeechTrainer):
+    """Cross entropy weighted by class."""
+
+    metric_names = tuple(METRICS.values())
+
+    def __init__(self, run, inputs, class_weights, **kwargs):
+        super().__init__(run, inputs, **kwargs)
+        self.class_weights = class_weights  # float [classes]
+
+    def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
+        settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}
+        return cross_entropy(outputs["logits"].float(), batch["labels"], **settings)
+
+    def example_weights(self, batch):  # [B]
+        return self.class_weights.to(batch["labels"].device)[batch["labels"]]
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
-    phases = ("do_train", "do_eval", "do_predict")
-    args = parse_arguments(EmotionArguments, argv, recipe=RECIPE, demo=DEMO, legacy=SPEECH, phases=phases)
+    args = parse_arguments(EmotionArguments, argv, **COMMAND_LINE)
     args.settle_freeze()
     settle_protocol(args)
-
-    from transformers import set_seed
-
-    import common.speech.heads  # noqa: F401 - from here on the auto classes know models with the published head
-    from common.demo.speech import emotion_demo
-    from common.labels import align_with_checkpoint
-    from common.models import classes_of, load_feature_extractor, structure_table
-    from common.speech.corpora import EMOTIONS
-    from common.speech.emotions import copy_factors, cut_and_copied, publish_data, scored, tables_of, write_emotions
-    from common.speech.features import model_inputs
-    from common.speech.recordings import check_clips, load_recordings
-    from common.speech.results import usage
-    from common.speech.training import settle_encoder
 
     with start_run(args, task="speech-emotion") as run:
         use_demo(args, run, emotion_demo, RECIPE["model"])
@@ -226,11 +250,6 @@ def leaks_of(args: EmotionArguments) -> list[str]:
 
 def emotion_model(run, labels: list[str], trained: bool):
     """HuBERT with the published head or with that of transformers."""
-    from transformers import AutoModel, AutoModelForAudioClassification
-
-    from common.models import load_model
-    from common.speech.heads import PooledClassifier
-
     args, training, configured = run.args, run.training_args.do_train, dict(run.args.configured)
     if trained and training and (asked := sorted({"head", "pooling"} & args.explicit)):
         raise UserError(f"--{asked[0]}: {args.model} has a head, which is trained on; give an encoder alone")
@@ -243,40 +262,19 @@ def emotion_model(run, labels: list[str], trained: bool):
     return load_model(AutoModelForAudioClassification, run, head="classification", **options)
 
 
-def make_trainer(run, inputs: dict, labels: list[str], **parts):
-    """The task's `Trainer`: cross entropy weighted by class; recordings are scored, not their segments."""
-    import torch
-
-    from common import metrics
-    from common.classification import weights_by_class
-    from common.speech.results import by_recording, labels_of
-    from common.speech.training import OnClips
-    from common.trainer import FinetuneTrainer
-
-    args, metric = run.args, metrics.load("classification")
+def make_trainer(run, inputs: dict, labels: list[str], **parts) -> WeightedTrainer:
+    """The task's `Trainer`; recordings are scored, not their segments."""
+    metric, honest = metrics.load("classification"), run.args.protocol == "honest"
     weights = weights_by_class(run, inputs["train"].clips if "train" in inputs else None, labels)
-
-    class WeightedTrainer(OnClips, FinetuneTrainer):
-        """Cross entropy weighted by class."""
-
-        metric_names = tuple(METRICS.values())
-        class_weights = weights
-
-        def example_losses(self, outputs, batch):  # [B]; the base takes the exact mean over the whole step
-            settings = {"reduction": "none", "label_smoothing": self.args.label_smoothing_factor}
-            return torch.nn.functional.cross_entropy(outputs["logits"].float(), batch["labels"], **settings)
-
-        def example_weights(self, batch):  # [B]
-            return self.class_weights.to(batch["labels"].device)[batch["labels"]]
 
     def compute_metrics(output) -> dict[str, float]:
         clips, logits = output.inputs.clips, output.predictions
-        if args.protocol == "honest":
+        if honest:
             clips, logits = by_recording(clips, logits)
         found = metric.compute(predictions=logits.argmax(axis=1), references=labels_of(clips), labels=labels)
         return {ours: found[name] for name, ours in METRICS.items()}
 
-    return WeightedTrainer(run, inputs, compute_metrics=compute_metrics, **parts)
+    return WeightedTrainer(run, inputs, weights, compute_metrics=compute_metrics, **parts)
 
 
 # Results
@@ -284,8 +282,6 @@ def make_trainer(run, inputs: dict, labels: list[str], **parts):
 
 def published_of(splits, args: EmotionArguments) -> tuple[list[dict], tuple | None]:
     """What stands beside ours where the data are the published ones: rows, and the figures by class."""
-    from common.results import published
-
     sources = [facts["source"] for facts in splits.facts.values()]
     if args.demo or not all(s.endswith("(shemo)") or s.startswith(RECIPE["dataset"]) for s in sources):
         return [], None

@@ -46,16 +46,16 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "qa": Case("qa", "run_qa.py", "f1", 3, (500, 250), f"{QA} --num_train_epochs 1"),
+    "qa": Case("qa", "run_qa.py", "f1", 3, (250, 125), f"{QA} --num_train_epochs 1"),
     "pairs": Case(
-        "pairs", "run_mnli_lora.py", "accuracy", 2, (1000, 500), f"{PAIRS} --num_train_epochs 1", "--method full"
+        "pairs", "run_mnli_lora.py", "accuracy", 2, (500, 250), f"{PAIRS} --num_train_epochs 1", "--method full"
     ),
     "pairs, head only": Case(
         task="pairs",
         script="run_mnli_lora.py",
         metric="accuracy",
         goal=10,
-        rows=(1000, 500),
+        rows=(500, 250),
         flags=f"{PAIRS} --num_train_epochs 5",
         ours="--method freeze",
         official="--freeze encoder",

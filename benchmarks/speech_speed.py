@@ -109,7 +109,7 @@ def measured(part: str, options: argparse.Namespace, folder: str, what: str) -> 
         inputs, collator = model_inputs(run, model, clips, extractor)
         filled, clock = time.perf_counter() - begin, EpochSeconds()
         parts = {"model": model, "data_collator": collator, "processing_class": processing}
-        own = (inputs, labels) if part == "keyword" else (inputs, None)
+        own = (inputs, labels) if part == "keyword" else (inputs,)
         trainer = script.make_trainer(run, *own, **parts)
         trainer.add_callback(clock)
         trainer.train()

@@ -159,8 +159,6 @@ def parse_arguments(
     *,
     recipe: Mapping[str, Any],
     demo: Mapping[str, Any] | None = None,
-    script: str | None = None,
-    description: str | None = None,
     legacy: Mapping[str, str | Spelling] | None = None,
     variants: Mapping[str, Mapping[Any, Mapping[str, Any]]] | None = None,
     training: type | Literal["transformers"] = "transformers",
@@ -169,10 +167,10 @@ def parse_arguments(
     """Parses a script's command line into an instance of `kind`; --help prints and exits with 0.
 
     Args:
-        kind: the script's dataclass, which inherits from those above; every field has a default.
+        kind: the script's dataclass, which inherits from those above; every field has a default. The module that
+            defines it is the script: its name and docstring stand in the help.
         argv: flags, optionally after one .yaml or .json file of arguments; None: those of the process.
         recipe, demo: name -> value. variants: name of a flag -> its value -> name -> value.
-        script, description: path and docstring of the script; None: of the module that defines `kind`.
         legacy: flags of official examples, beside `DROPPED`.
         training: whose fields `training_args` has: TrainingArguments, or a dataclass (then torch is not imported).
         phases: what the script does when no phase is asked for; a test file is predicted, too.
@@ -180,16 +178,10 @@ def parse_arguments(
     Raises:
         UserError: what the user got wrong. KeyError: a recipe, demo or variant of unknown names.
     """
-    module, rows, in_file = sys.modules[kind.__module__], dict(legacy or {}), {}
-    script = Path(script or getattr(module, "__file__", None) or kind.__name__).name
+    rows, in_file, demo, variants = dict(legacy or {}), {}, demo or {}, variants or {}
     argv = [str(token) for token in (sys.argv[1:] if argv is None else argv)]
-    demo, variants = demo or {}, variants or {}
-    if {"-h", "--help", "--help_all", "--help-all"} & set(argv):
-        others = {f"--{name} {value}": row for name, cases in variants.items() for value, row in cases.items()}
-        shown = {**dict.fromkeys(phases, True), **ALWAYS, **recipe}
-        text = f"usage: {script} [arguments.yaml] [--flag value ...]\n\n{(description or module.__doc__ or '').strip()}"
-        _print_help(text, kind, training, shown, others | {"--demo": demo}, not {"-h", "--help"} & set(argv))
-        sys.exit(0)
+    help_settings = {"recipe": recipe, "demo": demo, "variants": variants, "training": training, "phases": phases}
+    show_help(kind, argv, **help_settings)
     file = (
         argv.pop(0) if argv and argv[0][0:1] != "-" and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
     )
@@ -197,7 +189,7 @@ def parse_arguments(
 
     from transformers.hf_argparser import HfArgumentParser
 
-    command = [script, *([file] if file else []), *_masked(argv)]
+    command = [Path(sys.modules[kind.__module__].__file__).name, *([file] if file else []), *_masked(argv)]
     on_transformers = training == "transformers"
     if on_transformers:
         from transformers import TrainingArguments as training
@@ -331,11 +323,34 @@ def _tokens_of_file(path: str) -> list[str]:
     return tokens
 
 
-def _print_help(head: str, kind: type, training: Any, recipe: Mapping, others: Mapping, everything: bool) -> None:
-    """Prints what a run does without each flag. `others`: flag -> what it sets in place of the recipe's values."""
+def show_help(
+    kind: type[T],
+    argv: Sequence[str] | None = None,
+    *,
+    recipe: Mapping[str, Any],
+    demo: Mapping[str, Any] | None = None,
+    variants: Mapping[str, Mapping[Any, Mapping[str, Any]]] | None = None,
+    training: type | Literal["transformers"] = "transformers",
+    phases: Sequence[str] = ("do_train", "do_eval"),
+    **_,
+) -> None:
+    """With --help or --help_all prints what a run does without each flag, and exits with 0.
+
+    Takes what `parse_arguments` takes, which calls it. A script calls it first, before its slow imports; then it looks
+    at the arguments of the process, if that is the script's own.
+    """
+    module = sys.modules[kind.__module__]
+    script = Path(module.__file__)
+    if argv is None:
+        argv = sys.argv[1:] if Path(sys.argv[0]).stem == script.stem else ()
+    if not (asked := {"-h", "--help", "--help_all", "--help-all"} & set(argv)):
+        return
+    recipe = {**dict.fromkeys(phases, True), **ALWAYS, **recipe}
+    others = {f"--{name} {value}": row for name, cases in (variants or {}).items() for value, row in cases.items()}
+    others["--demo"] = demo or {}
     width = min(120, shutil.get_terminal_size().columns)
     sources = [*kind.__mro__[:-2], CommonTrainingArguments if training == "transformers" else training]
-    if everything and training == "transformers":
+    if not {"-h", "--help"} & asked and training == "transformers":
         from transformers import TrainingArguments
 
         sources.append(TrainingArguments)
@@ -355,7 +370,7 @@ def _print_help(head: str, kind: type, training: Any, recipe: Mapping, others: M
         seen |= own
     groups["training"] = groups.pop("training", [])  # the run's and the trainer's
     try:
-        print(head)
+        print(f"usage: {script.name} [arguments.yaml] [--flag value ...]\n\n{module.__doc__.strip()}")
         for title in (title for title in groups if groups[title]):
             print(f"\n{title}:", *groups[title], sep="\n")
         if sources[-1] is CommonTrainingArguments:
@@ -363,6 +378,7 @@ def _print_help(head: str, kind: type, training: Any, recipe: Mapping, others: M
         sys.stdout.flush()
     except BrokenPipeError:  # `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 def _metavar(hint: Any) -> str:

@@ -8,9 +8,8 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
-from common.arguments import TaskArguments, flag, parse_arguments
+from common.arguments import TaskArguments, flag, parse_arguments, show_help
 from common.errors import exit_status
-from common.run import start_run
 
 RECIPE = {"model": "distilbert-base-uncased", "output_dir": "outputs/texts", "learning_rate": 2e-5, "logging_steps": 20}
 RECIPE |= {"eval_strategy": "epoch", "save_strategy": "epoch", "save_total_limit": 2, "load_best_model_at_end": True}
@@ -30,28 +29,34 @@ class TextArguments(TaskArguments):
     max_length: int = flag(256, "tokens of a text; a longer one is cut", "--max_seq_length")
 
 
+show_help(TextArguments, recipe=RECIPE, demo=DEMO)  # --help ends here: what follows takes seconds to import
+
+import numpy as np
+from datasets import Dataset, Features, Value
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
+
+from common import metrics
+from common.classification import Predictions, score_predictions, write_classes
+from common.data import load_splits, require_columns, without_bad
+from common.demo.nli import mnli_demo
+from common.labels import align_with_checkpoint, encode_labels
+from common.models import classes_of, load_model, load_tokenizer
+from common.run import start_run
+from common.trainer import FinetuneTrainer
+
+
+# 2. The loss of an example
+class TextTrainer(FinetuneTrainer):
+    metric_names = ("accuracy", "f1")
+
+    def example_losses(self, outputs, batch):
+        return cross_entropy(outputs["logits"].float(), batch["labels"], reduction="none")
+
+
 def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
     args = parse_arguments(TextArguments, argv, recipe=RECIPE, demo=DEMO)
-
-    import numpy as np
-    from torch.nn.functional import cross_entropy
-    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
-
-    from common import metrics
-    from common.classification import Predictions, score_predictions, write_classes
-    from common.demo.nli import mnli_demo
-    from common.labels import align_with_checkpoint
-    from common.models import classes_of, load_model, load_tokenizer
-    from common.trainer import FinetuneTrainer
-
-    # 2. The loss of an example
-    class TextTrainer(FinetuneTrainer):
-        metric_names = ("accuracy", "f1")
-
-        def example_losses(self, outputs, batch):
-            return cross_entropy(outputs["logits"].float(), batch["labels"], reduction="none")
-
     with start_run(args, task="text-topics") as run:
         run.use_demo(lambda folder: mnli_demo(folder, RECIPE["model"]))
         with run.phase("data"):
@@ -98,11 +103,6 @@ def main(argv: list[str] | None = None) -> dict:
 
 def load_texts(args):
     """The splits with columns id, text, labels: a row with an empty cell stops the run, or is left out and counted."""
-    from datasets import Dataset, Features, Value
-
-    from common.data import load_splits, require_columns, without_bad
-    from common.labels import encode_labels
-
     names = None  # the classes of the training data; the other splits may have no others
 
     def to_dataset(frame, split: str):

@@ -6,7 +6,7 @@ from transformers import TrainerCallback
 from common.errors import UserError
 from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder
 from common.speech.features import ClipRows
-from common.trainer import PREFIX
+from common.trainer import PREFIX, FinetuneTrainer
 
 
 def settle_encoder(model, args, run) -> None:
@@ -24,8 +24,8 @@ def settle_encoder(model, args, run) -> None:
         run.note("the encoder is frozen, as published; official examples train it: --freeze none or convolution")
 
 
-class OnClips:
-    """In front of `FinetuneTrainer`: the splits of `features.model_inputs`, a learning rate of the encoder's own."""
+class SpeechTrainer(FinetuneTrainer):
+    """`FinetuneTrainer` on the splits of `features.model_inputs`, with a learning rate of the encoder's own."""
 
     def __init__(self, run, inputs: dict[str, ClipRows], callbacks=(), **kwargs):
         data = {"train_dataset": inputs.get("train"), "eval_dataset": inputs.get("validation")}
@@ -56,7 +56,7 @@ class OnClips:
 class EveryEpoch(TrainerCallback):
     """Augmentation is another one in every epoch; with validation some of the training set is evaluated, too."""
 
-    def __init__(self, trainer: OnClips, args, inputs: dict[str, ClipRows]):
+    def __init__(self, trainer: SpeechTrainer, args, inputs: dict[str, ClipRows]):
         self.trainer, self.sample = trainer, None
         if "train" in inputs and args.eval_train_samples:
             order = np.random.default_rng(args.sample_seed).permutation(len(inputs["train"]))

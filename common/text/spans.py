@@ -100,14 +100,14 @@ class Answers:
             counts = (self.scores[rows] > NO_SPAN / 2).sum(axis=1).tolist()
             better = (self.scores[rows] > self.null[rows, None]).sum(axis=1).tolist()
             arrays = (array.tolist() for array in (self.first[rows], self.last[rows], shares, scores))
-            for identity, context, *spans, count, place in zip(*questions[rows].values(), *arrays, counts, better):
+            of_part = zip(*questions[rows].values(), *arrays, counts, better)
+            for identity, context, first, last, share, score, count, place in of_part:
                 entries = [
-                    {"text": context[first:last], "probability": share, "score": score, "start": first}
-                    for first, last, share, score in zip(*(values[:count] for values in spans))
+                    {"text": context[start:end], "probability": probability, "score": value, "start": start}
+                    for start, end, probability, value in zip(first[:count], last, share, score)
                 ]
                 if with_null:
-                    *_, share, score = (values[-1] for values in spans)
-                    entries.insert(place, {"text": "", "probability": share, "score": score, "start": None})
+                    entries.insert(place, {"text": "", "probability": share[-1], "score": score[-1], "start": None})
                 yield identity, entries
 
 

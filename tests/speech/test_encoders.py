@@ -20,7 +20,7 @@ from common.speech.encoders import (
     keep_layers,
     prepare_encoder,
 )
-from common.speech.training import OnClips
+from common.speech.training import SpeechTrainer
 from tests.helpers import message
 from tests.speech.models import (
     AUTO,
@@ -311,11 +311,11 @@ def test_the_encoder_has_a_learning_rate_of_its_own():
     trainer = SimpleNamespace(model=model, args=SimpleNamespace(learning_rate=0.5, weight_decay=0.1))
     trainer.run = SimpleNamespace(args=SimpleNamespace(encoder_learning_rate=0.25))
     trainer.get_decay_parameter_names = lambda model: [name for name in named if "bias" not in name]
-    optimizer = torch.optim.AdamW(OnClips.parameter_groups(trainer))
+    optimizer = torch.optim.AdamW(SpeechTrainer.parameter_groups(trainer))
     rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(named)
     for name, parameter in named.items():
         rate = 0.25 if name.startswith("hubert.") else 0.5
         assert rates[id(parameter)] == (rate, 0 if "bias" in name else 0.1)
     trainer.run.args.encoder_learning_rate = None
-    assert OnClips.parameter_groups(trainer) is None
+    assert SpeechTrainer.parameter_groups(trainer) is None
