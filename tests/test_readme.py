@@ -49,6 +49,7 @@ NOT_RUN = {
     "python -m common.cache": "tests/test_cache.py",
     "--language_model": "needs a package that is not installed; tests/speech/test_decoding.py",
     "torchrun ": "8 GPUs; two processes: tests/test_launch.py",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun ": "8 processes: tests/faults/test_scale.py",
     "accelerate launch ": "8 GPUs; two processes: tests/test_launch.py",
     "hf jobs ": "tests/test_jobs.py",
     "python -m benchmarks.compare ": "tests/test_compare.py",
