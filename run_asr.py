@@ -116,8 +116,8 @@ class RecognitionArguments(EncoderArguments, TextArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.chunk_overlap < self.chunk_seconds / 2:
-            raise UserError("--chunk_overlap must be above 0 and below half of --chunk_seconds")
+        if self.chunk_seconds < 1 or not 0 < self.chunk_overlap < self.chunk_seconds / 2:
+            raise UserError("--chunk_seconds must be 1 or more, --chunk_overlap above 0 and below half of it")
         if min(self.beam_width, self.head_size) < 1:
             raise UserError("--beam_width and --head_size must be 1 or more")
         if self.language_model and self.decoding != "beam":

@@ -158,6 +158,8 @@ class FraudArguments(RunArguments, DataArguments):
         if training.do_train:
             if self.model not in ("cnn", "mlp"):
                 raise UserError(f"--model {self.model}: only cnn and mlp are trained; a trained one takes --do_predict")
+            if self.target in (*self.ignore_columns, self.time_column, self.amount_column):
+                raise UserError(f"--target {self.target}: another flag names it, too, and the target is no feature")
             return
         if self.model in ("cnn", "mlp"):
             raise UserError("without --do_train, --model must be the folder of a model trained here")
@@ -253,9 +255,9 @@ def decided(run, args) -> dict:
     files = {"validation": args.validation_file * training.do_eval, "test": args.test_file * training.do_predict}
     for name in [name for name in files if files[name]]:
         with run.phase("predicting"):
-            path, skip_bad = run.output_dir / results.PREDICTIONS[name], args.on_bad_example == "skip"
-            detections[name], facts, warnings = results.predict_file(files[name], detector, path, skip_bad)
-        run.data["splits"][name] = facts
+            settings = {"skip_bad": args.on_bad_example == "skip", "truth": name == "validation" or None}
+            found = results.predict_file(files[name], detector, run.output_dir / results.PREDICTIONS[name], **settings)
+        detections[name], run.data["splits"][name], warnings = found
         for sentence in warnings:
             run.warn(sentence)
     return finish(run, args, KerasTrainer(run, detector, None, None), {results.OURS: detections})

@@ -105,8 +105,8 @@ class KeywordArguments(EncoderArguments, ClassArguments):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
         self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
-        if self.window_seconds < 0.025 or self.hop_seconds <= 0:
-            raise UserError("--window_seconds must be 0.025 or more, and --hop_seconds above 0")
+        if self.window_seconds < 0.025 or self.hop_seconds < 0.01:
+            raise UserError("--window_seconds must be 0.025 or more, and --hop_seconds 0.01 or more")
         if not 0 < self.spot_threshold <= 1:
             raise UserError(f"--spot_threshold {self.spot_threshold}: must be a probability above 0")
         if self.unknown_share is not None and self.unknown_share < 0:
@@ -181,6 +181,11 @@ def main(argv: list[str] | None = None) -> dict:
             splits = load_recordings(args, run, kind="label", hub_folder=folder, prepare=prepare)
             options = {"known": {}, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
+            if "validation" in splits and "labels" not in splits["validation"].column_names:
+                source = splits.facts["validation"]["source"]
+                raise UserError(
+                    f"{source}: has none of the classes of {args.model}, {', '.join(known)}; nothing to score"
+                )
         with run.phase("decoding", together=True):
             splits = check_clips(splits, args, run, silent_ok=(SILENCE,))
             run.describe(splits)

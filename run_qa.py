@@ -26,6 +26,7 @@ Answer questions with a trained model, evaluate it, or try everything without da
 """
 
 import logging
+import math
 import sys
 from dataclasses import dataclass
 
@@ -97,12 +98,16 @@ class QuestionAnsweringArguments(TaskArguments):
         super().__post_init__()
         if self.null_threshold != "auto":
             try:
-                float(self.null_threshold)
+                usable = math.isfinite(float(self.null_threshold))
             except ValueError:
-                raise UserError(f"--null_threshold {self.null_threshold}: is neither a number nor auto") from None
+                usable = False
+            if not usable:
+                raise UserError(f"--null_threshold {self.null_threshold}: is neither a number nor auto")
         for name in ("max_length", "n_best_size", "max_answer_length"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name} must be 1 or more")
+        if self.n_best_size > 1000:
+            raise UserError(f"--n_best_size {self.n_best_size}: must be 1000 or less")
         if self.stride < 0 or (self.tuning_samples or 0) < 0:
             raise UserError("--stride and --tuning_samples cannot be negative")
 
@@ -115,7 +120,7 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 
 from common.data import describe, load_splits, overlaps, read_files
 from common.demo.qa import question_answering_demo
-from common.models import load_model, load_tokenizer, structure_table
+from common.models import check_vocabulary, load_model, load_tokenizer, structure_table
 from common.results import published
 from common.run import start_run
 from common.text.answers import NoAnswerRule, draw_plots, error_cards, score_splits, usage_of, write_answers
@@ -170,7 +175,9 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("model"):
             set_seed(args.training_args.seed)
             tokenizer = load_tokenizer(args)
-            model = load_model(AutoModelForQuestionAnswering, run, head="question answering")
+            settings = {"head": "question answering", "configured": {"num_labels": 2}, "ignore_mismatched_sizes": True}
+            model = load_model(AutoModelForQuestionAnswering, run, **settings)
+            check_vocabulary(model, tokenizer, args)
             max_length, warnings = fit_to_model(tokenizer, model, args.max_length)
         with run.phase("preprocessing", together=True):
             windows = cut_splits(questions, tokenizer, args, max_length, run)

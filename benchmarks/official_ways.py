@@ -61,8 +61,11 @@ def question_answering(rows, data, training) -> tuple:
 
     def score(trainer) -> dict:
         scores = trainer.predict(features.remove_columns(["example_id", "offset_mapping"])).predictions
-        texts = answers_by_loops(examples, features, scores, data, Path(training.output_dir))
-        found = [{"id": i, "prediction_text": text, "no_answer_probability": 0.0} for i, text in texts.items()]
+        files = answers_by_loops(examples, features, scores, data)
+        for name, content in files.items():
+            (Path(training.output_dir) / f"eval_{name}.json").write_text(json.dumps(content, indent=4) + "\n")
+        texts = files["predictions"].items()
+        found = [{"id": i, "prediction_text": text, "no_answer_probability": 0.0} for i, text in texts]
         references = [{"id": row["id"], "answers": row["answers"]} for row in examples]
         return {"f1": evaluate.load(str(METRICS / "squad_v2")).compute(predictions=found, references=references)["f1"]}
 
@@ -108,8 +111,9 @@ def windows(tokenizer, data, labelled: bool, batch) -> dict:
     return encoded
 
 
-def answers_by_loops(examples, features, scores, data, folder: Path) -> dict[str, str]:
-    """id -> answer, from loops over windows and the best starts and ends; writes the three json files."""
+def answers_by_loops(examples, features, scores, data) -> dict[str, dict]:
+    """What the three json files hold by id (the answer, the n best, the null odds), from loops over windows and the
+    best starts and ends."""
     rows_of = collections.defaultdict(list)
     for number, feature in enumerate(features):
         rows_of[feature["example_id"]].append(number)
@@ -137,9 +141,7 @@ def answers_by_loops(examples, features, scores, data, folder: Path) -> dict[str
         odds = null["score"] - answer["score"]
         files["predictions"][example["id"]] = "" if odds > data.null_score_diff_threshold else answer["text"]
         files["nbest_predictions"][example["id"]], files["null_odds"][example["id"]] = best, odds
-    for name, content in files.items():
-        (folder / f"eval_{name}.json").write_text(json.dumps(content, indent=4) + "\n")
-    return files["predictions"]
+    return files
 
 
 def pairs(rows, data, training) -> tuple:

@@ -1,12 +1,12 @@
-"""How fast the parts of run_qa.py are, beside plain references that stand in this file, in one run.
+"""How fast the parts of run_qa.py are, beside plain references, in one run.
 
     python -m benchmarks.qa_speed --train_file train.json --validation_file dev.json --model DIR
     python -m benchmarks.qa_speed ... --only training --repeats 5 --output qa_speed.json
 
-The references do what the official example for question answering does, written from its definition. Both sides of a
-row get the same data and take turns; a row holds the ratio of the medians. Where the two must agree in what they
-compute, that is checked, and a disagreement ends the run. For tokenizers that pad on the right and start with the class
-token (BERT, DistilBERT, RoBERTa, XLM-R). `benchmarks/README.md` says what the rows mean.
+The references of preprocessing and post-processing are those of `benchmarks.official`. Both sides of a row get the same
+data and take turns; a row holds the ratio of the medians. Where the two must agree in what they compute, that is
+checked, and a disagreement ends the run. For tokenizers that pad on the right and start with the class token (BERT,
+DistilBERT, RoBERTa, XLM-R). `benchmarks/README.md` says what the rows mean.
 """
 
 import argparse
@@ -30,18 +30,26 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, set_seed
 from transformers.trainer_pt_utils import EvalLoopContainer
 
 import run_qa
+from benchmarks import official_ways
 from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import parse_arguments
 from common.data import read_files
 from common.run import start_run
 from common.text.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
-from common.text.squad import to_questions, training_span
+from common.text.squad import to_questions
 from common.text.windows import LABELS, column, cut
 from common.trainer import epoch_order, evaluation_order
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
 N_BEST, LONGEST = 20, 30
+OFFICIAL = SimpleNamespace(
+    max_seq_length=MAX_LENGTH,
+    doc_stride=STRIDE,
+    n_best_size=N_BEST,
+    max_answer_length=LONGEST,
+    null_score_diff_threshold=0.0,
+)
 PARTS = ("preprocessing", "training", "postprocessing", "memory")
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -76,37 +84,10 @@ def our_windows(tokenizer, questions: Dataset, length: int = MAX_LENGTH) -> Data
         return cut(questions, "benchmark", tokenizer, args, length)[1]
 
 
-def plain_features(tokenizer, rows: Dataset) -> Dataset:
-    """Windows with labels by `Dataset.map`: every pair is tokenised, and every window's offsets are walked."""
-
-    def label(batch):
-        cutting = {"truncation": "only_second", "max_length": MAX_LENGTH, "stride": STRIDE, "padding": False}
-        sides = [question.lstrip() for question in batch["question"]], batch["context"]
-        encoded = tokenizer(*sides, **cutting, return_overflowing_tokens=True, return_offsets_mapping=True)
-        owner, offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
-        encoded["start_positions"], encoded["end_positions"] = [], []
-        for window, places in enumerate(offsets):
-            null = encoded["input_ids"][window].index(tokenizer.cls_token_id)
-            text_of, answers = encoded.sequence_ids(window), batch["answers"][owner[window]]
-            start = end = null
-            if answers["answer_start"]:
-                first_character, last_character = training_span(answers)
-                left, right = 0, len(places) - 1
-                while text_of[left] != 1:
-                    left += 1
-                while text_of[right] != 1:
-                    right -= 1
-                if places[left][0] <= first_character and places[right][1] >= last_character:
-                    while left < len(places) and places[left][0] <= first_character:
-                        left += 1
-                    while places[right][1] >= last_character:
-                        right -= 1
-                    start, end = left - 1, right + 1
-            encoded["start_positions"].append(start)
-            encoded["end_positions"].append(end)
-        return encoded
-
-    return rows.map(label, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
+def official_features(tokenizer, rows: Dataset, labelled: bool) -> Dataset:
+    """Windows padded to one length; labels by a walk over offsets, or the offsets."""
+    cut_by_map = partial(official_ways.windows, tokenizer, OFFICIAL, labelled)
+    return rows.map(cut_by_map, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
 
 
 def compare_labels(windows: Dataset, features: Dataset) -> dict[str, int]:
@@ -115,7 +96,7 @@ def compare_labels(windows: Dataset, features: Dataset) -> dict[str, int]:
     The walk to the start does not end at the context's last token: where an answer starts there, it runs over the
     separator behind it (whose offsets are 0, 0) to the end of the window.
     """
-    if column(windows, "length").tolist() != [len(ids) for ids in features["input_ids"]]:
+    if column(windows, "length").tolist() != [sum(mask) for mask in features["attention_mask"]]:
         raise SystemExit(f"the windows differ: {len(windows)} here, {len(features)} in the reference")
     ours, theirs = (np.column_stack([column(data, name) for name in LABELS]) for data in (windows, features))
     last = column(windows, "context_end") - 1
@@ -133,7 +114,7 @@ def preprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], d
         questions = questions_of(options.train_file, "train", every)
         sides = {
             "ours": partial(our_windows, tokenizer, questions),
-            "Dataset.map": partial(plain_features, tokenizer, questions),
+            "Dataset.map": partial(official_features, tokenizer, questions, True),
         }
         shared = f"{len(questions) / len(set(questions['context'][:])):.1f} questions a text"
         facts[shared] = compare_labels(sides["ours"](), sides["Dataset.map"]())
@@ -245,59 +226,24 @@ def our_answers(windows: Dataset, batches: list[dict], questions: Dataset) -> tu
     return answers, answers.n_best(questions, with_null=True)
 
 
-def plain_answers(contexts: list[str], features: list[list[tuple]]) -> list[list[dict]]:
-    """The n best answers of each question, "no answer" among them, by three loops and a dictionary a candidate.
-
-    A feature is (start scores, end scores, characters of each token or None outside the context).
-    """
-    found = []
-    for context, windows in zip(contexts, features):
-        null, candidates = None, []
-        for start, end, places in windows:
-            score = start[0] + end[0]
-            if null is None or null["score"] > score:
-                null = {"place": (0, 0), "score": score, "start_score": start[0], "end_score": end[0]}
-            starts, ends = (np.argsort(scores)[-1 : -N_BEST - 1 : -1].tolist() for scores in (start, end))
-            for first in starts:
-                for last in ends:
-                    if places[first] is None or places[last] is None:
-                        continue
-                    if last < first or last - first + 1 > LONGEST:
-                        continue
-                    place, score = (places[first][0], places[last][1]), start[first] + end[last]
-                    candidates.append(
-                        {"place": place, "score": score, "start_score": start[first], "end_score": end[last]}
-                    )
-        best = sorted(candidates, key=lambda c: c["score"], reverse=True)[:N_BEST]
-        best = sorted([*best, null], key=lambda c: c["score"], reverse=True)
-        scores = np.array([candidate["score"] for candidate in best])
-        shares = np.exp(scores - scores.max())
-        for candidate, share in zip(best, shares / shares.sum()):
-            candidate["text"] = context[slice(*candidate["place"])]
-            candidate["probability"] = share
-        found.append(best)
-    return found
-
-
-def compare_answers(ours: tuple, reference: list[list[dict]]) -> dict[str, int]:
-    """Counts best answers that differ; one of ours with a lower score, or another null score, ends the run."""
+def compare_answers(ours: tuple, official: dict[str, dict]) -> dict[str, int]:
+    """Counts best answers that differ; one of ours with a lower score, or other null odds, ends the run."""
     answers, n_best = ours
-    nulls = np.array([next(c["score"] for c in best if c["place"] == (0, 0)) for best in reference])
-    if not np.array_equal(answers.null, nulls):
-        raise SystemExit("the scores of 'no answer' differ")
     differ = higher = 0
-    for (_, entries), best in zip(n_best, reference):
-        mine = next(e for e in entries if e["start"] is not None)
-        other = next((c for c in best if c["place"] != (0, 0)), {"score": NO_SPAN, "place": (-1, -1), "text": ""})
-        if mine["score"] < other["score"]:
-            raise SystemExit(f"{mine} scores lower than the reference's {other}")
-        differ += (mine["start"], mine["text"]) != (other["place"][0], other["text"])
-        higher += bool(mine["score"] > other["score"])
-    return {"questions": len(reference), "best answer differs": differ, "ours scores higher": higher}
+    for (identity, entries), odds in zip(n_best, answers.null_odds.tolist()):
+        mine = next(entry for entry in entries if entry["start"] is not None)
+        other = next((one for one in official["nbest_predictions"][identity] if one["text"]), None)
+        if other is None or mine["score"] < other["score"]:
+            raise SystemExit(f"{identity}: {mine} scores lower than {other}, or there is no other")
+        differ += mine["text"] != other["text"]
+        higher += mine["score"] > other["score"]
+        if mine["score"] == other["score"] and abs(odds - official["null_odds"][identity]) > 1e-4:
+            raise SystemExit(f"{identity}: the null odds differ")
+    return {"questions": len(answers.null), "best answer differs": differ, "ours scores higher": higher}
 
 
 def postprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], dict]:
-    """Both sides start from the same scores, in the form that suits them; of a model trained for a minute or so."""
+    """Both sides start from the same scores, of a model trained for a minute or so; neither writes its files."""
     questions = questions_of(options.validation_file, "validation")
     windows = our_windows(tokenizer, questions)
     set_seed(0)
@@ -316,23 +262,19 @@ def postprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], 
             outputs = model(**{name: batch[name] for name in MODEL_INPUTS if name in batch})
         scores = {"start": outputs.start_logits, "end": outputs.end_logits, "row": torch.from_numpy(rows)}
         batches.append(batch | scores)
-    features = [[] for _ in range(len(questions))]
-    example, begin = column(windows, "example"), column(windows, "context_begin")
-    characters = windows.with_format(None, columns=["first_characters", "last_characters"])
-    by_row = {r: (b["start"][i], b["end"][i]) for b in batches for i, r in enumerate(b["row"].tolist())}
-    for r, length in enumerate(column(windows, "length")):
-        start, end = (scores[:length].numpy() for scores in by_row[r])
-        places = list(zip(*characters[r].values()))
-        places = [None] * begin[r] + places + [None] * (length - begin[r] - len(places))
-        features[example[r]].append((start, end, places))
+    padded = np.full((2, len(windows), MAX_LENGTH), NO_SPAN, np.float32)
+    for batch in batches:
+        for end, scores in enumerate((batch["start"], batch["end"])):
+            padded[end, batch["row"].numpy(), : scores.shape[1]] = scores.numpy()
+    features = official_features(tokenizer, questions, False)
     sides = {
         "ours": lambda: deque(our_answers(windows, batches, questions)[1], maxlen=0),
-        "loops": partial(plain_answers, questions["context"][:], features),
+        "official": partial(official_ways.answers_by_loops, questions, features, padded, OFFICIAL),
     }
-    facts = compare_answers(our_answers(windows, batches, questions), sides["loops"]())
+    facts = compare_answers(our_answers(windows, batches, questions), sides["official"]())
     seconds = alternate(sides, options.repeats, options.cpu_time)
-    part = f"post-processing, to loops over {N_BEST} x {N_BEST}"
-    return [row(part, seconds["ours"], seconds["loops"], len(questions), 5.0, unit="questions/s")], facts
+    part = f"post-processing, to the official loops over {N_BEST} x {N_BEST}"
+    return [row(part, seconds["ours"], seconds["official"], len(questions), 5.0, unit="questions/s")], facts
 
 
 # Memory

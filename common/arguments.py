@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, quiet_interrupt
 from common.legacy_flags import DROPPED, Spelling, translate
 from common.training_flags import (
     ALWAYS,
@@ -258,7 +258,12 @@ def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[s
         raise UserError(f"{where}unknown flag {extra[0]}; see --help")
     if extra:
         raise UserError(f"{where}{extra[0]!r} is one value too many; a file of arguments (.yaml, .json) comes first")
-    return {name: value for name, value in vars(namespace).items() if value is not None}
+    found = {name: value for name, value in vars(namespace).items() if value is not None}
+    if empty := next(
+        (name for name, value in found.items() if "" in (value if isinstance(value, list) else [value])), ""
+    ):
+        raise UserError(f"{where}--{empty}: its value is empty; give one, or leave the flag out")
+    return found
 
 
 def _masked(argv: list[str]) -> list[str]:
@@ -337,13 +342,13 @@ def show_help(
     """With --help or --help_all prints what a run does without each flag, and exits with 0.
 
     Takes what `parse_arguments` takes, which calls it. A script calls it first, before its slow imports; then it looks
-    at the arguments of the process, if that is the script's own.
+    at the arguments of the process, if that is the script's own, and Ctrl-C is one sentence from then on.
     """
     module = sys.modules[kind.__module__]
     script = Path(module.__file__)
-    if argv is None:
-        argv = sys.argv[1:] if Path(sys.argv[0]).stem == script.stem else ()
-    if not (asked := {"-h", "--help", "--help_all", "--help-all"} & set(argv)):
+    if argv is None and Path(sys.argv[0]).stem == script.stem:
+        argv, sys.excepthook = sys.argv[1:], quiet_interrupt
+    if not (asked := {"-h", "--help", "--help_all", "--help-all"} & set(argv or ())):
         return
     recipe = {**dict.fromkeys(phases, True), **ALWAYS, **recipe}
     others = {f"--{name} {value}": row for name, cases in (variants or {}).items() for value, row in cases.items()}

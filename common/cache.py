@@ -12,6 +12,7 @@ import logging
 import lzma
 import os
 import shutil
+import string
 import sys
 import tarfile
 import time
@@ -162,21 +163,25 @@ def downloaded(url: str, args=None) -> Path:
 
     folder = _folder("downloads", url, args)
     folder.mkdir(exist_ok=True)
-    path, about = folder / (PurePosixPath(urllib.parse.urlsplit(url).path).name or "file"), folder / "headers.json"
+    path, about = folder / (PurePosixPath(url.partition("?")[0]).name or "file"), folder / "headers.json"
     with filelock.FileLock(folder / "lock"):
         known = json.loads(about.read_text("utf-8")) if path.exists() and about.exists() else {}
         asked = {ask: known[got] for ask, got in CONDITIONS.items() if got in known}
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, headers=asked), timeout=10) as answer:
+            request = urllib.request.Request(urllib.parse.quote(url, safe=string.punctuation), headers=asked)
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 with whole_file(path) as partial, partial.open("wb") as file:
                     shutil.copyfileobj(answer, file, 2**20)
+                    if answer.length:  # what was announced and did not come
+                        raise http.client.IncompleteRead(b"", answer.length)
                 write_json(about, {name: answer.headers[name] for name in CONDITIONS.values() if answer.headers[name]})
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) in DISK_ERRORS:
                 raise
             unchanged = getattr(error, "code", None) == 304
             if not (path.exists() and (unchanged or not isinstance(error, urllib.error.HTTPError))):
-                raise UserError(f"{url}: cannot be fetched ({error}); fetch it yourself and give the file") from None
+                said = " ".join(str(error).split())
+                raise UserError(f"{url}: cannot be fetched ({said}); fetch it yourself and give the file") from None
             if not unchanged:
                 logger.warning("%s: cannot be reached (%s); the copy that was fetched before is used", url, error)
     return path

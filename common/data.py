@@ -15,6 +15,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -39,7 +40,7 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     """The rows of csv, tsv, json (a list of rows, rows under "data", or a row a line), jsonl and parquet files.
 
     Also compressed by gzip or in a zip of one file, from http(s) addresses, several files, and globs. A csv may be
-    separated by commas, tabs, semicolons or `|`, whichever is in its header. A tab-separated file is taken to be
+    separated by commas, tabs, semicolons or `|`, whichever its header has most of. A tab-separated file is taken to be
     without any quoting (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes
     make a row wrong or join lines. Text is UTF-8, or UTF-16 with its mark.
 
@@ -55,23 +56,22 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     Raises:
         UserError: naming the file, and the line or row, for whatever is wrong with it.
     """
-    frames = []
-    for one in [spec] if isinstance(spec, str | Path) else spec:
-        for name in _matching(str(one)):
-            address = name.startswith(("http://", "https://"))
-            frames.append(numbered(_read_file(downloaded(name, args) if address else Path(name), name), name))
+    frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in _matching(str(one))]
+    _all_different(names, "the data", "file")
+    for name in names:
+        address = name.startswith(("http://", "https://"))
+        frames.append(numbered(_read_file(downloaded(name, args) if address else Path(name), name), name))
     first = frames[0]
     for frame in frames[1:]:
         files = f"{first.attrs['source']}, {frame.attrs['source']}"
         if {*frame.columns} != {*first.columns}:
-            odd = ", ".join(map(repr, sorted({*frame.columns} ^ {*first.columns}, key=str)))
+            odd = listed(sorted({*frame.columns} ^ {*first.columns}, key=str))
             raise UserError(f"{files}: must have the same columns, but only one has {odd}")
         if frame.attrs["label_names"] != first.attrs["label_names"]:
             raise UserError(f"{files}: their schemas name other classes, or name them in another order")
     if len(frames) == 1:
         return first
     together = pd.concat(frames)
-    names = [frame.attrs["source"] for frame in frames]
     shown = names if len(names) < 5 else [*names[:2], "...", names[-1]]
     together.attrs = {**first.attrs, "source": f"{len(names)} files: {', '.join(shown)}"}
     return together
@@ -83,15 +83,18 @@ def where(frame: pd.DataFrame, i: int) -> str:
     return f"{file}, row {row}"
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, the first 20."""
+    names = list(names)
+    return ", ".join(f"{name[:60]!r}" for name in names[:20]) + f", ... ({len(names):,})" * (len(names) > 20)
+
+
 def require_columns(columns: Iterable[str], wanted: Sequence[str], where: object) -> None:
     """Raises `UserError` naming what was found and what is wanted when a wanted column is not there."""
     columns = list(columns)
     missing = [name for name in wanted if name not in columns]
     if missing:
-        raise UserError(
-            f"{where}: no column {', '.join(map(repr, missing))}; "
-            f"it has {', '.join(map(repr, columns))} and needs {', '.join(map(repr, wanted))}"
-        )
+        raise UserError(f"{where}: no column {listed(missing)}; it has {listed(columns)} and needs {listed(wanted)}")
 
 
 def without_bad(
@@ -176,14 +179,17 @@ def _content(path: Path, name: str) -> tuple[str, bytes]:
 def _text(content: bytes, name: str) -> str:
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return content.decode(encoding)
+        if "\0" not in (text := content.decode(encoding)):
+            return text
+        odd = content.index(0)
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        odd = error.start
+    raise UserError(f"{name}: not UTF-8 text (byte {odd}); save it as UTF-8")
 
 
 def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
     header = re.split("[\r\n]", text, maxsplit=1)[0]
-    delimiter = next((mark for mark in ",\t;|" if mark in header), ",") if ending == ".csv" else "\t"
+    delimiter = max(",\t;|", key=header.count) if ending == ".csv" else "\t"
     if delimiter != "\t":
         return _quoted_rows(text, delimiter, name)
     try:
@@ -229,8 +235,8 @@ def _table(header: list[str], rows: list[list[str]], name: str) -> pd.DataFrame:
 
 
 def _all_different(names: list[str], at: str, what: str) -> None:
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{at}: the {what} {twice!r} is there twice; rename or remove one")
+    if twice := [name for name, count in Counter(names).most_common(1) if count > 1]:
+        raise UserError(f"{at}: the {what} {twice[0]!r} is there twice; rename or remove one")
 
 
 def _lines(text: str) -> list[str]:
@@ -248,7 +254,8 @@ def _read_json_rows(text: str, ending: str, name: str) -> pd.DataFrame:
     else:
         rows = _loads(text, name)
         if isinstance(rows, dict):
-            rows = rows.get("data", [rows] if len(lines) == 1 else None)
+            is_row = len(lines) == 1 and any(not isinstance(value, list | dict) for value in rows.values())
+            rows = rows.get("data", [rows] if is_row else None)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(f'{name}: a json file must hold a list of rows, or an object with the rows under "data"')
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -314,14 +321,14 @@ def load_splits(
     args,
     to_dataset: Callable[[pd.DataFrame, str], tuple[datasets.Dataset, dict[str, int]]],
     *,
-    hub_splits: Mapping[str, str] = {name: name for name in SPLITS},
+    hub_splits: Mapping[str, str] = {},
     columns: Mapping[str, Sequence[str]] = {},
 ) -> Splits:
     """The splits that the run needs, train first, from the user's files if there are any, else from `--dataset`.
 
     Args:
         to_dataset: (rows, split) -> the examples, and reason -> how many rows were left out.
-        hub_splits: split -> its name on the hub, or the path of a plain file in the repository.
+        hub_splits: split -> its name on the hub if that is another, or the path of a plain file in the repository.
         columns: name of what splits should not share -> the columns that make it: {"premise": ["premise"]}.
 
     Raises:
@@ -341,7 +348,7 @@ def load_splits(
             raise UserError(
                 f"there is no {name} data: give --{name}_file, or choose among --do_train --do_eval --do_predict"
             )
-        frame = read_files(files[name], args) if given else _from_hub(args, hub_splits[name])
+        frame = read_files(files[name], args) if given else _from_hub(args, hub_splits.get(name, name))
         source = frame.attrs["source"]
         dataset, skipped = to_dataset(frame, name)
         if not len(dataset):

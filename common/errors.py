@@ -27,6 +27,7 @@ FULL = re.compile(
 
 # How gloo and NCCL say that a process of the launch is gone.
 PEER = re.compile(r"onnection (closed|reset) by peer|remote process exited|NCCL .*(abort|remote)", re.IGNORECASE)
+INTERRUPTED = "interrupted before anything was trained; nothing was written that a new run would need"
 FORMULA = re.compile(r"'*[=+\-@\t\r]")
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?", re.IGNORECASE)
 
@@ -57,6 +58,14 @@ def disk_problem(error: BaseException) -> str | None:
     return f"{name}: {DISK_ERRORS[number]}" if name else DISK_ERRORS[number]
 
 
+def quiet_interrupt(kind: type[BaseException], error: BaseException, trace) -> None:
+    """For `sys.excepthook`: Ctrl-C is no traceback while a script still imports its libraries."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{Path(sys.argv[0]).name}: {INTERRUPTED}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def exit_status(run: Callable[[], object], script: str) -> int:
     """Runs `run` and returns an exit status: 0, 2 for the user's mistakes, 128 + n after signal n, 1 where another
     process of the launch has ended.
@@ -70,7 +79,7 @@ def exit_status(run: Callable[[], object], script: str) -> int:
     except Interrupted as stop:
         sentence, status = str(stop), 128 + stop.signal_number
     except KeyboardInterrupt:
-        sentence, status = "interrupted before anything was trained; nothing was written that a new run would need", 130
+        sentence, status = INTERRUPTED, 130
     except Exception as error:
         sentence, status = disk_problem(error), 2
         if sentence is None and PEER.search(str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -81,11 +81,11 @@ def _resolved(kind: str, name: str, revision: str | None, token: str | None) -> 
 @contextlib.contextmanager
 def fetching(kind: str, name: str) -> Iterator[None]:
     """Turns what a library raises while it loads `name` into one sentence with the name in it."""
-    from huggingface_hub.utils import httpx
-
     try:
         yield
-    except (OSError, ValueError, RuntimeError, ImportError, httpx.HTTPError) as error:
+    except (UserError, Interrupted, MemoryError):
+        raise
+    except Exception as error:  # whatever damaged files make the libraries raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(
             f"{name}: this {kind} cannot be loaded: {lines[0] if lines else type(error).__name__}"

@@ -5,33 +5,37 @@ error, only the accuracy. So numbers and generic names are refused until somebod
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import string
+import unicodedata
+from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
 import pandas as pd
 
-from common.data import Splits, label_counts, where
+from common.data import Splits, label_counts, listed, where
 from common.errors import UserError
 
 NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")
-SCORE = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-GENERIC_NAME = re.compile(r"LABEL_\d+")
+SCORE = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)? ?%?")
+INVISIBLE = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+GENERIC_NAME = re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
 MOST_CLASSES, LONGEST_NAME = 1000, 100
 Known = Mapping[str, Sequence[str]]  # class -> its other spellings; the order is that of the ids
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names for a message."""
-    return ", ".join(f"{name[:60]!r}" for name in names)
+def tidy(label: object) -> str:
+    """A label as text: characters composed, without white space and what is invisible at its ends."""
+    return unicodedata.normalize("NFC", str(label)).strip(INVISIBLE)
 
 
 def canonical(label: str, known: Known) -> str:
     """The known name of a label, in whatever spelling; a label of an unknown class as it is."""
-    folded = label.strip().casefold()
+    label = tidy(label)
+    folded = label.casefold()
     spelt = (name for name, others in known.items() if folded in (name.casefold(), *(o.casefold() for o in others)))
-    return next(spelt, label.strip())
+    return next(spelt, label)
 
 
 def in_order(label_order: Sequence[str], known: Known) -> list[str]:
@@ -74,7 +78,8 @@ def encode_labels(
             distinct.setdefault(text, i)
     if not distinct:
         return None, datasets.ClassLabel(names=list(names)) if names else None, {}
-    schema = frame.attrs.get("label_names", {}).get(column)
+    named = frame.attrs.get("label_names", {}).get(column)
+    schema = None if label_order and any(NUMBER.fullmatch(name) for name in named or ()) else named
     order = in_order(label_order or (), known)
     numbers = [] if schema else _checked_numbers(frame, column, distinct, label_order, known)
     meant = {text: canonical(text, known) for text in distinct if text not in numbers}
@@ -94,7 +99,7 @@ def encode_labels(
     id_of = {name.casefold(): i for i, name in enumerate(names)}
     ids_of = {text: id_of.get(name.casefold(), -1) for text, name in meant.items()}
     ids = np.array([ids_of.get(text, -1) for text in texts], dtype=np.int64)
-    hidden = frame[column].isna().to_numpy() & bool(schema)  # what a schema counts as -1
+    hidden = frame[column].isna().to_numpy() & bool(named)  # what a schema counts as -1
     problems = {i: _problem(texts[i], names, hidden[i]) for i in np.flatnonzero(ids < 0).tolist()}
     return ids, datasets.ClassLabel(names=list(names)), problems
 
@@ -105,7 +110,7 @@ def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     for i, value in enumerate(values):
         if isinstance(value, list | dict | tuple):
             raise UserError(f"{where(frame, i)}: the label must be a name or a number, not {value!r:.60}")
-    text_of = {value: "" if value is None or value != value else str(value).strip() for value in {*values}}
+    text_of = {value: "" if value is None or value != value else tidy(value) for value in {*values}}
     text_of = {value: m[1] if (m := NUMBER.fullmatch(text)) else text for value, text in text_of.items()}
     return [text_of[value] for value in values]
 

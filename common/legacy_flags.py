@@ -46,6 +46,13 @@ def _warmup_ratio(value: str) -> list[str]:
     raise UserError(f"--warmup_ratio {value}: must be a share from 0 up to 1; --warmup_steps takes steps")
 
 
+def _two_columns(value: str) -> list[str]:
+    names = value.split(",")
+    if len(names) != 2:
+        raise UserError(f"--text_column_names {value}: must be two names with a comma between")
+    return [f"--premise_column={names[0]}", f"--hypothesis_column={names[1]}"]
+
+
 def _if_true(*today: str) -> Spelling:
     return Spelling(lambda on: list(today) if on else [], switch=True, why="changes nothing when false")
 
@@ -91,6 +98,7 @@ QUESTION_ANSWERING = {"--null_score_diff_threshold": "--null_threshold", **_TOKE
 # run_glue.py, run_xnli.py, run_classification.py
 TEXT_CLASSIFICATION = {
     "--label_column_name": "--label_column",
+    "--text_column_names": Spelling(_two_columns),
     "--do_regression": only("--do_regression", "false", "this script is for classes, not for scores"),
     **unused("rows are shuffled in every epoch", "--shuffle_train_dataset", switch=True),
     **unused("see --sample_seed", "--shuffle_seed"),

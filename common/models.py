@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,26 @@ def load_tokenizer(args):
         tokenizer = AutoTokenizer.from_pretrained(name, **source_of(args, name))
     if not tokenizer.is_fast:
         raise UserError(f"{name}: has only a slow tokenizer, which cannot tell where a token stands in the text")
+    if tokenizer.pad_token is None:  # GPT-2, Llama
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise UserError(f"{name}: the tokenizer has no token to pad with; give a --tokenizer_name that has one")
     return tokenizer
+
+
+def check_vocabulary(model, tokenizer, args) -> None:
+    """Raises `UserError` where the tokenizer has tokens that the model does not know: those of another model.
+
+    A few added ones that nothing needs are in many published tokenizers.
+    """
+    known = model.get_input_embeddings().num_embeddings
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    needed = max(tokenizer.vocab_size, *(1 + token for token in special if token is not None))
+    if needed > known:
+        name = args.tokenizer_name or args.model
+        raise UserError(
+            f"{name}: the tokenizer needs {needed:,} tokens, but {args.model} knows {known:,}; give its own"
+        )
 
 
 def load_feature_extractor(args):
@@ -85,7 +105,12 @@ def load_model(
             if "Unrecognized configuration class" not in str(error):
                 raise
             raise UserError(f"{name}: a {config.model_type} model has no {head} head; choose another --model") from None
-    missing = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
+    mismatched = [key for key, *_ in report["mismatched_keys"]]
+    missing, encoder = [*report["missing_keys"], *mismatched], f"{model.base_model_prefix}."
+    if odd := next((key for key in mismatched if key.startswith(encoder)), None):
+        raise UserError(f"{name}: the weights of {odd} have another shape than config.json says; take it anew")
+    if new := [key for key in missing if key.startswith(encoder) and re.search(r"\.\d+\.", key)]:
+        run.warn(f"{name} has no weights for {len(new)} parts of its layers, the first is {new[0]}: they are random")
     if missing and not training:
         raise UserError(
             f"{name}: has no trained {head} head (it was made for {made_for}); train it first with --do_train, "
@@ -96,7 +121,7 @@ def load_model(
     other_task = [a for a in (config.architectures or []) if "For" in a and a != type(model).__name__]
     if missing and other_task and not any(a.endswith(("ForMaskedLM", "ForPreTraining")) for a in other_task):
         run.warn(f"{name} was trained for another task ({made_for}); its encoder gets a new {head} head")
-    if report["mismatched_keys"]:
+    if mismatched:
         run.warn(f"{name} was trained for other classes; its encoder gets a new {head} head")
     return model
 

@@ -3,6 +3,7 @@
 transformers and torch are imported only inside of functions, after --help was answered.
 """
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -101,6 +102,10 @@ def check_ranges(values: Values) -> None:
         for name in names.split():
             if values.get(name) is not None and not least <= values[name] <= most:
                 raise UserError(f"--{name} {str(values[name])[:30]}: must be from {least:g} to {most:.10g}")
+    if odd := next(
+        (name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)), None
+    ):
+        raise UserError(f"--{odd} {values[odd]}: must be a finite number")
 
 
 def training_arguments(values: Values) -> Any:
@@ -109,7 +114,7 @@ def training_arguments(values: Values) -> Any:
     Raises UserError for what TrainingArguments refuses, and for what it takes but could not be done.
     """
     import torch
-    from transformers import TrainingArguments
+    from transformers import Trainer, TrainingArguments, get_scheduler
 
     if not torch.accelerator.is_available():
         values.put("derived", {"use_cpu": True})  # even if false was given: several processes must meet in one training
@@ -126,10 +131,11 @@ def training_arguments(values: Values) -> Any:
         values.derive(greater_is_better=not metric.endswith(("loss", "wer", "cer")))
     try:
         settings = TrainingArguments(**values.of(TrainingArguments))
-        if "optim" in values:
-            from transformers import Trainer
-
+        if values.keys() & {"optim", "optim_args"}:
             Trainer.get_optimizer_cls_and_kwargs(settings)  # is its package there?
+        if values.keys() & {"lr_scheduler_type", "lr_scheduler_kwargs"}:
+            optimizer = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)
+            get_scheduler(settings.lr_scheduler_type, optimizer, 0, 1, settings.lr_scheduler_kwargs)
     except (ValueError, TypeError, OSError, ImportError, RecursionError) as error:
         raise UserError(f"the training flags are refused: {' '.join(str(error).split())}") from error
     for phase in PHASES:  # TrainingArguments turns do_eval on by itself when an eval_strategy is set

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
@@ -267,6 +268,12 @@ def test_secrets_are_used_but_written_nowhere(tmp_path, capsys):
         (["--deepspeed", "nowhere.json"], ["training flags are refused"]),
         (["--load_best_model_at_end", "--eval_strategy", "no", "--save_strategy", "epoch"], ["load_best_model_at_end"]),
         (["--do_train", "--early_stopping_patience", "2"], ["--early_stopping_patience"]),
+        (["--lr_scheduler_kwargs", "[1]"], ["training flags are refused"]),
+        (["--lr_scheduler_kwargs", '{"num_cycles": 2}'], ["training flags are refused", "num_cycles"]),
+        (["--optim_args", "x"], ["training flags are refused"]),
+        (["--report_to", ""], ["--report_to: its value is empty"]),
+        (["--train_file", "a.csv", ""], ["--train_file: its value is empty"]),
+        (["--early_stopping_threshold", "nan"], ["--early_stopping_threshold nan: must be"]),
         (["--warmup_ratio", "--seed", "1"], ["--warmup_ratio expects a value"]),
         (["--warmup_ratio", "1.5"], ["--warmup_ratio 1.5"]),
         (["--warmup_ratio=nan"], ["--warmup_ratio nan"]),
@@ -312,13 +319,14 @@ def test_values_in_a_file_have_the_types_of_their_flags(tmp_path):
         test_file: []
         run_name: a run with spaces
         model-name-or-path: named-by-alias
-        lr_scheduler_kwargs: {"min_lr": 1e-6, "nested": true}
+        lr_scheduler_type: cosine_with_min_lr
+        lr_scheduler_kwargs: {"min_lr": 1e-6, "num_cycles": 2}
         group_by_length: true
         """,
     )
     args = parse(path)
     training = args.training_args
-    assert training.learning_rate == 5e-5 and training.lr_scheduler_kwargs == {"min_lr": 1e-6, "nested": True}
+    assert training.learning_rate == 5e-5 and training.lr_scheduler_kwargs == {"min_lr": 1e-6, "num_cycles": 2}
     assert (args.window, args.keep_case, args.null_threshold) == (140, False, -0.25)
     assert args.layers == ["first", "2", "last"] and args.train_file == ["a.csv", "b.csv"] and args.test_file == []
     assert training.label_names == ["start_positions"] and training.eval_strategy == "no"
@@ -330,7 +338,8 @@ def test_values_in_a_file_have_the_types_of_their_flags(tmp_path):
 
 def test_json_files_say_the_same(tmp_path):
     content = {"learning_rate": 5e-5, "keep_case": False, "layers": ["a", "b"], "eval_strategy": "no", "seed": None}
-    content |= {"lr_scheduler_kwargs": {"num_cycles": 2}, "run_name": 'é "quoted" \\ \U0001f600', "train_file": "a.csv"}
+    content |= {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}}
+    content |= {"run_name": 'é "quoted" \\ \U0001f600', "train_file": "a.csv"}
     for text in (json.dumps(content, ensure_ascii=False), json.dumps(content, ensure_ascii=False, indent="\t")):
         args = parse(written(tmp_path, "\ufeff" + text, "run.json"), "--seed", "3")
         training = args.training_args
@@ -661,7 +670,8 @@ def script(folder: Path) -> str:
         \"\"\"A script for --help.\"\"\"
         import atexit, sys
         from dataclasses import dataclass
-        from common.arguments import DataArguments, ModelArguments, RunArguments, TaskArguments, flag, parse_arguments
+        from common.arguments import DataArguments, ModelArguments, RunArguments, TaskArguments, flag
+        from common.arguments import parse_arguments, show_help
 
         @dataclass
         class Mine(TaskArguments):
@@ -683,6 +693,9 @@ def script(folder: Path) -> str:
         atexit.register(lambda: print(sorted({name.split(".")[0] for name in sys.modules}), file=sys.stderr))
         keras = sys.argv.pop(1) == "keras"
         options = {"training": KerasArguments} if keras else {}
+        show_help(Rows if keras else Mine, recipe={"window": 256}, **options)
+        if "--interrupted" in sys.argv:
+            raise KeyboardInterrupt  # while it imports
         args = parse_arguments(Rows if keras else Mine, recipe={"window": 256}, demo={"sample_seed": 1}, **options)
         training = args.training_args
         print(args.window, training.epochs, training.do_train, args.record["epochs"], args.sample_seed)
@@ -704,6 +717,12 @@ def test_help_is_quick_and_imports_nothing_heavy(tmp_path, kind):
     assert not set(HEAVY) & set(eval(done.stderr.splitlines()[-1]))
     assert "usage: run_toy.py" in done.stdout and "A script for --help." in done.stdout
     assert "(default: 256)" in done.stdout and ("--help_all" in done.stdout) == (kind == "torch")
+
+
+def test_ctrl_c_before_the_slow_imports_have_ended_is_one_sentence(tmp_path):
+    done = run(script(tmp_path), "torch", "--interrupted")
+    assert done.returncode in (130, -signal.SIGINT) and "Traceback" not in done.stderr
+    assert done.stderr.startswith("run_toy.py: interrupted before anything was trained")
 
 
 def test_help_into_a_pipe_that_closes_early(tmp_path):

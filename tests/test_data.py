@@ -8,6 +8,7 @@ import io
 import json
 import os
 import threading
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -209,9 +210,17 @@ def test_addresses(tmp_path):
     try:
         assert rows_of(read_files(f"{url}/r.csv?download=true", args)) == ROWS
         assert rows_of(read_files([f"{url}/r.json.gz"], args)) == ROWS
+        write(tmp_path / "r é.csv", ROWS)
+        assert rows_of(read_files(f"{url}/r é.csv", args)) == ROWS
+        quiet.send_header = lambda self, name, value: super(quiet, self).send_header(
+            name, "999999999" if name == "Content-Length" else value
+        )
+        assert "IncompleteRead" in message(read_files, f"{url}/r.csv", args)
+        del quiet.send_header
         write(tmp_path / "r.csv", ROWS[:2])
         os.utime(tmp_path / "r.csv", (2e9, 2e9))
         assert len(read_files(f"{url}/r.csv?download=true", args)) == 2, "a new version is fetched"
+        assert message(read_files, "http://[/r.csv", args).startswith("http://[/r.csv: cannot be fetched (")
         assert message(read_files, f"{url}/gone.csv", args).startswith(f"{url}/gone.csv: cannot be fetched (")
     finally:
         server.shutdown()
@@ -246,6 +255,7 @@ def test_the_separator_is_that_of_the_header(tmp_path):
     for text, rows in (
         ("a\tb,c\n1,2\n", [{"a\tb": "1", "c": "2"}]),
         ("a;b,c\n1,2\n", [{"a;b": "1", "c": "2"}]),
+        ('"a, b";c;d\n1;2;3\n', [{"a, b": "1", "c": "2", "d": "3"}]),
         ("a\n1\t2\n", [{"a": "1\t2"}]),
         (",a\n0,1\n", [{"Unnamed: 0": "0", "a": "1"}]),
     ):
@@ -388,6 +398,8 @@ DIGITS = "a number has more digits than can be read; write it as text"
         ("r.jsonl", '{"a": 1}\n\n[1, 2]\n', "line 3 is not an object with named columns"),
         ("r.json", '[{"a": 1}, 2]', 'a json file must hold a list of rows, or an object with the rows under "data"'),
         ("r.json", '{\n"a": 1}', 'a json file must hold a list of rows, or an object with the rows under "data"'),
+        ("r.json", '{"a": {"0": 1}}', 'a json file must hold a list of rows, or an object with the rows under "data"'),
+        ("r.csv", "a,b\n1,\0\n", "not UTF-8 text (byte 6); save it as UTF-8"),
         ("r.json", '[\n{"a": ' + "9" * 5000 + "}]", f"line 2: {DIGITS}"),
         ("r.jsonl", '{"a": 1}\n{"a": ' + "9" * 5000 + "}", f"line 2: {DIGITS}"),
         ("r.json", "[" * 200_000, "lists or objects are nested too deeply to be read"),
@@ -415,6 +427,15 @@ def test_a_parquet_file_with_a_column_twice(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
     pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
     assert "the column 'a' is there twice" in message(read_files, tmp_path / "r.parquet")
+
+
+def test_a_file_given_twice_and_tables_of_many_columns(tmp_path):
+    path = write(tmp_path / "r.csv", ROWS)
+    assert f"the file '{path}' is there twice" in message(read_files, [path, path])
+    (tmp_path / "wide.csv").write_text(",".join(f"c{i}" for i in range(100_000)) + "\n" + "," * 99_999)
+    began = time.monotonic()
+    frame = read_files(tmp_path / "wide.csv")
+    assert len(message(require_columns, frame, ["a"], "f.csv")) < 400 and time.monotonic() - began < 10
 
 
 def test_columns_are_asked_for_by_name():
@@ -486,6 +507,13 @@ def test_splits_with_all_that_results_json_wants(tmp_path):
     shared = len({"7", "8"} & set(chosen))
     expected = [(["train", "validation"], shared)] * (shared > 0) + [(["validation", "test"], 1)]
     assert [(one["between"], one["examples"]) for one in splits.overlaps] == expected
+
+
+def test_splits_on_the_hub_are_called_as_here_unless_said_otherwise(monkeypatch, tmp_path):
+    frame = read_files(write(tmp_path / "r.csv", [{"text": "a", "x": "y"}]))
+    monkeypatch.setattr("common.data.load_frame", lambda args, split: frame.assign(text=split))
+    splits = load_splits(arguments(dataset="glue"), labelled, hub_splits={"test": "test_matched"})
+    assert [split["text"][0] for split in splits.values()] == ["train", "validation", "test_matched"]
 
 
 def test_what_data_are_missing_is_said(tmp_path):

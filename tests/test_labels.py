@@ -96,7 +96,15 @@ def test_names_in_the_schema_explain_numbers_and_decide_the_order():
 
 
 @pytest.mark.parametrize(
-    "labels, score", [(["0.0", "0.5", "5.0"], "0.5"), ([1, 3.4], "3.4"), (["a", "0.2"], "0.2"), ([0, 1e-3], "0.001")]
+    "labels, score",
+    [
+        (["0.0", "0.5", "5.0"], "0.5"),
+        ([1, 3.4], "3.4"),
+        (["a", "0.2"], "0.2"),
+        ([0, 1e-3], "0.001"),
+        (["1,5", "2"], "1,5"),
+        (["7 %", "8 %"], "7 %"),
+    ],
 )
 def test_scores_are_called_scores(labels, score):
     for order in (None, ("a", "b", "c")):
@@ -124,6 +132,14 @@ def test_a_mistyped_class_beside_all_the_known_ones_is_no_class():
     assert problems == {
         3: ("unknown label", "the label 'entailmnt' is not among the classes 'entailment', 'neutral', 'contradiction'")
     }
+
+
+def test_what_cannot_be_seen_makes_no_other_class():
+    assert names_of(["caf\u00e9", "cafe\u0301", "ok\u200c"], known={}) == ["caf\u00e9", "caf\u00e9", "ok"]
+
+
+def test_an_order_explains_numbers_that_are_called_names():
+    assert names_of(["1", "0"], schema=["0", "1"], label_order=["no", "yes"]) == ["yes", "no"]
 
 
 def test_classes_that_differ_in_case_alone_are_a_mistake():
@@ -192,6 +208,8 @@ def test_nameless_classes_of_a_checkpoint():
     assert sentence.endswith("--label_order entailment,neutral,contradiction")
     order = ("c", "Neutral", "entailment")
     assert class_names_of(generic, "m", NAMES, known=ENGLISH, label_order=order) == CHECKPOINT
+    for others in ({0: "0", 1: "1", 2: "2"}, {0: "class 0", 1: "class 1", 2: "class 2"}):
+        assert class_names_of(others, "m", NAMES, known=ENGLISH, label_order=order) == CHECKPOINT
     assert "twice" in message(class_names_of, generic, "m", [], known=ENGLISH, label_order=("neutral", "c", "n"))
     sentence = message(class_names_of, generic, "m", ["a", "b"], known=ENGLISH, label_order=("a", "b"))
     assert "3 classes" in sentence and "--label_order names 2" in sentence

@@ -172,7 +172,8 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
     for flags, words in {
         ("--phoneme_language", "de"): "--phoneme_language de: units are characters",
         ("--ctc_loss_reduction", "sum"): "--ctc_loss_reduction sum",
-        ("--chunk_overlap", "15"): "--chunk_overlap must be above 0 and below half of --chunk_seconds",
+        ("--chunk_overlap", "15"): "--chunk_overlap above 0 and below half of it",
+        ("--chunk_seconds", "0.01", "--chunk_overlap", "0.001"): "--chunk_seconds must be 1 or more",
         ("--language_model", "lm.arpa"): "--language_model belongs to --decoding beam",
         ("--timestamps", "--decoding", "beam"): "a beam search does not say when a word was said",
         ("--do_eval",): "has no vocabulary of characters; train it with --do_train",

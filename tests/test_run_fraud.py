@@ -308,7 +308,7 @@ def test_a_trained_model_decides_as_in_training_a_part_at_a_time(own, tmp_path, 
     assert ((rows["prediction"] == "fraud") == (rows["probability"] >= 0.01)).all()
 
 
-def test_rows_without_truth_are_predicted_and_not_scored(own, tmp_path):
+def test_rows_without_truth_are_predicted_and_not_scored(own, tmp_path, capsys):
     folder, out, _ = own
     pd.read_csv(folder / "test.csv").drop(columns="verdict").assign(shop="opera").to_csv(
         tmp_path / "new.csv", index=False
@@ -316,6 +316,8 @@ def test_rows_without_truth_are_predicted_and_not_scored(own, tmp_path):
     results = run_fraud.main(deciding(out, tmp_path / "new.csv", tmp_path / "out"))
     assert results["headline"] is None and results["metrics"] == {} and len(predictions(tmp_path / "out")) == 300
     assert "300 rows have a value of shop that training had not" in results["warnings"]
+    scored = ["--do_eval", "--validation_file", str(tmp_path / "new.csv"), "--output_dir", str(tmp_path / "scored")]
+    assert "no column 'verdict'" in refused(capsys, run_fraud.main, "run_fraud.py", "--model", str(out), *scored)
 
 
 def test_other_class_values_are_refused_by_their_row(own, tmp_path, capsys):
@@ -327,6 +329,25 @@ def test_other_class_values_are_refused_by_their_row(own, tmp_path, capsys):
     said = refused(capsys, run_fraud.main, "run_fraud.py", *argv)
     assert "upper.csv, row 1: verdict holds 'FINE', not 'fine' or 'stolen'" in said
     assert not (tmp_path / "out" / "test_predictions.csv").exists()
+
+
+def test_a_damaged_model_is_one_sentence(own, tmp_path, capsys):
+    folder, out, _ = own
+    content, columns = (out / "model.keras").read_bytes(), read(out / "columns.json")
+    columns["columns"].pop("V1")
+    middle = len(content) // 2
+    for name, damaged in (
+        ("model.keras", content[:middle] + bytes(200) + content[middle + 200 :]),
+        ("model.keras", content[:500]),
+        ("columns.json", json.dumps(columns).encode()),
+        ("columns.json", b"[" * 100_000),
+    ):
+        model = tmp_path / "model"
+        model.mkdir(exist_ok=True)
+        for one in ("model.keras", "columns.json"):
+            (model / one).write_bytes(damaged if one == name else (out / one).read_bytes())
+        argv = deciding(model, folder / "test.csv", tmp_path / "out")
+        assert "cannot be loaded" in refused(capsys, run_fraud.main, "run_fraud.py", *argv)
 
 
 @pytest.mark.parametrize(
@@ -360,8 +381,10 @@ def test_what_changes_nothing_in_a_prediction_is_refused(own, tmp_path, capsys, 
         (["--report_to", "wandb"], "report_to"),
         (["--threshold", "f3"], "--threshold f3"),
         (["--model", "forest"], "--model forest"),
-        (["--target", "fraud"], "no column 'fraud'"),
+        (["--target", "fraud"], "--target: no column 'fraud'"),
         (["--split", "time", "--time_column", "day"], "no column 'day'"),
+        (["--ignore_columns", "V1", "Class"], "the target is no feature"),
+        (["--amount_column", "Class"], "the target is no feature"),
     ],
 )
 def test_bad_arguments_are_one_sentence(table, tmp_path, capsys, argv, words):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import re
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -191,10 +192,13 @@ def test_own_words_with_the_built_in_model(tree, tmp_path):
     assert [*results["data"]["splits"]["train"]["label_counts"]] == ["no", "tree", "yes"]
 
 
-def test_refusals(model, tree, tmp_path, capsys):
+def test_refusals(trained, model, tree, tmp_path, capsys):
     base = ["--model", model, "--data_dir", str(tree), "--output_dir", str(tmp_path / "out"), *QUICK]
     for flags, words in {
         ("--unknown_share", "-1"): "--unknown_share -1.0: must be 0 or more",
+        ("--window_seconds", "nan"): "--window_seconds nan: must be a finite number",
+        ("--hop_seconds", "1e-7"): "--hop_seconds 0.01 or more",
+        ("--encoder_learning_rate", "-1"): "--encoder_learning_rate -1.0: must be 0 or more",
         ("--spot_threshold", "0"): "must be a probability above 0",
         ("--layer", "0"): "--layer 0: give the number of layers to keep, from 1, or weighted",
         ("--layer", "7"): "--layer 7: the encoder has layers 1 to 2",
@@ -203,4 +207,9 @@ def test_refusals(model, tree, tmp_path, capsys):
         ("--freeze", "encoder", "--augment_speed", "0.1"): "--augment_speed: has no effect on a frozen encoder",
     }.items():
         assert words in refused(capsys, run_keyword.main, "run_keyword.py", *base, *flags)
+    for word in ("dog", "cat"):
+        shutil.copytree(tree / "yes", tmp_path / "other" / word)
+    argv = ["--do_eval", "--model", str(trained[0]), "--validation_file", str(tmp_path / "other"), *QUICK]
+    sentence = refused(capsys, run_keyword.main, "run_keyword.py", *argv, "--output_dir", str(tmp_path / "out"))
+    assert "other: has none of the classes of" in sentence
     assert not (tmp_path / "out" / "results.json").exists()

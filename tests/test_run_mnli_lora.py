@@ -119,6 +119,8 @@ def parsed(*argv: str):
 def test_flags_of_official_examples():
     args = parsed("--task_name", "rte", "--max_seq_length", "99", "--do_lower_case", "false")
     assert (args.dataset, args.dataset_config, args.max_length, args.lower_case) == ("nyu-mll/glue", "rte", 99, False)
+    args = parsed("--text_column_names", "a,b")
+    assert (args.premise_column, args.hypothesis_column) == ("a", "b")
     args = parsed("--language", "de")
     assert (args.dataset, args.dataset_config, args.max_train_samples) == ("facebook/xnli", "de", None)
 

@@ -373,6 +373,8 @@ def test_refusals(demo, tmp_path, capsys):
     assert "--validation_file" in refused(validation_file=None)
     assert "no such file" in refused(train_file=str(tmp_path / "nothing.json"))
     assert "null_threshold" in refused("--null_threshold", "often")
+    assert "null_threshold" in refused("--null_threshold", "nan")
+    assert "1000 or less" in refused("--n_best_size", "100000000")
     assert "--stride" in refused("--stride", "-1")
     assert "--max_answer_length" in refused("--max_answer_length", "0")
     assert "not one of" in refused("--load_best_model_at_end", "--metric_for_best_model", "bleu")
@@ -381,6 +383,8 @@ def test_refusals(demo, tmp_path, capsys):
     BertForSequenceClassification(BertConfig.from_pretrained(other)).save_pretrained(other)
     sentence = refused("--do_eval", model=str(other))
     assert "BertForSequenceClassification" in sentence and "question answering head" in sentence
+    tokens = tiny_model("bert-base-uncased", [" ".join(map(str, range(5000)))], tmp_path / "tokens", "none")
+    assert "give its own" in refused("--tokenizer_name", str(tokens))
     slow = tmp_path / "slow"
     CanineTokenizer().save_pretrained(slow)
     CanineConfig().save_pretrained(slow)
@@ -395,7 +399,32 @@ def test_refusals(demo, tmp_path, capsys):
 
     save_file(weights, nan / "model.safetensors", {"format": "pt"})
     assert "qa_outputs.weight" in refused("--do_eval", model=str(nan))
+    content = (nan / "model.safetensors").read_bytes()
+    for part in (content[:999], b""):
+        (nan / "model.safetensors").write_bytes(part)
+        assert "this model cannot be loaded" in refused(model=str(nan))
     assert AutoTokenizer.from_pretrained(nan).is_fast
+
+
+def test_a_classifier_of_three_classes_gives_its_encoder_and_damage_is_said(demo, tmp_path, capsys):
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+
+    folder = tmp_path / "classifier"
+    config = DistilBertConfig.from_pretrained(demo["model"], num_labels=3)
+    DistilBertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo["model"], pad_token=None, eos_token="[SEP]").save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["distilbert.transformer.layer.0.ffn.lin1.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    given = {**demo, "model": str(folder), "output_dir": str(tmp_path / "o"), "max_steps": "1"}
+    argv = [*QUICK, *(part for name, value in given.items() if name != "test_file" for part in (f"--{name}", value))]
+    warnings = run_qa.main(argv)["warnings"]
+    assert any("another task" in one for one in warnings) and any("ffn.lin1.weight" in one for one in warnings)
+    config.vocab_size = 7
+    config.save_pretrained(folder)
+    said = sentence_of(capsys, run_qa.main, "run_qa.py", *argv, "--overwrite_output_dir")
+    assert "another shape" in said
 
 
 def test_left_padding_tokenizer_puts_the_text_first(demo, tmp_path):

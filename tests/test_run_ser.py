@@ -180,7 +180,9 @@ def test_refusals(trained, demo, tmp_path, capsys):
     for flags, words in {
         ("--segment_seconds", "0.5"): "--segment_seconds and --max_seconds must be 1 or more",
         ("--oversample", "2"): "--oversample 2.0: must be a share of the largest class",
-        ("--copies", "fear"): "--copies fear: must be a class and a whole number, as in fear=15",
+        ("--copies", "fear"): "--copies fear: must be a class and a whole number up to 999, as in fear=15",
+        ("--copies", "fear=99999999999"): "must be a class and a whole number up to 999",
+        ("--copies", "fear=2", "fearful=3"): "--copies fearful=3: names the class fear twice",
         ("--copies", "boredom=2"): "--copies boredom=2: there is no such class",
         ("--copies", "fear=2", "--oversample", "0.5"): "--oversample and --copies: give one of them",
         ("--head", "standard", "--pooling", "max"): "--pooling max: the standard head takes the mean",

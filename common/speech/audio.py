@@ -23,13 +23,15 @@ from common.errors import UserError
 
 RATE = 16_000  # Hz; what speech encoders are trained on
 MINIMUM_SAMPLES = 400  # at RATE, 25 ms: the receptive field of the encoders' convolutions
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph")
-FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm", ".3gp", ".mka")
+AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd")
+AUDIO_ENDINGS += (".w64", ".caf", ".sph")
+FFMPEG_ENDINGS = (".m4a", ".m4b", ".aac", ".mp4", ".mov", ".amr", ".wma", ".webm", ".weba", ".3gp", ".mka", ".mkv")
+FFMPEG_ENDINGS += (".ape", ".wv")
 FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
 BLOCK = 2**20  # frames decoded at once when a clip is examined: memory does not depend on what a header promises
 TOLERANCE = 0.05  # seconds that a header may promise more than there is: mp3 headers count whole frames
-# How files begin that ffmpeg alone reads: mp4 and its kin, amr, wma, webm, aac.
-FFMPEG_HEADS = re.compile(rb".{4}ftyp|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]", re.DOTALL)
+# How files begin that ffmpeg alone reads: mp4 and its kin, amr, wma, webm, ape, wv, aac.
+FFMPEG_HEADS = re.compile(rb"(?s).{4}ftyp|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|MAC |wvpk|\xff[\xf0\xf1\xf8\xf9]")
 # libsndfile goes by what is there, and says only in its log what the header of a wav or aiff promises.
 PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 UNKNOWN_BYTES = 0x7FFF0000  # from here on, what writers into a pipe put where the length belongs
@@ -131,17 +133,17 @@ def _opened(path: str | Path, name: str) -> Iterator:
     head = _checked_head(source, name)
     try:
         sound = soundfile.SoundFile(source)
-        if sound.format == "MP3" and not _counted(_content(source)):
+        if not _complete(sound, source):
             sound = soundfile.SoundFile(_converted(_content(source), name))
-    except soundfile.LibsndfileError as error:
+    except soundfile.LibsndfileError:
         if not FFMPEG_HEADS.match(head):
-            sentence = f"{name}: cannot be decoded ({error.error_string.strip(' .')})"
-            raise BadAudio(f"{sentence}; it must be wav, flac, ogg, opus or mp3", "cannot be decoded") from None
+            needed = f"it must be wav, flac, ogg, opus or mp3, and whole; it begins with {head[:16]!r}"
+            raise BadAudio(f"{name}: cannot be decoded; {needed}", "cannot be decoded") from None
         sound = soundfile.SoundFile(_converted(_content(source), name))
     with sound:
         rate, frames = sound.samplerate, sound.frames
-        if not 0 < frames < 2**60:
-            raise BadAudio(f"{name}: {'does not say its length' if frames else 'has no samples'}", "no samples")
+        if not frames:
+            raise BadAudio(f"{name}: has no samples by its header; record or convert it again", "no samples")
         promised = None if sound.format in ("FLAC", "MP3", "OGG") else PROMISED.search(sound.extra_info)
         declared, there = map(int, promised.groups()) if promised else (0, 0)
         if declared < UNKNOWN_BYTES and (declared - there) / max(there, 1) * frames / rate > TOLERANCE:
@@ -166,11 +168,17 @@ def _checked_head(source: str | io.BytesIO, name: str) -> bytes:
     return head
 
 
-def _counted(content: bytes) -> bool:
-    """Whether the header of an mp3 counts all of it.
+def _complete(sound, source: str | io.BytesIO) -> bool:
+    """Whether libsndfile reads all of it.
 
-    Otherwise libsndfile guesses the length from the first frame and stops there; of joined files it reads the first.
+    Not an mp3 whose header does not count it (the length is a guess from the first frame), joined mp3 or ogg files (the
+    first is read), flac from a pipe (without a length), GSM (which cannot be searched).
     """
+    if sound.format not in ("MP3", "OGG"):
+        return sound.seekable() and sound.frames < 2**60
+    content = _content(source)
+    if sound.format == "OGG":
+        return content.count(b"OggS\0\2") == 1  # beginnings
     counted = XING.search(content)
     rest = len(content) - counted.start() if counted else np.inf
     return counted is not None and rest <= 1.01 * int.from_bytes(counted[1], "big") + 512  # tags are behind it
@@ -186,7 +194,7 @@ def _converted(content: bytes, name: str) -> io.BytesIO:
         command = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(file), "-map", "a:0", str(wav)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode or done.stderr:
-            said = (done.stderr.strip().splitlines() or ["no sound"])[-1].rpartition("] ")[2]
+            said = (done.stderr.strip().splitlines() or ["no sound"])[0].rpartition("] ")[2]
             raise _truncated(name, f"ffmpeg says {said.strip(' .')}")
         return io.BytesIO(wav.read_bytes())
 

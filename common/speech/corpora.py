@@ -4,6 +4,7 @@ Read are Speech Commands, LibriSpeech, IEMOCAP, and folders by class; of corpora
 it all (`CORPORA`). Tables, those in folders too, are in `tables`.
 """
 
+import mimetypes
 import os
 import posixpath
 import re
@@ -174,7 +175,7 @@ def said_by_names(frame: pd.DataFrame, corpus: Corpus) -> list[dict[str, str]]:
 
 
 def add_names(frame: pd.DataFrame, reading: Reading) -> None:
-    """Adds what the files' names say by `--name_pattern`, `--corpus`, or the one corpus that all of them match.
+    """Adds what the files' names say by `--name_pattern`, `--corpus`, or the corpora, of which each matches one.
 
     Of what folders and tables say, too, gender and split are those of the names, and so is the class, unless a corpus
     is in folders that are called by emotions.
@@ -183,17 +184,22 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
     if args.corpus and args.corpus not in CORPORA:
         raise UserError(f"--corpus {args.corpus}: choose one of {', '.join(CORPORA)}")
     if args.name_pattern:
-        flag, corpus = f"--name_pattern {args.name_pattern}", Corpus(name_pattern(args.name_pattern))
+        flag = f"--name_pattern {args.name_pattern}"
+        said = said_by_names(frame, Corpus(name_pattern(args.name_pattern)))
     else:
-        tried = CORPORA if reading.corpora else {}
-        matching = [args.corpus] if args.corpus else [n for n, one in tried.items() if all(said_by_names(frame, one))]
-        if len(matching) != 1:
+        tried = [args.corpus] if args.corpus else CORPORA if reading.corpora else []
+        by_row = zip(*([(name, one) for one in said_by_names(frame, CORPORA[name])] for name in tried))
+        found = [[(name, one) for name, one in row if one] for row in by_row]
+        corpora = sorted({name for row in found for name, _ in row})
+        if not args.corpus and not (corpora and all(len(row) == 1 for row in found)):
             return
-        flag, corpus = f"--corpus {matching[0]}", CORPORA[matching[0]]
-        frame.attrs["source"] = f"{source} ({matching[0]})"
+        flag, said = f"--corpus {args.corpus}", [row[0][1] if row else {} for row in found]
+        if len(corpora) > 1:  # whose speakers may be called alike
+            said = [one | {"speaker": f"{name} {one['speaker']}"} for ((name, one),) in found]
+        frame.attrs["source"] = f"{source} ({', '.join(corpora)})"
         if "label" in frame and frame["label"].map(lambda label: canonical(label, EMOTIONS)).isin(EMOTIONS).all():
             columns.remove("label")
-    said, names = said_by_names(frame, corpus), frame["name"].map(stem)
+    names = frame["name"].map(stem)
     if not any(said):
         raise UserError(f"{source}: no name matches {flag}; the first is {names.iloc[0]!r}")
     found = pd.DataFrame(said, index=frame.index).fillna("")
@@ -243,20 +249,35 @@ def class_folders(files: Files, reading: Reading) -> pd.DataFrame:
     if not paths and not reading.audio:
         paths = [*{PurePosixPath(path).stem: path for path in files}.values()]
     folders, columns = [path.split("/")[:-1] for path in paths], {}
-    splits = [SPLITS.get(parts[0].lower(), "") if parts else "" for parts in folders]
-    if all(splits):
-        folders, columns["split"] = [parts[1:] for parts in folders], splits
-    if lists := {line: split for split, name in LISTS.items() if name in files for line in read_lines(files[name])}:
-        columns["split"] = [lists.get(path, "train") for path in paths]
-        if missing := [path for path in lists if path and path not in files]:
-            reading.run.warn(f"{len(missing)} clips of the lists are not there, the first {missing[0]}")
+    named = [[part.lower() in SPLITS for part in parts] for parts in folders]
+    if all(map(any, named)):
+        columns["split"] = [SPLITS[parts.pop(at.index(True)).lower()] for parts, at in zip(folders, named)]
+    lists, bare = {}, [posixpath.splitext(path)[0] for path in paths]
+    for split, name in LISTS.items():  # whose clips may have been converted since
+        for place in (files[path] for path in files if posixpath.basename(path) == name):
+            lines = (posixpath.normpath(line.replace("\\", "/")) for line in read_lines(place) if line)
+            lists |= {posixpath.splitext(line)[0]: split for line in lines}
+    if missing := lists.keys() - {*bare}:
+        reading.run.warn(f"{len(missing):,} clips of the lists are not there, the first {min(missing)}")
+    if len(missing) < len(lists):
+        columns["split"] = [lists.get(path, "train") for path in bare]
+    if reading.audio and (unread := [path for path in files if _may_be_sound(path)]):
+        endings = ", ".join(sorted({PurePosixPath(path).suffix for path in unread}))
+        reading.run.warn(f"{len(unread):,} files that end with {endings} are not read, the first {unread[0]}")
     labels, speakers, doubt = _levels(folders, reading)
-    labels = [SILENCE if label == NOISE else label for label in labels]
+    labels = [SILENCE if label.lower() == NOISE else label for label in labels]
     if not any(speakers):  # as the names of Speech Commands say
         speakers = [match[1] if match else "" for match in map(NOHASH.fullmatch, map(stem, paths))]
     frame = clips_frame(paths, [files[path] for path in paths], label=labels, speaker=speakers, **columns)
     frame.attrs["doubt"] = doubt
     return frame
+
+
+def _may_be_sound(path: str) -> bool:
+    """Whether a file that is not taken for sound may have some: an archive, or of a kind that is not known."""
+    kind = mimetypes.guess_type(path)[0] or "audio"
+    known = is_audio(path) or not PurePosixPath(path).suffix
+    return is_archive(path) or (not known and kind.startswith(("audio", "video")))
 
 
 def _levels(folders: list[list[str]], reading: Reading) -> tuple[list[str], list[str], str]:

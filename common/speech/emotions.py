@@ -1,5 +1,7 @@
 """Emotions: segments and copies of recordings, their scores put together again, what the report shows of the data."""
 
+import re
+
 import datasets
 
 from common.classification import copied_rows, oversampled_rows, score_predictions
@@ -40,10 +42,12 @@ def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
     factors = {}
     for part in copies:
         name, _, factor = part.partition("=")
-        if not factor.isdecimal() or not int(factor):
-            raise UserError(f"--copies {part}: must be a class and a whole number, as in fear=15")
+        if not re.fullmatch(r"[1-9]\d{0,2}", factor):
+            raise UserError(f"--copies {part}: must be a class and a whole number up to 999, as in fear=15")
         if (name := canonical(name, EMOTIONS)) not in names:
             raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
+        if names.index(name) in factors:
+            raise UserError(f"--copies {part}: names the class {name} twice; give each class once")
         factors[names.index(name)] = int(factor)
     return factors
 

@@ -39,7 +39,9 @@ def task_classes(
     """
     if "labels" not in clips.column_names:
         return clips, {}
-    names, left_out = clips.features["labels"].names, {}
+    spelt = {word.casefold(): word for word in (*usual, *keywords, *known)}  # YES is yes
+    names, left_out = [spelt.get(name.casefold(), name) for name in clips.features["labels"].names], {}
+    clips = clips.cast_column("labels", datasets.ClassLabel(names=names))
     if known and not {*names} & {*known}:  # folders of any name, with clips to be classified
         return clips.remove_columns("labels"), {}
     if not keywords and UNKNOWN not in names:
@@ -56,6 +58,8 @@ def task_classes(
             if "split" in cut.column_names:  # of Speech Commands' noise, 80, 10 and 10 %
                 places = [start / lengths[name] for name, start in zip(cut["recording"][:], cut["start"][:])]
                 splits = [SPLITS[(at >= 0.8) + (at >= 0.9)] for at in places]
+                there = {*clips["split"][:]}
+                splits = [name if name in there else "train" for name in splits]
                 named = [f"{name}#{split}" for name, split in zip(cut["recording"][:], splits)]
                 cut = with_columns(cut, {"split": splits, "recording": named})
             clips = datasets.concatenate_datasets([clips.select(np.flatnonzero(~long)), cut])

@@ -59,7 +59,7 @@ def load_recordings(
         dataset, skipped = to_dataset(frame[frame["part"] == name].copy(), source, args, feature)
         if prepare:
             dataset, left_out = prepare(dataset)
-            skipped |= left_out
+            skipped = dict(Counter(skipped) + Counter(left_out))
         parts = {name: dataset}
         if name == "all":
             parts, words = divided(dataset, args, source)

@@ -1,5 +1,6 @@
 """Flags of the three scripts on recordings: their data, and what of the encoder is trained; what --demo sets."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -36,6 +37,9 @@ class SpeechArguments(TaskArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in (field.name for field in fields(self)):
+            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
+                raise UserError(f"--{name} {value}: must be a finite number")
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 0.5:
                 raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 0.5")
@@ -97,6 +101,8 @@ class EncoderArguments(Arguments):
                 raise UserError(f"--{name} {value}: must be from 0 up to 1")
             if name.endswith("length") and value < 1:
                 raise UserError(f"--{name} {value}: must be 1 or more")
+        if (self.encoder_learning_rate or 0) < 0:
+            raise UserError(f"--encoder_learning_rate {self.encoder_learning_rate}: must be 0 or more")
         if not 0 <= self.augment_speed < 0.5:
             raise UserError(f"--augment_speed {self.augment_speed}: must be a share from 0 up to 0.5")
 

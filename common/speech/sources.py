@@ -3,6 +3,7 @@
 What folders and corpora say stands in `corpora`, what tables say in `tables`.
 """
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +24,13 @@ from common.speech.corpora import Reading, mark
 ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
 GENDERS = {"m": "male", "f": "female"}  # by first letter
 WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
-EXAMINING = 3  # to be raised when `audio.examine` finds something else
+EXAMINING = 4  # to be raised when `audio.examine` finds something else
 THREADS = 16  # of headers read at once, which is mostly waiting for the disk
 REMEDIES = {
-    "label": "the clips are not in folders by class; put them in such folders, or give --name_pattern or --corpus",
-    "text": "clips alone have no transcripts; give a table with paths and texts",
+    "label": "the clips are not in folders by class; make such folders, give a table, --name_pattern or --corpus, or, "
+    "where classes are only to be predicted, a --test_file",
+    "text": "clips alone have no transcripts; give a table with paths and texts, or what is only to be transcribed as "
+    "--test_file",
 }
 
 
@@ -52,13 +55,20 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
 
 
 def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
-    """The clips of a folder, an archive, a recording, or of one or several tables."""
-    path, args, source = Path(paths[0]), reading.args, ", ".join(paths)
-    if len(paths) > 1 and any(Path(one).is_dir() for one in paths):
-        raise UserError(f"{source}: several folders cannot be read as one; put them into one folder")
-    files = {path.name: str(path)} if corpora.is_audio(path.name) else {}
-    if path.is_dir() or (path.is_file() and is_archive(path)):
-        files = corpora.list_files(path if path.is_dir() else unpacked(path, args), args)
+    """The clips of a folder or an archive, or of one or several recordings or tables, which patterns may name."""
+    args, source = reading.args, ", ".join(paths)
+    paths = [path for one in paths for path in ([] if os.path.exists(one) else sorted(glob.glob(one))) or [one]]
+    path = Path(paths[0])
+    sounds = {os.path.abspath(one): one for one in paths if corpora.is_audio(one) and not os.path.isdir(one)}
+    above = os.path.commonpath(map(os.path.dirname, sounds)) if sounds else ""
+    files = {Path(place).relative_to(above).as_posix(): one for place, one in sounds.items()}
+    for one in map(Path, paths):
+        if one.is_dir() or (one.is_file() and is_archive(one)):
+            files |= corpora.list_files(one if one.is_dir() else unpacked(one, args), args)
+            if len(paths) > 1 and (one.is_dir() or any(map(corpora.is_audio, files))):
+                raise UserError(f"{source}: several folders or archives cannot be read as one; make one folder of them")
+    if sounds and not {*map(os.path.abspath, paths)} <= {*sounds}:
+        raise UserError(f"{source}: recordings and tables cannot be read as one; put them into one table")
     if path.is_dir() or len(files) > 1 or any(map(corpora.is_audio, files)):
         frame = corpora.with_truths(files)
         frame = tables.tables_in(files, reading) if frame is None else frame
@@ -80,14 +90,14 @@ def _checked(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
             f"{frame.attrs['source']}: has no clip; sound ends with one of {', '.join(audio.AUDIO_ENDINGS)}"
         )
     corpora.add_names(frame, reading)
-    if doubt := frame.attrs.get("doubt"):
+    if reading.kind == "label" and (doubt := frame.attrs.get("doubt")):
         reading.run.warn(f"{frame.attrs['source']}: {doubt}")
     return frame
 
 
 def with_truth(column: str, frame: pd.DataFrame, sources: Mapping[str, pd.DataFrame]) -> pd.Series:
     """Which rows are of parts with the truth, whose column gets "" for gaps; only a test set may be without it."""
-    frame[column] = frame[column].fillna("") if column in frame else ""
+    frame[column] = frame[column].fillna("").str.normalize("NFC") if column in frame else ""  # macOS names are NFD
     found = (frame[column] != "").groupby(frame["part"]).transform("any")
     if absent := [name for name in frame["part"][~found].unique() if name != "test"]:
         about = sources[absent[0]].attrs
@@ -194,9 +204,9 @@ def to_dataset(frame: pd.DataFrame, source: str, args, feature) -> tuple[dataset
     mark(frame, frame.duplicated(["path", "start", "end", *truth]), "row is there twice")
     good, skipped = without_bad(frame, source, args.on_bad_example == "skip")
     good = good.assign(recording=good["id"])
-    for name in ("speaker", "gender"):
-        good[name] = [one or None for one in good[name].fillna("")] if name in good else None
-    good["gender"] = [one and GENDERS.get(one[0].lower(), one) for one in good["gender"]]
+    for name, spelt in (("speaker", {}), ("gender", GENDERS)):
+        said = good[name].fillna("") if name in good else [""] * len(good)
+        good[name] = [spelt.get(one[:1].lower(), one) or None for one in said]
     fixed = ["id", "recording", "path", "start", "end", "seconds", "speaker", "gender", *truth]
     kinds = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64")) | {"labels": feature}
     names = [*fixed, *(name for name in good if name not in (*fixed, *WORKING))]

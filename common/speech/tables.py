@@ -5,13 +5,15 @@ import functools
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import datasets
 import pandas as pd
 
-from common.data import read_files, read_json, require_columns
+from common.data import read_files, read_json, require_columns, where
 from common.errors import UserError
 from common.hub import frame_of, numbered
 from common.speech.corpora import SPLITS, Files, Reading, clips_frame, is_audio, mark, read_lines, stem
@@ -20,19 +22,22 @@ from common.speech.corpora import SPLITS, Files, Reading, clips_frame, is_audio,
 COLUMNS = {
     "path": ("audio", "path", "file", "file_name", "filename", "wav", "audio_path", "audio_filepath", "audio_file"),
     "label": ("label", "class", "emotion", "keyword", "label_text", "labels", "category"),
-    "text": ("normalized_text", "text", "sentence", "transcript", "transcription"),
-    "speaker": ("speaker", "speaker_id", "client_id", "speaker_code"),
+    "text": ("normalized_text", "text", "sentence", "transcript", "transcription", "wrd"),
+    "speaker": ("speaker", "speaker_id", "client_id", "speaker_code", "spk_id"),
     "gender": ("gender", "sex"),
-    "split": ("split", "subset"),
+    "split": ("split", "subset", "set"),
     "id": ("id", "utterance_id", "utt_id", "uid", "name"),
     "start": ("start", "begin", "start_time", "offset"),
     "end": ("end", "end_time"),
-    "duration": ("duration",),  # of a part, where its start is there, too; otherwise it only repeats the file's header
+    "duration": ("duration",),  # of a part, where its start is there, too; otherwise it only repeats the header
 }
+UNITS = ("", "_s", "_sec", "_seconds", "_ms")  # that names of times end with
+COLUMNS |= {part: tuple(n + unit for unit in UNITS for n in COLUMNS[part]) for part in ("start", "end", "duration")}
 FLAGS = {"path": "audio_column", "label": "label_column", "text": "text_column", "speaker": "speaker_column"}
-CLIP_FOLDERS = ("", "clips", "wavs", "audio")  # where relative paths are looked for, beside the table
+# Where relative paths are looked for, from the table's folder.
+CLIP_FOLDERS = ("", "clips", "wavs", "wav", "audio", "../clips", "../wavs", "../wav", "../audio")
 # Tables in folders, the first kind that is there: of audio folders and LJ Speech; the best that Common Voice has.
-OF_FOLDERS = "metadata.csv metadata.jsonl", "train.tsv dev.tsv test.tsv", "validated.tsv", "other.tsv"
+OF_FOLDERS = "metadata.csv metadata.jsonl metadata.parquet", "train.tsv dev.tsv test.tsv", "validated.tsv", "other.tsv"
 GROUPS = 50  # a further column is kept when it has so few distinct values
 RESERVED = ("name", "part", "recording", "seconds", "labels", "digest")  # columns of our own, further on
 
@@ -89,6 +94,9 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
     found = _found(table, reading.args)
     if paths is None and found["path"] is None and reading.audio:
         raise UserError(f"{source}: {_no_column('path', table)}")
+    for row, truth in enumerate(table[found[reading.kind]] if found[reading.kind] else ()):
+        if isinstance(truth, list | dict):
+            raise UserError(f"{where(table, row)}: the {reading.kind} must be one text, not {truth!r:.60}")
     cells = {part: [*map(text_of, table[column])] for part, column in found.items() if column is not None}
     own = cells.pop("id", None)
     named = cells.pop("path", None) or own or [source] * count
@@ -100,7 +108,7 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
     frame = clips_frame(ids, paths or named)
     frame["where"] = [f"{file}, row {row}" for file, row in table.index]
     mark(frame, frame["path"] == "", "no audio", "no file is named")
-    _add_parts(frame, cells)
+    _add_parts(frame, cells, found)
     given = cells.pop("split", [])
     splits = [SPLITS.get(re.split(r"[-_. ]", value.lower())[0], "") for value in given]
     if any(splits):  # else it is a column of that name about something else
@@ -138,18 +146,25 @@ def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.Da
 
 
 def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The file that each cell means: beside its table, or in its clips/ or wavs/; also with \\ for /, or no ending."""
+    """The file that each cell means: beside its table, in its clips/ or wavs/, or from the working folder.
+
+    It may have \\ for /, %20 for a blank, and no ending, or the one that it had before the clips were converted.
+    """
+
+    def key(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold()
 
     @functools.cache
     def listed(folder: Path) -> dict[str, str]:
-        names = sorted(filter(is_audio, os.listdir(folder)), reverse=True) if folder.is_dir() else []
-        return {form(name).casefold(): str(folder / name) for form in (stem, str) for name in names}
+        names = sorted(filter(is_audio, os.listdir(folder)), reverse=True) if os.path.isdir(folder) else []
+        return {key(form(name)): str(folder / name) for form in (stem, str) for name in names}
 
     def file_of(path: str, folder: Path) -> str:
-        if not path or (folder / path).is_file():
+        if not path or os.path.isfile(folder / path):
             return path and str(folder / path)
-        places = [folder / below / path.replace("\\", "/") for below in CLIP_FOLDERS]
-        hits = (listed(place.parent).get(place.name.casefold()) for place in places)
+        plain = unquote(path).removeprefix("file://").replace("\\", "/")
+        places = [*(folder / below / plain for below in CLIP_FOLDERS), Path(plain)]
+        hits = (listed(place.parent).get(key(form(place.name))) for form in (str, stem) for place in places)
         return next(filter(None, hits), str(places[0]))
 
     return [*map(file_of, paths, folders)]
@@ -178,14 +193,16 @@ def _no_column(part: str, table: pd.DataFrame) -> str:
     return f"no column for the {part}; it has {there}, and is searched for {searched}; name yours with --{FLAGS[part]}"
 
 
-def _add_parts(frame: pd.DataFrame, cells: dict[str, list[str]]) -> None:
-    """Start and end in seconds, where the table has parts of clips."""
-    parts = "start" in cells
-    start, end, lasting = (
-        pd.to_numeric(pd.Series(cells.pop(part, None), frame.index, dtype=object), errors="coerce")
-        for part in ("start", "end", "duration")
-    )
+def _add_parts(frame: pd.DataFrame, cells: dict[str, list[str]], found: dict[str, str | None]) -> None:
+    """Start (nothing: 0) and end in seconds, where the table has parts of clips."""
+    parts, times, bad = {"start", "end"} & {*cells}, [], pd.Series(False, frame.index)
+    for part in ("start", "end", "duration"):
+        words = pd.Series(cells.pop(part, ""), frame.index, dtype=object)
+        numbers = pd.to_numeric(words, errors="coerce").astype(float)
+        bad |= numbers.isna() & (words != "")
+        times.append(numbers / (1000 if str(found[part]).lower().endswith("_ms") else 1))
     if parts:
+        start, end, lasting = times[0].fillna(0.0), *times[1:]
         frame["start"], frame["end"] = start, end = start, end.fillna(start + lasting)
-        bad = start.isna() | (start < 0) | (end <= start)
+        bad |= (start < 0) | (end <= start)
         mark(frame, bad, "part without numbers", "start and end must be seconds of the clip, the end after the start")

@@ -113,7 +113,10 @@ def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKN
     from transformers import Wav2Vec2BertProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
     tokens = [blank, unknown, delimiter]
-    tokens += sorted({character for text in texts for character in text} - {" ", *tokens})
+    characters = {character for text in texts for character in text} - {" "}
+    if len({*tokens}) < 3 or characters & {*tokens}:
+        raise UserError("--pad_token, --unk_token, --word_delimiter_token: give three that are in no transcript")
+    tokens += sorted(characters)
     with tempfile.TemporaryDirectory() as folder:
         path = write_json(Path(folder) / "vocab.json", {token: number for number, token in enumerate(tokens)})
         special = {"unk_token": unknown, "pad_token": blank, "word_delimiter_token": delimiter}

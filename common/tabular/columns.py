@@ -16,10 +16,12 @@ from common.errors import UserError
 CLASSES = ("legitimate", "fraud")
 INDEX = re.compile(r"|unnamed: \d+|index|level_\d+|__index_level_\d+__|row_?(id|number)", re.IGNORECASE)
 ORDERED = ("number", "time")
+SUBSECONDS = (1e11, 1e14, 1e17)  # since 1970, of a time in milliseconds and so on
 LARGEST, FARTHEST = 1e30, 1e9  # of a cell: a square of more is infinite in float32; deviations from the mean
 MOSTLY = 0.9  # from this share of cells on a column of text is one of numbers, or of times, with mistakes in it
 TELLING = 0.995  # area under ROC of a feature that almost equals the target
-ORDERS = [f"%{a}{s}%{b}{s}%Y{t}" for s in "/-." for a, b in ("md", "dm") for t in ("", " %H:%M", " %H:%M:%S")]
+DAYS = [f"%{a}{s}%{b}{s}%{y}" for s in "/-." for y in "Yy" for a, b in ("md", "dm")] + ["%d-%b-%Y", "%d %b %Y"]
+CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Part:
         time, amount: float64 [N], time in seconds; None without such a column.
         skipped: reason -> rows left out.
         real: bool [N], false for rows that resampling made.
-        unknown: column of text -> rows with a value that training had not, where no feature stands for the others.
+        unknown: what training had not, "a value of shop" -> how many rows have it, where no feature stands for it.
     """
 
     source: str
@@ -86,10 +88,13 @@ class Columns:
         """Names of the F features."""
         return [name for about in self.columns.values() for name in about["features"]]
 
-    def learn(self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int) -> None:
-        """Learns from training rows. ignored: column -> why. Raises `UserError`: no feature; a role without order."""
+    def learn(
+        self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int, table: pd.DataFrame | None = None
+    ) -> None:
+        """Learns from training rows. ignored: column -> why; table: all rows, where the training rows are some of them,
+        which show how times are written. Raises `UserError`: no feature; a role without order."""
         for name in rows.columns.drop(self.target):
-            about, features = learned(rows[name], max_categories), {}
+            about, features = learned(rows[name], max_categories, None if table is None else table[name]), {}
             why = ignored.get(name) or about.get("useless")
             values, wrong = (None, None) if why else values_of(rows[name], about)
             for feature, encoded in {} if why else _encoded(name, about, values).items():
@@ -113,6 +118,8 @@ class Columns:
         used = [(name, about) for name, about in self.columns.items() if about["features"]]
         found += [(said[about["kind"]], name) for name, about in used if about["kind"] in said]
         found += [("missing cells, filled and marked", name) for name, about in used if about["missing"]]
+        unsure = "times, read with the month first, though the day might be; if so, write them as 2024-01-31"
+        found += [(unsure, name) for name, about in self.columns.items() if about.get("unsure")]
         return [f"{words}: {few(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
 
     def part(self, rows: pd.DataFrame, *, skip_bad: bool, truth: bool | None = None) -> Part:
@@ -135,11 +142,17 @@ class Columns:
                 deviations = np.clip((encoded[feature] - mean) / scale, -FARTHEST, FARTHEST)
                 features.append(deviations.astype(np.float32))
             if about["kind"] == "category" and not about["other"]:
-                unknown[name] = int((values[name] == len(about["values"])).sum())
+                unknown[f"a value of {name}"] = int((values[name] == len(about["values"])).sum())
+            if not about["missing"]:
+                unknown[f"an empty cell of {name}"] = int(np.isnan(values[name]).sum())
         target = (class_texts(rows[self.target]) == self.classes[1]).astype(np.int8) if truth else None
         time, amount = (values.get(self.roles.get(role)) for role in ("time", "amount"))
+        if time is not None:  # numbers too large for seconds are milliseconds, microseconds or nanoseconds
+            median = abs(self.columns[self.roles["time"]]["median"])
+            time = time / 1e3 ** np.digitize(median, SUBSECONDS)
         hidden = {self.target, *used} - {*self.roles.values()}
-        shown = rows[[name for name in rows.columns if name not in hidden]].reset_index()
+        shown = rows[[name for name in rows.columns if name not in hidden]]
+        shown = shown.rename(columns={name: f"{name} (data)" for name in rows.index.names}).reset_index()
         shown = shown if shown["file"].nunique() > 1 else shown.drop(columns="file")
         known = target, shown, time, amount, skipped, np.ones(len(rows), dtype=bool), unknown
         return Part(rows.attrs["source"], len(rows), np.column_stack(features), *known)
@@ -163,11 +176,18 @@ class Columns:
         return found
 
     def suspicions(self, part: Part) -> list[str]:
-        """A sentence if a feature alone almost equals the target."""
-        from sklearn.metrics import roc_auc_score
+        """A sentence if a feature, or a column of text, alone almost equals the target."""
+        from scipy.stats import rankdata
 
-        areas = [roc_auc_score(part.target, values) for values in part.features.T]
-        found = [name for name, area in zip(self.features, areas) if max(area, 1 - area) >= TELLING]
+        known = dict(zip(self.features, part.features.T))
+        for name, about in self.columns.items():
+            if about["kind"] == "category" and len(about["features"]) > 1:  # instead of a value the share of frauds
+                place = np.argmax([known.pop(feature) for feature in about["features"]], axis=0)
+                known[name] = (np.bincount(place, part.target) / np.bincount(place).clip(1))[place]
+        frauds = part.target == 1
+        half, others = (frauds.sum() + 1) / 2, (~frauds).sum()
+        areas = {name: (rankdata(values)[frauds].mean() - half) / others for name, values in known.items()}
+        found = [name for name, area in areas.items() if max(area, 1 - area) >= TELLING]
         is_known = "is it known before anybody knows of the fraud? Otherwise leave it out by --ignore_columns"
         return [f"almost the target {self.target} itself: {few(found)}; {is_known}"] if found else []
 
@@ -183,11 +203,15 @@ def few(names) -> str:
 
 
 def held(cell: object) -> str:
-    return "is empty" if pd.isna(cell) else f"holds {cell!r}" if isinstance(cell, str) else f"holds {cell}"
+    if pd.isna(cell):
+        return "is empty, or a word for it, such as NA or None"
+    return f"holds {cell!r}" if isinstance(cell, str) else f"holds {cell}"
 
 
 def class_texts(cells: pd.Series) -> np.ndarray:
     """str [N]: one spelling for 1, 1.0, True, "1.0" and "true"; "" for an empty cell."""
+    if cells.dtype == object:  # whatever json may hold
+        cells = cells.dropna().astype(str).reindex(cells.index)
     return cells.map({value: _text(value) for value in cells.dropna().unique()}).fillna("").to_numpy(dtype=str)
 
 
@@ -205,12 +229,12 @@ def classes_of(cells: pd.Series, positive: str | None, source: str) -> list[str]
     texts = class_texts(cells)
     values, counts = np.unique(texts[texts != ""], return_counts=True)
     values, wanted = values.tolist(), "1" if positive is None else _text(positive)
-    seen = f"{source}: the target {cells.name} holds " + few(f"{v!r} ({n:,} rows)" for v, n in zip(values, counts))
-    if wanted not in values or (positive is None and not set(values) <= {"0", "1"}):
+    seen = f"{source}: the target {cells.name} holds " + few(f"{v[:40]!r} ({n:,} rows)" for v, n in zip(values, counts))
+    if len(values) < 2:
+        raise UserError(f"{seen}; training needs frauds and legitimate rows")
+    if wanted not in values or (positive is None and "0" not in values):
         given = "" if positive is None else f", and not {positive!r}"
         raise UserError(f"{seen}{given}; say which value means fraud with --positive VALUE")
-    if len(values) == 1:
-        raise UserError(f"{seen}; training needs legitimate rows, too")
     if len(values) > 2:
         rare = values[counts.argmin()]
         raise UserError(f"{seen}, not two values ({rare!r} in {where(cells, int((texts == rare).argmax()))}); mend it")
@@ -226,24 +250,41 @@ def is_index(name: str, cells: pd.Series) -> bool:
     return bool((np.diff(np.sort(cells.to_numpy(dtype=np.float64))) == 1).all())
 
 
-def learned(cells: pd.Series, max_categories: int) -> dict:
-    """What a column is, {"kind": ...}; or {"useless": why it can be no feature}."""
+def learned(cells: pd.Series, max_categories: int, table: pd.Series | None = None) -> dict:
+    """What a column is, {"kind": ...}; or {"useless": why it can be no feature}. table: more cells."""
     present = cells.dropna()
     missing, numbers = len(present) < len(cells), pd.api.types.is_numeric_dtype(cells.dtype)
     if not len(present):
         return {"useless": "empty"}
     if isinstance(present.iloc[0], list | dict | np.ndarray):
         return {"useless": "cells of several values"}
-    for about in ({"kind": "number"}, *({"kind": "time", "format": form} for form in ("ISO8601", *ORDERS))):
+    for kind in ORDERED:
+        about = {"kind": kind} if kind == "number" else _time_format(present if table is None else table.dropna())
         values, wrong = values_of(present, about)
         if numbers or wrong.mean() <= 1 - MOSTLY:
             return about | {"median": float(np.nanmedian(values)), "missing": missing}
     counts = _categories(present).value_counts()
     if len(counts) > max(len(present) / 2, 2):
-        return {"useless": "text that hardly ever repeats"}
+        odd = present[values_of(present, {"kind": "number"})[1]]
+        mixed = f"numbers with other texts among them, such as {odd.iloc[0]!r}"
+        return {"useless": mixed if len(odd) < len(present) / 2 else "text that hardly ever repeats"}
     values = sorted(counts.index, key=lambda value: (-counts[value], value))
     kept, more = values[:max_categories], len(values) > max_categories
     return {"kind": "category", "values": kept, "other": more, "missing": missing}
+
+
+def _time_format(cells: pd.Series) -> dict:
+    """The format in which the fewest cells are no times; unsure: another one fits as well."""
+
+    def wrong(form: str, of: pd.Series) -> int:
+        return int(pd.to_datetime(of, format=form, errors="coerce", utc=True).isna().sum())
+
+    some, counts = cells.iloc[:50], {"ISO8601": wrong("ISO8601", cells)}
+    if counts["ISO8601"] and some.astype(str).str.contains(r"\d[-/. ]").any():
+        forms = [day + clock for day in DAYS for clock in CLOCKS]
+        counts |= {form: wrong(form, cells) for form in forms if wrong(form, some) < len(some) / 2}
+    best = min(counts, key=counts.get)
+    return {"kind": "time", "format": best, "unsure": [*counts.values()].count(counts[best]) > 1}
 
 
 def _categories(cells: pd.Series) -> pd.Series:
@@ -253,20 +294,23 @@ def _categories(cells: pd.Series) -> pd.Series:
 def values_of(cells: pd.Series, about: dict) -> tuple[np.ndarray, np.ndarray]:
     """(float64 [N]: numbers, seconds, or places of categories, NaN where missing or wrong; bool [N]: wrong)."""
     there = cells.notna().to_numpy()
-    present = cells[there]
+    present = cells if there.all() else cells[there]  # as slow as all the rest with thousands of columns
     if about["kind"] == "category":
         place = {value: at for at, value in enumerate(about["values"])}
         values = _categories(present).map(place).fillna(len(place))
     elif about["kind"] == "time":
         times = pd.to_datetime(present, format=about["format"], errors="coerce", utc=True)
-        values = (times - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        if times.isna().any():  # this form is never mistaken
+            times = times.fillna(pd.to_datetime(present, format="ISO8601", errors="coerce", utc=True))
+        values = (times - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
     else:
         if not pd.api.types.is_numeric_dtype(present.dtype):
             texts = present.astype(str).str.strip().replace({"True": "1", "False": "0"})
             present = pd.to_numeric(texts, errors="coerce")
-        values = present.astype(np.float64).where(lambda numbers: numbers.abs() <= LARGEST)
+        numbers = present.to_numpy(dtype=np.float64)
+        values = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
     found = np.full(len(cells), np.nan)
-    found[there] = values.to_numpy(dtype=np.float64)
+    found[there] = np.asarray(values, dtype=np.float64)
     return found, there & np.isnan(found)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -193,8 +194,10 @@ class Detector:
             columns = Columns(**{name: facts[name] for name in Columns.__dataclass_fields__})
             calibration = facts["calibration"] and Calibration(**facts["calibration"])
             model = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
+            if model.input_shape[1] != len(columns.features):
+                raise ValueError(f"{MODEL_FILE} and {COLUMNS_FILE} are not of the same training")
             return cls(model, facts["kind"], columns, float(facts["threshold"]), calibration)
-        except (ValueError, TypeError, KeyError, OSError) as error:
+        except (ValueError, TypeError, KeyError, OSError, RecursionError, zipfile.BadZipFile) as error:
             raise UserError(f"--model {folder}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:

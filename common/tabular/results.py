@@ -110,8 +110,10 @@ def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
             shown.map(csv_cell).assign(**ours).to_csv(file, index=False, header=number == 0)
 
 
-def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tuple[Detections, dict, list[str]]:
-    """Writes the predictions of files of any size, a part at a time.
+def predict_file(
+    files: list[str], detector, path: Path, *, skip_bad: bool, truth: bool | None
+) -> tuple[Detections, dict, list[str]]:
+    """Writes the predictions of files of any size, a part at a time; skip_bad, truth: as `Columns.part` takes them.
 
     Returns:
         What is said of all rows, with as much of them as scores need; what results.json says of them (the fingerprint
@@ -121,7 +123,7 @@ def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tupl
 
     def detections() -> Iterable[Detections]:
         for frame in tables:
-            part = detector.columns.part(frame, skip_bad=skip_bad)
+            part = detector.columns.part(frame, skip_bad=skip_bad, truth=truth)
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
             digest.update(fingerprint(part).encode())
@@ -135,7 +137,7 @@ def predict_file(files: list[str], detector, path: Path, skip_bad: bool) -> tupl
     skipped = dict(sum((Counter(part.skipped) for part in parts), tables.skipped))
     whole = replace(parts[0], available=len(arrays["features"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
     unknown = sum((Counter(part.unknown) for part in parts), Counter())
-    warnings = [f"{count:,} rows have a value of {name} that training had not" for name, count in unknown.items()]
+    warnings = [f"{count:,} rows have {what} that training had not" for what, count in unknown.items()]
     facts = facts_of(whole) | {"fingerprint": digest.hexdigest()}
     return Detections(whole, np.concatenate(said), detector.threshold), facts, warnings
 

@@ -36,15 +36,17 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     source = table.attrs["source"]
     roles = {"time": args.time_column, "amount": args.amount_column}
     roles = {r: n for r, n in roles.items() if n in table.columns or (n is not None and f"{r}_column" in args.explicit)}
-    require_columns(table.columns, [args.target, *args.ignore_columns, *roles.values()], source)
+    require_columns(table.columns, [args.target], f"{source}, --target")
+    require_columns(table.columns, [*args.ignore_columns, *roles.values()], source)
     counting = {name for name in table.columns if name in indexes or is_index(name, table[name])} - {*roles.values()}
     problems = {}
     if args.drop_duplicates:
         copies = np.flatnonzero(table.drop(columns=[*counting]).duplicated())
         problems = dict.fromkeys(copies.tolist(), ("copy of an earlier row", None))
     empty = np.flatnonzero(class_texts(table[args.target]) == "")
-    problems |= dict.fromkeys(empty.tolist(), ("empty target", f"{args.target} is empty, and is the target"))
+    problems |= dict.fromkeys(empty.tolist(), ("empty target", f"{args.target}, the target, {held(None)}"))
     table, skipped = without_bad(table, problems, args.on_bad_example)
+    read = {"train": tables} if args.train_file else {}
     classes = classes_of(table[args.target], args.positive, source)
     target = (class_texts(table[args.target]) == classes[1]).astype(np.int8)
 
@@ -61,15 +63,17 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     if len(kept) < len(rows["train"]):
         rows["train"], chosen["train"] = kept, f"{len(kept):,} rows, stratified, sample_seed {args.sample_seed}"
     frames = {name: table.iloc[part] for name, part in rows.items()}
-    frames |= {name: Tables(files[name], skip).whole() for name in shares if files[name] and shares[name]}
+    read |= {name: Tables(files[name], skip) for name in shares if files[name] and shares[name]}
+    frames |= {name: read[name].whole() for name in read if name != "train"}
 
     ignored = dict.fromkeys(counting, "a saved index or running number") | dict.fromkeys(args.ignore_columns, "ignored")
     columns = Columns(args.target, classes, args.missing, roles)
-    columns.learn(frames["train"], ignored, args.max_categories)
+    columns.learn(frames["train"], ignored, args.max_categories, table)
     parts = {}
     for name in [name for name in ("train", "validation", "test", "holdout") if name in frames]:
         parts[name] = columns.part(frames[name], skip_bad=skip, truth=True)
         parts[name].selection = chosen.get(name, parts[name].selection)
+        parts[name].skipped |= +read[name].skipped if name in read else {}
     parts["train"].skipped |= skipped
     if 0 in np.bincount(parts["train"].target, minlength=2):
         raise UserError(f"{source}: the training rows that are left have one class; skipped: {parts['train'].skipped}")

@@ -30,7 +30,11 @@ GROUPS = {
     "hard(hypothesis)": {"0": "easy", "1": "hard"},
     "hard(overlap)": {"0": "easy", "1": "hard"},
 }
-VISIBLE = re.compile(r"[^\s\u00ad\u200b-\u200f\u2060\ufeff]")
+# No control character, and none that Unicode lets programs ignore (Default_Ignorable_Code_Point) or draw as a blank.
+VISIBLE = re.compile(
+    r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+)
 PROJECTED = 320  # pairs in a projection
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
 # A format string, so that braces are doubled.
@@ -141,6 +145,8 @@ def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
                 f"{listed(known)}; name yours with --{part}_column"
             )
     require_columns(frame, list(found.values()), frame.attrs["source"])
+    if len({*found.values()}) < len(found):
+        raise UserError(f"{frame.attrs['source']}: one column is taken for two parts of a pair, {found}; name others")
     return found
 
 
@@ -194,8 +200,6 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
 
     from common.cache import shared_map
 
-    if tokenizer.pad_token is None:  # GPT-2, Llama
-        tokenizer.pad_token = tokenizer.eos_token
     max_length, specials = min(args.max_length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add(True)
     if max_length < specials + 2:
         raise UserError(f"--max_length {max_length} leaves no room for two texts beside {specials} special tokens")
@@ -237,12 +241,14 @@ def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, t
     """The model of `--model` for these classes; it remembers how texts are prepared. Pruned models, too."""
     from transformers import AutoModelForSequenceClassification
 
-    from common.models import load_model
+    from common.models import check_vocabulary, load_model
     from common.text.pruning import load_pruned
 
     settings = {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
     settings |= {"head": "classification", "training": training, "classes": classes, "loader": load_pruned}
-    return load_model(AutoModelForSequenceClassification, run, **settings)
+    model = load_model(AutoModelForSequenceClassification, run, **settings)
+    check_vocabulary(model, tokenizer, run.args)
+    return model
 
 
 # Results

@@ -39,7 +39,9 @@ def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Datas
     rows = _flattened(frame) if "paragraphs" in frame else frame
     require_columns(rows.columns, COLUMNS if split != "test" else COLUMNS[:3], frame.attrs["source"])
     rows = rows.reindex(columns=[*COLUMNS, "is_impossible"]).astype(object)
-    rows["answers"] = [_spans(_written_out(cell)) for cell in rows["answers"]]
+    rows["answers"] = pd.Series(
+        [_spans(_written_out(cell)) for cell in rows["answers"]], index=rows.index, dtype=object
+    )
     truth = split != "test" or all(answers is not None for answers in rows["answers"])
     problems, seen = {}, set()
     for i, row in enumerate(rows.itertuples(index=False)):

@@ -191,18 +191,49 @@ def test_patterns():
         assert "is no pattern that names a part" in message(name_pattern, text)
 
 
-def test_folders_by_split(tmp_path):
-    for split in ("train", "dev", "test"):
+@pytest.mark.parametrize("name", ["{split}/{word}/1.wav", "{word}/{split}/1.wav", "s{split}/{word}/{split}/1.wav"])
+def test_folders_by_split(tmp_path, name):
+    for split in ("train", "Dev", "test"):
         for word in ("yes", "no"):
-            write(tmp_path / split / word / f"{split}.wav")
+            write(tmp_path / name.format(split=split, word=word))
     heard = run()
     splits = load(heard, data_dir=tmp_path)
-    assert {name: sorted(labels_of(split)) for name, split in splits.items()} == {
-        "train": ["train/no/train.wav", "train/yes/train.wav"],
-        "validation": ["dev/no/dev.wav", "dev/yes/dev.wav"],
-        "test": ["test/no/test.wav", "test/yes/test.wav"],
+    assert {part: sorted(labels_of(split).items()) for part, split in splits.items()} == {
+        part: [(path, word) for path, word in sorted((name.format(split=split, word=w), w) for w in ("yes", "no"))]
+        for part, split in (("train", "train"), ("validation", "Dev"), ("test", "test"))
     }
     assert heard.notes == ["split as the data say"]
+
+
+def test_spellings_of_one_letter_are_one_class(tmp_path):
+    for number, word in enumerate(("\u00c4rger", "A\u0308rger", "Freude")):
+        write(tmp_path / str(number) / word / "1.wav")
+    assert sorted(labels_of(train(tmp_path)).values()) == ["Freude", "\u00c4rger", "\u00c4rger"]
+
+
+def test_what_may_be_sound_and_is_not_read_is_said(tmp_path):
+    for name in ("yes/1.wav", "up/1.wav"):
+        write(tmp_path / name)
+    for name in ("no/1.raw", "no/2.raw", "go.zip", "yes/notes.txt", "LICENSE"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    heard = run()
+    train(tmp_path, listener=heard)
+    assert heard.warnings == ["3 files that end with .raw, .zip are not read, the first go.zip"]
+
+
+def test_several_corpora_in_one_folder(tmp_path):
+    """Speaker 03 of one is not speaker 03 of the other."""
+    names = {
+        f"{corpus}/{name}": (corpus, *said) for corpus in ("emodb", "ravdess") for name, said in NAMES[corpus].items()
+    }
+    for name in names:
+        write(tmp_path / name)
+    heard = run()
+    rows = train(tmp_path, listener=heard, corpora=True, classes=EMOTIONS)
+    found = {row["id"]: (labels_of(rows)[row["id"]], row["speaker"], row["gender"]) for row in rows}
+    assert found == {n: (label, f"{corpus} {who}", gender) for n, (corpus, label, who, gender) in names.items()}
+    assert not heard.warnings
 
 
 def test_links_archives_and_what_is_hidden(tmp_path):
@@ -260,6 +291,21 @@ def test_speech_commands_by_list(commands):
     silence = [row for row in load(data_dir=commands)["train"] if row["id"].startswith("_back")]
     assert len(silence) == 1 and silence[0]["end"] is None and silence[0]["seconds"] == 10.0
     assert "no transcripts" in message(load, kind="text", data_dir=commands)
+
+
+@pytest.mark.parametrize("ending, place, line", [(".flac", "", "yes/{}.wav"), (".wav", "audio/", ".\\yes\\{}.wav\r")])
+def test_speech_commands_converted_or_below_its_lists(tmp_path, ending, place, line):
+    for word in ("yes", "no"):
+        for number in range(4):
+            write(tmp_path / f"{place}{word}/{number}_nohash_0{ending}")
+    write(tmp_path / f"{place}_Background_Noise_/tap.wav", 10.0)
+    (tmp_path / "testing_list.txt").write_text(f"{line.format('0_nohash_0')}\n")
+    heard = run()
+    splits = load(heard, data_dir=tmp_path, prepare=of_task)
+    counts = {name: facts["label_counts"] for name, facts in splits.facts.items()}
+    assert counts["test"]["yes"] == 1 and not counts["test"]["no"] and counts["test"]["_silence_"] == 1
+    assert counts["validation"]["yes"] + counts["validation"]["no"]
+    assert not any("are not there" in sentence for sentence in heard.warnings)
 
 
 def test_speech_commands_without_lists(commands):

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from common.speech.keywords import Spotted, sliding_windows, spotted, with_unknown
+from common.speech.keywords import Spotted, sliding_windows, spotted, task_classes, with_unknown
 from tests.helpers import message
 
 NAMES = ("yes", "no", "_silence_")
@@ -110,6 +110,13 @@ def test_other_words_are_unknown():
     assert message(with_unknown, labelled("a"), ["b"], None, 0) == (
         "the keywords 'b' are not among the classes of the data, 'a'"
     )
+
+
+def test_words_in_another_case():
+    options = {"usual": ["yes", "no"], "share": None, "seed": 0, "whole_silence": True}
+    clips = labelled("YES", "No", "cat")
+    for keywords, known in ([], ()), (["yes", "no"], ()), ([], ("yes", "no", "_unknown_")):
+        assert words_of(task_classes(clips, keywords=keywords, known=known, **options)[0]) == ["yes", "no", "_unknown_"]
 
 
 def test_a_share_of_unknown_words_by_split():

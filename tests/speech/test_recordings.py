@@ -165,6 +165,20 @@ def test_one_recording_to_be_heard(tmp_path):
     assert split["path"][:] == [str(path)] and split["seconds"][:] == [3.0]
 
 
+def test_several_recordings_and_patterns(tmp_path):
+    a, b = (str(write(tmp_path / name, 1.0)) for name in ("x/1.wav", "y/1.wav"))
+    for given in ([a, b], [f"{tmp_path}/*/1.wav", a]):
+        split = load(kind="text", test_file=given, phases="test")["test"]
+        assert split["path"][:] == [a, b] and split["id"][:] == ["x/1.wav", "y/1.wav"]
+    (tmp_path / "t.csv").write_text(f"path\n{a}\n")
+    shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "x")
+    for given, words in (([a, f"{tmp_path}/t.csv"], "recordings and tables"), ([f"{tmp_path}/x.zip"] * 2, "archives")):
+        assert f"{words} cannot be read as one" in message(load, kind="text", test_file=given, phases="test")
+    assert f"{tmp_path}/*.mp3: no such file" in message(
+        load, kind="text", test_file=[f"{tmp_path}/*.mp3"], phases="test"
+    )
+
+
 def test_length_limits_of_transcribed_clips(tmp_path):
     lines = ["path,text"]
     for i, seconds in enumerate((0.5, 1.0, 2.0, 4.0)):
@@ -292,6 +306,10 @@ def test_what_is_done_before_the_split(tmp_path):
     found = load(data_dir=tmp_path, prepare=lambda rows: (cut_segments(rows, 2.0), {"gone": 3}), split="random")
     assert sum(map(len, found.values())) == 24 and found.facts["train"]["skipped"] == {"gone": 3}
     assert {shared["key"] for shared in found.overlaps} == {"utterance"}  # what the published protocol does
+    (tmp_path / "t.csv").write_text("path,text\nyes/0.wav,x\nyes/1.wav,\n")
+    options = {"kind": "text", "phases": "train", "train_file": [str(tmp_path / "t.csv")], "on_bad_example": "skip"}
+    found = load(prepare=lambda rows: (rows, {"empty transcript": 2}), **options)
+    assert found.facts["train"]["skipped"] == {"empty transcript": 3}
 
 
 def test_copies_and_overlapping_parts_count_once(tmp_path):

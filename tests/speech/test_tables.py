@@ -90,6 +90,22 @@ def test_paths_as_people_write_them(clips, cell):
     assert os.path.samefile(place, clips / "clips/a.wav")
 
 
+def test_where_clips_of_tables_are(clips, monkeypatch):
+    (clips / "meta").mkdir()
+    write(clips / "clips/\u00e4.wav")
+    monkeypatch.chdir(clips.parent)
+    written = [
+        "clips/a.mp3",
+        "%63lips/a.wav",
+        f"file://{clips}/clips/a.wav",
+        f"{clips.name}/clips/a.wav",
+        "a\u0308.wav",
+    ]
+    found = located([*written, "a.wav"], [clips] * len(written) + [clips / "meta"])
+    assert [os.path.relpath(one, clips) for one in found] == [*["clips/a.wav"] * 4, "clips/\u00e4.wav", "clips/a.wav"]
+    assert "x" * 300 in located(["x" * 300], [clips])[0]
+
+
 def test_rows_without_a_clip_are_counted(clips):
     rows = [{"path": path, "text": "x"} for path in ("clips/a.wav", "clips/gone.wav", "", "clips/b.wav")]
     path = table(clips / "table.csv", rows)
@@ -132,12 +148,24 @@ def test_parts_of_long_files(tmp_path):
     assert (load_clip(loaded[0]) == soundfile.read(tmp_path / "talk.wav", dtype="float32")[0][8_000:36_000]).all()
     hours = (4.0 - 0.5 + 0.5) / 3600  # where parts overlap, they count once
     assert found.facts["train"]["statistics"]["hours"] == pytest.approx(hours, abs=1e-4)
-    for start, end, words in (("10.5", "11", "part ends after"), ("3", "2", "the end after"), ("x", "2", "seconds")):
+    for start, end, words in (
+        ("10.5", "11", "part ends after"),
+        ("3", "2", "the end after"),
+        ("x", "2", "seconds"),
+        ("1", "x", "seconds"),
+    ):
         broken = table(tmp_path / "bad.csv", [*rows, {"audio": "talk.wav", "start": start, "end": end, "text": "x"}])
         assert words in message(text, broken) and "bad.csv, row 4" in message(text, broken)
-    lasting = [{"audio": "talk.wav", "offset": 1, "duration": 2.5, "text": "x"}]
-    (tmp_path / "nemo.jsonl").write_text("\n".join(map(json.dumps, lasting)))
-    assert [row["end"] for row in text(tmp_path / "nemo.jsonl")["train"]] == [3.5]
+    for row, part in (
+        ({"offset": 1, "duration": 2.5}, (1.0, 3.5)),
+        ({"offset": None, "duration": 2.5}, (0.0, 2.5)),
+        ({"end": 2.5}, (0.0, 2.5)),
+        ({"start": 2.5}, (2.5, None)),
+        ({"start_ms": 1000, "end_ms": 3500}, (1.0, 3.5)),
+        ({"Start_Sec": 1, "duration_ms": 500}, (1.0, 1.5)),
+    ):
+        (tmp_path / "nemo.jsonl").write_text(json.dumps({"audio": "talk.wav", "text": "x", **row}))
+        assert [(row["start"], row["end"]) for row in text(tmp_path / "nemo.jsonl")["train"]] == [part]
 
 
 def test_a_duration_without_a_start_is_only_the_length(clips):
@@ -145,16 +173,17 @@ def test_a_duration_without_a_start_is_only_the_length(clips):
     assert text(table(clips / "table.csv", rows))["train"]["end"][:] == [None] * 3
 
 
-def test_a_column_of_splits_and_groups(tmp_path):
+@pytest.mark.parametrize("column", ["split", "SET"])
+def test_a_column_of_splits_and_groups(tmp_path, column):
     rows = []
     for i, split in enumerate(("train", "train", "dev", "test-other")):
         write(tmp_path / f"{i}.wav")
-        rows.append({"path": f"{i}.wav", "label": "yn"[i % 2], "split": split, "accent": "xxyy"[i]})
+        rows.append({"path": f"{i}.wav", "label": "yn"[i % 2], column: split, "accent": "xxyy"[i]})
     path = table(tmp_path / "table.csv", rows)
     splits = load(data_dir=path)
     accents = {name: split["accent"][:] for name, split in splits.items()}
     assert accents == {"train": ["x", "x"], "validation": ["y"], "test": ["y"]}
-    table(path, [*rows, {**rows[0], "split": "spare"}])
+    table(path, [*rows, {**rows[0], column: "spare"}])
     assert "row 5: the split 'spare' is none of train" in message(load, data_dir=path)
 
 
@@ -220,19 +249,38 @@ def test_common_voice_as_published(tmp_path):
     assert load(kind="text", phases="train", **files)["train"]["speaker"][:] == ["other0", "other1"]
 
 
+@pytest.mark.parametrize("kind", ["label", "text"])
+def test_a_list_is_no_truth(clips, kind):
+    rows = [{"path": f"clips/{name}", kind: said if name == "a.wav" else [said]} for name, said in TEXTS.items()]
+    pd.DataFrame(rows).to_json(clips / "t.jsonl", orient="records", lines=True)
+    sentence = message(load, kind=kind, phases="train", train_file=[str(clips / "t.jsonl")])
+    assert f"t.jsonl, row 2: the {kind} must be one text, not ['yes, sir']" in sentence
+
+
+def test_who_does_not_say_a_gender(clips):
+    rows = [
+        {"path": f"clips/{name}", "text": said, "gender": "male" * (name == "a.wav")} for name, said in TEXTS.items()
+    ]
+    assert text(table(clips / "table.csv", rows))["train"]["gender"][:] == ["male", None, None]
+
+
 def test_common_voice_with_its_validated_clips_alone(tmp_path):
     common_voice(tmp_path, ("validated", "other"))
     splits = load(kind="text", data_dir=tmp_path, phases="train", split="random")
     assert splits["train"]["speaker"][0].startswith("validated")
 
 
-def test_audio_folder_with_metadata(tmp_path):
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_audio_folder_with_metadata(tmp_path, ending):
     for split in ("train", "dev", "test"):
         rows = []
         for name in ("a", "b", "c"):
             write(tmp_path / split / f"{name}.wav")
             rows.append({"file_name": f"{name}.wav", "label": "x" if name == "a" else "y"})
-        table(tmp_path / split / "metadata.csv", rows[:2])
+        if ending == "csv":
+            table(tmp_path / split / "metadata.csv", rows[:2])
+        else:
+            pd.DataFrame(rows[:2]).to_parquet(tmp_path / split / "metadata.parquet")
     heard = run()
     splits = load(heard, data_dir=tmp_path)
     assert {name: sorted(labels_of(split).values()) for name, split in splits.items()} == {

@@ -127,6 +127,8 @@ def test_the_vocabulary(extractor):
     other = make_processor(["A B"], extractor, blank="<pad>", unknown="<unk>", delimiter="_").tokenizer
     assert other.get_vocab() == {"<pad>": 0, "<unk>": 1, "_": 2, "A": 3, "B": 4}
     assert encode(other, ["B A"]) == [[4, 2, 3]] == [other("B A").input_ids]
+    for tokens in ({"delimiter": "A"}, {"blank": "[UNK]"}):
+        assert "give three that are in no transcript" in message(make_processor, ["B A"], extractor, **tokens)
 
 
 def own_vocabulary(folder, tokens, **settings):

@@ -114,8 +114,61 @@ def test_only_what_was_learned_is_used_later(rows):
     assert feature(again, part, "V1") == pytest.approx((median - filled.mean()) / filled.std(ddof=0), abs=1e-5)
     for name, present in (("shop=x", [0, 1, 0, 0, 0]), ("shop=(missing)", [0, 0, 1, 0, 0])):
         assert (feature(again, part, name) > 0).astype(int).tolist() == present
-    assert part.unknown == {"shop": 1, "flag": 0}
+    assert {what: count for what, count in part.unknown.items() if count} == {"a value of shop": 1}
+    empty = again.part(new.assign(V2=[1.0, None, None, 2.0, 3.0]), skip_bad=False)
+    assert empty.unknown["an empty cell of V2"] == 2
     assert "no column 'V2'" in message(again.part, new.drop(columns="V2"), skip_bad=False)
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["%m/%d/%Y %I:%M:%S %p", "%m/%d/%y %H:%M", "%d-%b-%Y %H:%M", "%d.%m.%Y %H:%M:%S.%f", "%d/%m/%y %I:%M %p"],
+)
+def test_times_as_people_write_them(form):
+    """A form that suits nine tenths of the cells must not win over the one that suits all."""
+    days = pd.Series(pd.date_range("2024-01-01 10:30", periods=13, freq="D"))
+    columns = learn(framed({"when": days.dt.strftime(form), "Class": [0, 1] * 6 + [0]}))
+    later = framed({"when": ["2024-01-02 10:30", days.dt.strftime(form)[2]]})
+    part = columns.part(later, skip_bad=False)
+    expected = StandardScaler().fit(days.astype("int64").to_numpy()[:, None] // 1_000_000)
+    np.testing.assert_allclose(
+        part.features, expected.transform(days[1:3].astype("int64").to_numpy()[:, None] // 1_000_000), atol=1e-4
+    )
+    assert not any("month first" in said for said in columns.notices())
+
+
+def test_dates_that_may_be_read_in_two_ways_are_said_or_read_by_the_other_rows():
+    rows = framed({"when": [f"{day:02}/01/2024" for day in range(1, 11)], "Class": [0, 1] * 5})
+    assert "month first" in " ".join(learn(rows).notices())
+    columns = Columns("Class", ["0", "1"], "impute")
+    columns.learn(rows, {}, 32, pd.concat([rows, rows.assign(when="25/01/2024")]))
+    assert columns.columns["when"]["format"] == "%d/%m/%Y" and "month first" not in " ".join(columns.notices())
+
+
+def test_a_day_that_never_comes_is_a_time():
+    """Cards that do not expire do so on 9999-12-31, which is more nanoseconds than 64 bits hold."""
+    rows = framed({"expires": ["2024-01-31", "9999-12-31", "0001-01-01"] * 2, "Class": [0, 1] * 3})
+    assert np.isfinite(learn(rows).part(rows, skip_bad=False).features).all()
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_the_time_may_be_counted_in_parts_of_seconds(unit):
+    when = pd.Series(pd.date_range("2024-01-01", periods=9, freq="8h")).dt.as_unit(unit).astype("int64")
+    columns = Columns("Class", ["0", "1"], "impute", {"time": "when"})
+    rows = framed({"when": when, "Class": [0, 1, 0] * 3})
+    columns.learn(rows, {}, 32)
+    assert np.diff(columns.part(rows, skip_bad=False).time).tolist() == [8 * 3600.0] * 8
+
+
+def test_names_of_ours_may_be_columns_of_the_table():
+    rows = framed({"row": ["a"] * 6, "file": ["b"] * 6, "V": range(6), "Class": [0, 1] * 3})
+    shown = learn(rows).part(rows, skip_bad=False).shown
+    assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6] and set(shown["row (data)"]) == {"a"}
+
+
+def test_numbers_with_words_among_them_are_not_called_text():
+    rows = framed({"a": [*map(str, range(30)), *"----------"], "V": range(40), "Class": [0, 1] * 20})
+    assert learn(rows).left_out == {"a": "numbers with other texts among them, such as '-'"}
 
 
 def test_rare_values_share_a_feature():
@@ -167,9 +220,12 @@ def test_missing_cells_may_be_refused_or_their_rows_left_out(rows):
 
 def test_a_feature_that_is_almost_the_target_is_suspicious(rows):
     near = rows.assign(copy=rows["Class"] * 3.0 + rows["V2"] / 100, flipped=["ny"[c] for c in rows["Class"]])
+    near["state"] = [("ok", "fine", "lost", "stolen")[2 * c + n % 2] for n, c in enumerate(rows["Class"])]
     columns = learn(near)
     (said,) = columns.suspicions(columns.part(near, skip_bad=False))
-    assert "copy" in said and "flipped=" in said and "V2" not in said and "--ignore_columns" in said
+    assert (
+        "copy" in said and "state;" in said and "flipped=" in said and "V2" not in said and "--ignore_columns" in said
+    )
     honest = learn(rows)
     assert honest.suspicions(honest.part(rows, skip_bad=False)) == []
 
@@ -204,6 +260,6 @@ def test_classes_that_are_not_two():
     assert "'no' (2 rows), 'yes' (1 rows); say which value means fraud with --positive" in refused(["no", "yes", "no"])
     assert "not 'fraud'" in refused(["no", "yes"], "fraud")
     assert "'Fraud' in t.csv, row 3" in refused(["fraud", "ok", "Fraud", "ok", "fraud"], "fraud")
-    assert "needs legitimate rows" in refused([1, 1])
-    assert "0' (2 rows)" in refused([0, 0])
+    for one in (0, 1):
+        assert f"'{one}' (2 rows); training needs frauds and legitimate rows" in refused([one, one])
     assert classes_of(pd.Series(["no", "yes"], name="y"), "yes", "t.csv") == ["no", "yes"]

@@ -117,6 +117,10 @@ def test_wrong_columns_name_what_is_there_and_what_is_wanted(load):
     assert "no column for the label" in message(load, train=[{"premise": "a", "hypothesis": "b"}])
 
 
+def test_a_column_is_one_part_only(load):
+    assert "taken for two parts" in message(load, given={"premise_column": "hypothesis"}, train=ROWS)
+
+
 def test_ids_where_all_are_different(load):
     assert load(train=[{**row, "pairID": f"x{i}"} for i, row in enumerate(ROWS)])["train"]["id"][:] == [
         "x0",
@@ -133,6 +137,7 @@ def test_ids_where_all_are_different(load):
     [
         ({"premise": ""}, "the premise is empty"),
         ({"premise": "\u200b \u200c\ufeff"}, "the premise is empty"),
+        ({"premise": "\x01\u2063\u202b\u2066\u180e\u2800\u3164\ufe0f"}, "the premise is empty"),
         ({"hypothesis": None}, "the hypothesis is empty"),
         ({"hypothesis": 7}, "the hypothesis must be text, not 7"),
         ({"label": ""}, "the label is empty"),

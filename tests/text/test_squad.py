@@ -150,7 +150,9 @@ def test_rows_of_a_hub_data_set_and_several_files(tmp_path):
     assert examples_of(to_questions(frame, "train", False)[0]) == EXAMPLES
     parts = [saved(tmp_path / f"{i}.json", nested([example])) for i, example in enumerate(EXAMPLES)]
     assert examples_of(read_questions(*parts)[0]) == EXAMPLES
-    assert "question 'a1': the id is there twice" in message(read_questions, *parts, parts[0])
+    assert "question 'a1': the id is there twice" in message(
+        read_questions, *parts, saved(tmp_path / "again.json", nested(EXAMPLES[:1]))
+    )
 
 
 def test_what_questions_tell(tmp_path):
@@ -287,6 +289,8 @@ def test_unreadable_csv_cells_and_blank_ones(tmp_path):
     assert sentence.startswith(f"{path}, row 2: question 'x': 'answers' must be") and '"answer_start": [0]' in sentence
     found, skipped = read_questions(path, skip_bad=True)
     assert skipped == {"answers of a wrong form": 4, "no answers": 1} and examples_of(found) == [GOOD]
+    path = saved(tmp_path / "texts.csv", [{**row, "answers": cell} for row, cell in zip(rows, ["Karun", ""])])
+    assert "'answers' must be" in message(read_questions, path)
 
 
 def test_skipped_ids_are_free_again_and_ids_may_be_numbers(tmp_path):
