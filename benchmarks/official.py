@@ -264,8 +264,10 @@ def growth(name: str, options, more: list[str]) -> list[dict]:
 
 
 def draw_growth(rows: list[dict], path: Path) -> Path:
-    """Seconds and memory as multiples of those of the fewest rows: what grows with the data is a diagonal."""
-    from common.report.plots import PALETTE, new_figure, save
+    """Seconds and memory as multiples of those of the fewest rows: what grows as the rows do is the thin diagonal."""
+    from matplotlib.ticker import StrMethodFormatter
+
+    from common.report.plots import PALETTE, SOFT, new_figure, save
 
     figure, axes = new_figure("What grows with the rows", "times the rows", "times the figure of the fewest rows")
     by_task = itertools.groupby(rows, key=lambda row: row["task"])
@@ -274,7 +276,12 @@ def draw_growth(rows: list[dict], path: Path) -> Path:
         for key, style in {"CPU s": "-", "peak MiB": ":"}.items():
             heights = [point[key] / points[0][key] for point in points]
             axes.plot([point["times"] for point in points], heights, style, color=colour, label=f"{name}, {key}")
-    axes.set(xscale="log", yscale="log")
+    times = sorted({row["times"] for row in rows})
+    axes.plot(times, [count / times[0] for count in times], color=SOFT, linewidth=0.8, label="as the rows")
+    for scale, axis in ((axes.set_xscale, axes.xaxis), (axes.set_yscale, axes.yaxis)):
+        scale("log", base=2)
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xticks(times)
     return save(figure, path)
 
 

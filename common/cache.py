@@ -73,7 +73,7 @@ def shared_map(
             dataset, function, folder, processes, process, oldest, notice, map_arguments
         )
     except OSError as error:
-        if error.errno not in (*DISK_ERRORS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno not in (*DISK_ERRORS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise
         notice(f"cache {folder.parent}: {error.strerror or error}; going on without it, in memory")
         return dataset.map(function, keep_in_memory=True, new_fingerprint=name, **map_arguments)

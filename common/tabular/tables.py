@@ -54,7 +54,7 @@ class Tables:
     """
 
     def __init__(self, files: Sequence[str], skip_bad: bool = False, rows: int = PART):
-        self.files = [name for pattern in files for name in _matching(str(pattern))]
+        self.files = _each_once([n for pattern in files for n in _matching(str(pattern))], "the data", "file")
         self.source = ", ".join(self.files[:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
         self.skip_bad, self.rows, self.skipped, self.indexes = skip_bad, rows, Counter(), set()
 
@@ -194,9 +194,9 @@ def _rows(address: str, encoding: str, mark: str, width: int) -> np.ndarray:
     return numbers[counts <= max(width, counts[0])]
 
 
-def _each_once(names: list[str], file: str) -> list[str]:
+def _each_once(names: list[str], file: str, what: str = "column") -> list[str]:
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{file}: the column {twice!r} is there twice; rename or remove one")
+        raise UserError(f"{file}: the {what} {twice!r} is there twice; rename or remove one")
     return names
 
 

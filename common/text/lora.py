@@ -217,10 +217,10 @@ class SavedAdapter:
 
     @property
     def settings(self) -> dict:
-        """Its base, rank, modules and scaling, as flags."""
+        """Its base, where it names one, rank, modules and scaling, as flags."""
         own, targets = {flag: getattr(self.config, name) for flag, name in SETTINGS.items()}, self.config.target_modules
         own["target_modules"] = [targets] if isinstance(targets, str) else sorted(targets)
-        return own | {"model": self.config.base_model_name_or_path}
+        return own | ({"model": base} if (base := self.config.base_model_name_or_path) else {})
 
     def apply(self, model, *, trainable: bool, reset_classifier: bool = False):
         """`model`, a plain one, with this adapter; a `PeftModel`.

@@ -208,6 +208,8 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, words):
 
 def test_what_is_no_file(tmp_path):
     assert "no such file" in message(Tables, [str(tmp_path / "none.csv")])
+    (tmp_path / "once.csv").write_text("a,Class\n1,0\n")
+    assert "is there twice" in message(Tables, [str(tmp_path / "once.csv"), str(tmp_path / "on*.csv")])
     assert "no such file" in message(Tables, [str(tmp_path)])
     os.mkfifo(tmp_path / "pipe.csv")  # opened, it would wait for ever
     assert "no such file" in message(Tables, [str(tmp_path / "pipe.csv")])
