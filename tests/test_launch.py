@@ -72,7 +72,10 @@ def test_the_published_experiment_as_typed(root, tmp_path):
     assert results["arguments"]["max_train_samples"] == {"value": 60000, "source": "recipe"}
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [pytest.param(TORCHRUN, id="torchrun"), pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.slow)],
+)
 def test_two_processes_from_the_hub(root, tmp_path, launcher):
     with Hub(root) as hub:
         environment = hub.environment(tmp_path / "home") | {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
@@ -174,6 +177,7 @@ def test_stopped_and_resumed_gives_the_same_weights(tmp_path, straight, number):
     assert (straight / "predictions.json").read_bytes() == (stopped / "predictions.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_stopped_and_resumed(tmp_path):
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     finish(start([*TORCHRUN, *train(straight)], tmp_path, plain(tmp_path)))

@@ -140,7 +140,9 @@ for text in json.load(sys.stdin):
 """
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name != "text.ipynb" else ()) for name in NOTEBOOKS]
+)
 def test_a_notebook_runs_top_to_bottom(name, tmp_path):
     for path in (*ROOT.glob("run_*.py"), ROOT / "common"):
         (tmp_path / path.name).symlink_to(path)

@@ -310,7 +310,11 @@ def test_what_cannot_be_run_is_said(fake, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("send", "number"), [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)], ids=["a terminal", "a scheduler"]
+    ("send", "number"),
+    [
+        pytest.param(os.killpg, signal.SIGINT, id="a terminal", marks=pytest.mark.slow),
+        pytest.param(os.kill, signal.SIGTERM, id="a scheduler"),
+    ],
 )
 def test_a_signal_lets_a_script_save_its_state_and_the_next_run_goes_on(fake, tmp_path, send, number):
     program = (
