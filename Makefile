@@ -29,7 +29,8 @@ test: lint
 
 faults: $(VENV)/development.stamp
 	@echo "== faults, $(FAULTS) signals for each script"
-	OMP_NUM_THREADS=1 FAULTS=$(FAULTS) $(RUN) -m pytest -m slow -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 FAULTS=$(FAULTS) $(RUN) -m pytest tests/faults -m "" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --ignore tests/faults -m slow -n 2 --dist worksteal
 
 upgrade-check: $(VENV)/bin/python
 	@echo "== the newest releases in .venv-upgrade (about 3.6 GB on disk), and the tests"

@@ -189,7 +189,7 @@ def parse_arguments(
 
     from transformers.hf_argparser import HfArgumentParser
 
-    command = [Path(sys.modules[kind.__module__].__file__).name, *([file] if file else []), *_masked(argv)]
+    command = [_script_of(kind).name, *([file] if file else []), *_masked(argv)]
     on_transformers = training == "transformers"
     if on_transformers:
         from transformers import TrainingArguments as training
@@ -328,6 +328,11 @@ def _tokens_of_file(path: str) -> list[str]:
     return tokens
 
 
+def _script_of(kind: type) -> Path:
+    """The module that defines `kind`; a notebook has no file."""
+    return Path(getattr(sys.modules[kind.__module__], "__file__", None) or kind.__name__)
+
+
 def show_help(
     kind: type[T],
     argv: Sequence[str] | None = None,
@@ -344,8 +349,7 @@ def show_help(
     Takes what `parse_arguments` takes, which calls it. A script calls it first, before its slow imports; then it looks
     at the arguments of the process, if that is the script's own, and Ctrl-C is one sentence from then on.
     """
-    module = sys.modules[kind.__module__]
-    script = Path(module.__file__)
+    script = _script_of(kind)
     if argv is None and Path(sys.argv[0]).stem == script.stem:
         argv, sys.excepthook = sys.argv[1:], quiet_interrupt
     if not (asked := {"-h", "--help", "--help_all", "--help-all"} & set(argv or ())):
@@ -374,8 +378,9 @@ def show_help(
             lines.append(textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
         seen |= own
     groups["training"] = groups.pop("training", [])  # the run's and the trainer's
+    head = sys.modules[kind.__module__].__doc__ or ""
     try:
-        print(f"usage: {script.name} [arguments.yaml] [--flag value ...]\n\n{module.__doc__.strip()}")
+        print(f"usage: {script.name} [arguments.yaml] [--flag value ...]\n\n{head.strip()}")
         for title in (title for title in groups if groups[title]):
             print(f"\n{title}:", *groups[title], sep="\n")
         if sources[-1] is CommonTrainingArguments:

@@ -20,7 +20,7 @@ NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the s
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")
 SCORE = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)? ?%?")
 INVISIBLE = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
-GENERIC_NAME = re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
+UNNAMED, GENERIC_NAME = re.compile(r"LABEL_\d+"), re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
 MOST_CLASSES, LONGEST_NAME = 1000, 100
 Known = Mapping[str, Sequence[str]]  # class -> its other spellings; the order is that of the ids
 
@@ -168,7 +168,7 @@ def class_names_of(
         UserError: nameless classes without `label_order`, a `label_order` of another length, or other classes.
     """
     labels = [label for _, label in sorted((int(i), str(label)) for i, label in id2label.items())]
-    if _generic(id2label):
+    if _generic(labels, names):
         if label_order is None:
             raise UserError(
                 f"{checkpoint}: calls its classes {', '.join(labels[:10])}, which does not say what they mean; give "
@@ -217,7 +217,7 @@ def align_with_checkpoint(
     try:
         found = class_names_of(id2label, checkpoint, names, known=known, label_order=label_order)
     except UserError:
-        if not training or _generic(id2label):
+        if not training or _generic([*map(str, id2label.values())], names):
             raise
         return splits
     feature = kind(names=found)
@@ -230,5 +230,7 @@ def align_with_checkpoint(
     return splits
 
 
-def _generic(id2label: Mapping[int, str]) -> bool:
-    return all(GENERIC_NAME.fullmatch(str(label)) for label in id2label.values())
+def _generic(labels: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether classes are nameless: LABEL_0, ..., or numbers that are not the data's names, as of spoken digits."""
+    unnamed = all(UNNAMED.fullmatch(label) for label in labels)
+    return unnamed or (all(GENERIC_NAME.fullmatch(label) for label in labels) and not {*names} <= {*labels})

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -723,6 +724,18 @@ def test_ctrl_c_before_the_slow_imports_have_ended_is_one_sentence(tmp_path):
     done = run(script(tmp_path), "torch", "--interrupted")
     assert done.returncode in (130, -signal.SIGINT) and "Traceback" not in done.stderr
     assert done.stderr.startswith("run_toy.py: interrupted before anything was trained")
+
+
+def test_arguments_of_a_notebook(monkeypatch):
+    @dataclass
+    class Mine(TaskArguments):
+        window: int = flag(384, "tokens")
+
+    monkeypatch.setitem(sys.modules, "a_notebook", types.ModuleType("a_notebook"))
+    Mine.__module__ = "a_notebook"  # which has no file, and no docstring
+    args = parse("--window", "3", kind=Mine, recipe={}, demo={}, variants={})
+    assert args.window == 3 and args.command == ["Mine", "--window", "3"]
+    assert "usage: Mine" in helped("--help", kind=Mine, recipe={}, demo={}, variants={})
 
 
 def test_help_into_a_pipe_that_closes_early(tmp_path):

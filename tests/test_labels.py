@@ -210,6 +210,13 @@ def test_nameless_classes_of_a_checkpoint():
     assert class_names_of(generic, "m", NAMES, known=ENGLISH, label_order=order) == CHECKPOINT
     for others in ({0: "0", 1: "1", 2: "2"}, {0: "class 0", 1: "class 1", 2: "class 2"}):
         assert class_names_of(others, "m", NAMES, known=ENGLISH, label_order=order) == CHECKPOINT
+    digits = {i: str(i) for i in range(3)}  # of spoken digits: the data call them so, too
+    assert (
+        class_names_of(digits, "m", ["2", "0"], known={})
+        == class_names_of(digits, "m", [], known={})
+        == ["0", "1", "2"]
+    )
+    assert "--label_order" in message(class_names_of, digits, "m", NAMES, known=ENGLISH)
     assert "twice" in message(class_names_of, generic, "m", [], known=ENGLISH, label_order=("neutral", "c", "n"))
     sentence = message(class_names_of, generic, "m", ["a", "b"], known=ENGLISH, label_order=("a", "b"))
     assert "3 classes" in sentence and "--label_order names 2" in sentence

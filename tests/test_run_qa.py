@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 import run_qa
 from common.demo.qa import question_answering_demo
-from tests.helpers import hub_rows, read
+from common.models import check_vocabulary
+from tests.helpers import hub_rows, message, read
 from tests.helpers import refused as sentence_of
 from tests.official_squad import score_file
 
@@ -443,3 +445,12 @@ def test_left_padding_tokenizer_puts_the_text_first(demo, tmp_path):
     assert results["data"]["splits"]["validation"]["examples"] == 40
     assert AutoTokenizer.from_pretrained(out).padding_side == "left"
     assert 'context, question, truncation="only_first"' in (out / "README.md").read_text("utf-8")
+
+
+def test_an_added_token_that_nothing_needs_is_no_other_vocabulary():
+    model = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(num_embeddings=10))
+    args = SimpleNamespace(tokenizer_name=None, model="m")
+    ids = {"cls_token_id": 0, "sep_token_id": 1, "pad_token_id": 2, "unk_token_id": None}
+    check_vocabulary(model, SimpleNamespace(vocab_size=10, **ids), args)  # whatever was added behind the ten
+    for other in ({"vocab_size": 11}, {"vocab_size": 10, "pad_token_id": 10}):
+        assert "give its own" in message(check_vocabulary, model, SimpleNamespace(**ids | other), args)
