@@ -23,7 +23,7 @@ Another task of pairs from the hub, or your own data, in csv, tsv, json, jsonl o
     python run_mnli_lora.py --dataset facebook/xnli --dataset_config de --model xlm-roberta-base
     python run_mnli_lora.py --model bert-base-uncased --train_file train.csv --validation_file dev.csv
 
-Adapters: merge one (--merge), go on from it, take its updates to other classes (--reset_classifier), add several up:
+Adapters: merge one (--merge), go on from it, add several up:
 
     python run_mnli_lora.py --adapter outputs/mnli --train_file b.csv --validation_file dev.csv --output_dir outputs/b
     python run_mnli_lora.py --do_eval --combine outputs/mnli:0.5 outputs/b:0.5 --output_dir outputs/both
@@ -37,10 +37,8 @@ from typing import Literal
 
 from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
-from common.legacy_flags import TEXT_CLASSIFICATION, Spelling, only
-from common.text.layers import Strategy, apply_strategy
-from common.text.lora import SETTINGS, LoraArguments, SavedAdapter, add_lora, combine, is_adapter
-from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
+from common.legacy_flags import TEXT_CLASSIFICATION, only
+from common.text.arguments import LoraArguments, PairArguments
 from common.training_flags import PHASES
 
 # The published recipe (report 004, MultiNLI), in one place; the names are the flags.
@@ -82,9 +80,9 @@ DEMO = {
 MNLI = {"train": "train", "validation": "validation_matched", "test": "validation_mismatched"}
 LEGACY = {
     **TEXT_CLASSIFICATION,
-    "--task_name": Spelling(lambda task: [f"--dataset_config={task}"]),
-    "--language": Spelling(lambda language: ["--dataset=facebook/xnli", f"--dataset_config={language}"]),
-    "--train_language": only("--train_language", "en", "training and evaluation are in one language: give --language"),
+    "--task_name": "--dataset_config",
+    "--language": lambda _, language: ["--dataset=facebook/xnli", f"--dataset_config={language}"],
+    "--train_language": only("en", "training and evaluation are in one language: give --language"),
 }
 CLASSES = {"entailment": ("e",), "neutral": ("n",), "contradiction": ("c",)}
 # method -> setting; accuracy, macro F1; precision / recall / F1 by class in the order of `CLASSES` / their macro / and
@@ -136,7 +134,9 @@ from common.models import classes_of, load_config, load_tokenizer, structure_tab
 from common.run import start_run
 from common.text import pairs
 from common.text.frozen import frozen_states, skipped
-from common.text.lora import trained_and_stored, write_adapters
+from common.text.layers import Strategy, apply_strategy
+from common.text.lora import SETTINGS, SavedAdapter, add_lora, combine, is_adapter, trained_and_stored, write_adapters
+from common.text.pairs import METRICS, USAGE, preparation_of
 from common.trainer import FinetuneTrainer
 
 
@@ -185,20 +185,23 @@ def main(argv: list[str] | None = None) -> dict:
         preparation = preparation_of(args, ("max_length", "lower_case"), saved)
         with run.phase("data"):
             splits = pairs.load_pairs(args, CLASSES, MNLI if args.dataset_config == "mnli" else {})
-            of_adapter = adapters and not args.reset_classifier
-            trained_for = adapters[0].id2label if of_adapter else classes_of(args)
-            name = adapters[0].name if of_adapter else args.model
+            trained_for, name = (adapters[0].id2label, adapters[0].name) if adapters else (classes_of(args), args.model)
             splits, classes = pairs.with_classes_of(splits, trained_for, name, args, CLASSES, run)
             run.describe(splits)
         with run.phase("preprocessing", together=True):
             tokenizer, prepared = load_tokenizer(args), preprocess(args)
-            inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, prepared, preparation, args, run)
+
+            def encode(batch, **settings):  # what `map` does with a batch of pairs
+                return tokenizer(prepared(batch["premise"]), prepared(batch["hypothesis"]), **settings)
+
+            inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, encode, preparation, args, run)
         with run.phase("model"):
             set_seed(args.training_args.seed)
             model = pairs.load_classifier(run, classes, tokenizer, preparation, training or bool(adapters))
             structure, whole = structure_table(model), model.num_parameters()
             model, layers = adapt(model, args, adapters)
-            facts, table = trained_and_stored(whole, model, args.method) if training else ({}, structure)
+            if training:
+                run.extra["method"] = trained_and_stored(whole, model, args.method)
         with run.phase("frozen part", together=True):
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}
             data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
@@ -225,8 +228,7 @@ def main(argv: list[str] | None = None) -> dict:
             epochs=PUBLISHED_EPOCHS if args.method == "freeze" else {},
             usage=usage.replace("COUNT", str(len(classes))).replace("CLASSES", str(classes)),
             model=saved,
-            extra=facts,
-            tables=[structure, table],
+            tables=[structure],
             write_more=lambda: write_adapters(model, tokenizer, inputs, collator, run),
         )
 
@@ -249,9 +251,7 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
         )
     if args.method == "lora" and not training and not adapters:
         raise UserError("--method lora needs an adapter where nothing is trained: give --adapter or --combine")
-    if args.reset_classifier and not training:
-        raise UserError("--reset_classifier makes a new classifier, which has to be trained: give --do_train, too")
-    if adapters and (odd := [name for name in (*SETTINGS, "init_lora_weights") if name in args.explicit]):
+    if adapters and (odd := [name for name in SETTINGS if name in args.explicit]):
         raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
     if adapters:
         args.set(f"of {adapters[0].name}", **adapters[0].settings)
@@ -269,7 +269,7 @@ def adapt(model, args: MultiNliArguments, adapters: list[SavedAdapter]) -> tuple
     if args.combine:
         model = combine(model, adapters, [weight for _, weight in args.weighted_adapters()], trainable=training)
     elif adapters:
-        model = adapters[0].apply(model, trainable=training, reset_classifier=args.reset_classifier)
+        model = adapters[0].apply(model, trainable=training)
     elif args.method == "lora":
         model = add_lora(model, args)
     elif args.method == "freeze" and training:

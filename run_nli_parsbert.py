@@ -29,14 +29,13 @@ Classify pairs, evaluate a trained model, or try everything without data or netw
 
 import sys
 from dataclasses import dataclass
-from typing import Literal
 
 from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
 from common.legacy_flags import TEXT_CLASSIFICATION, only
 from common.text import persian
+from common.text.arguments import PairArguments
 from common.text.layers import STRATEGIES, Strategy, apply_strategy, parameter_groups
-from common.text.pairs import METRICS, USAGE, PairArguments, preparation_of
 from common.training_flags import PHASES
 
 # The published recipe (report 000, Persian NLI), in one place; the names are the flags. Batch and length are ours: the
@@ -71,8 +70,8 @@ DEMO = {
 HUB = {"train": "data/Train-word.csv", "validation": "data/Val-word.csv", "test": "data/Test-word.csv"}
 LEGACY = {
     **TEXT_CLASSIFICATION,
-    "--task_name": only("--task_name", "farstail", "this script knows FarsTail; run_mnli_lora.py is for GLUE's tasks"),
-    **dict.fromkeys(("--language", "--train_language"), only("--language", "fa", "this script is for Persian")),
+    "--task_name": only("farstail", "this script knows FarsTail; run_mnli_lora.py is for GLUE's tasks"),
+    **dict.fromkeys(("--language", "--train_language"), only("fa", "this script is for Persian")),
 }
 # The classes in the report's order, and how FarsTail calls them.
 CLASSES = {"neutral": ("n",), "entailment": ("e",), "contradiction": ("c",)}
@@ -108,16 +107,10 @@ class PersianNliArguments(PairArguments):
     _argument_group_name = "Persian NLI"
 
     strategy: str = flag("full", "; ".join(f"{name}: {words}" for name, words in STRATEGIES.items()))
-    train_embeddings: bool = flag(False, "train the embeddings, too, with --strategy last_layer")
     head_learning_rate: float | None = flag(None, "learning rate of the classifier; unset: --learning_rate")
-    layer_decay: float = flag(1.0, "each layer's learning rate is this times that of the layer above it")
-    pruned_share: float = flag(0.5, "share of the attention heads that --strategy prune_heads removes")
+    pruned_share: float = flag(0.5, "share of each layer's attention heads that --strategy prune_heads removes")
     pruned_layers: list[int] = flag([], "layers, from 0, that lose heads (the report's text: 0 alone); unset: all")
-    pruning: Literal["random", "importance"] = flag(
-        "random", "which heads: at random (published), or those that the loss of 1,024 training pairs needs least"
-    )
-    pruning_scope: Literal["layer", "global"] = flag("layer", "the same share in every layer, or of all heads together")
-    pruning_seed: int = flag(0, "seed of --pruning random")
+    pruning_seed: int = flag(0, "seed by which --strategy prune_heads draws the heads")
     preprocessing: list[str] = flag(
         [], f"what is done to texts: {' '.join(persian.STEPS)} (shekar); published: the report's three; raw: nothing"
     )
@@ -125,13 +118,8 @@ class PersianNliArguments(PairArguments):
     def __post_init__(self):
         super().__post_init__()
         Strategy.parse(self.strategy)
-        if self.train_embeddings and self.strategy != "last_layer":
-            raise UserError(f"--train_embeddings belongs to --strategy last_layer, not to {self.strategy}")
-        if not 0 < self.pruned_share < 1 or not 0 < self.layer_decay <= 1 or (self.head_learning_rate or 0) < 0:
-            raise UserError(
-                "--pruned_share must be above 0 and below 1, --layer_decay above 0 and up to 1, --head_learning_rate 0 "
-                "or more"
-            )
+        if not 0 < self.pruned_share < 1 or (self.head_learning_rate or 0) < 0:
+            raise UserError("--pruned_share must be above 0 and below 1, --head_learning_rate 0 or more")
         named = {"raw": (), "published": persian.PUBLISHED, **{step: (step,) for step in persian.STEPS}}
         if odd := next((name for name in self.preprocessing if name not in named), None):
             raise UserError(f"--preprocessing {odd}: choose raw, published, or some of {', '.join(persian.STEPS)}")
@@ -151,12 +139,13 @@ from common.models import classes_of, count_parameters, load_config, load_tokeni
 from common.run import start_run
 from common.text import pairs
 from common.text.frozen import frozen_states, skipped
-from common.text.pruning import choose_heads, importance, measure, prune, pruned_heads, random_scores
+from common.text.pairs import METRICS, USAGE, preparation_of
+from common.text.pruning import measure, prune, pruned_heads, random_heads
 from common.trainer import FinetuneTrainer
 
 
 class PairTrainer(FinetuneTrainer):
-    """Cross entropy, weighted by class with --class_weights; learning rates by depth."""
+    """Cross entropy, weighted by class with --class_weights; the classifier may have its own learning rate."""
 
     metric_names, extra_names = METRICS, ("length",)
 
@@ -176,12 +165,11 @@ class PairTrainer(FinetuneTrainer):
     def example_weights(self, batch):  # [B]
         return self.class_weights.to(batch["labels"].device)[batch["labels"]]
 
-    def parameter_groups(self):  # the encoder's rate, lower towards the input, and the classifier's own
-        args = self.run.args
-        if args.head_learning_rate is None and args.layer_decay == 1:
+    def parameter_groups(self):
+        if self.run.args.head_learning_rate is None:
             return None
+        rates = self.args.learning_rate, self.run.args.head_learning_rate
         decaying = self.get_decay_parameter_names(self.model)
-        rates = self.args.learning_rate, args.head_learning_rate, args.layer_decay
         return parameter_groups(self.model, *rates, self.args.weight_decay, decaying)
 
 
@@ -201,12 +189,16 @@ def main(argv: list[str] | None = None) -> dict:
             run.describe(splits)
         with run.phase("preprocessing", together=True):
             tokenizer, prepared = load_tokenizer(args), preprocess(args)
-            inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, prepared, preparation, args, run)
+
+            def encode(batch, **settings):  # what `map` does with a batch of pairs
+                return tokenizer(prepared(batch["premise"]), prepared(batch["hypothesis"]), **settings)
+
+            inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, encode, preparation, args, run)
         with run.phase("model"):
             set_seed(args.training_args.seed)
             model = pairs.load_classifier(run, classes, tokenizer, preparation, training)
             model.to(args.training_args.device)
-            layers, extra = adapt(model, args, inputs["train"], collator) if training else (None, {})
+            layers = adapt(model, args, inputs["train"], collator, run) if training else None
         with run.phase("frozen part", together=True):
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}
             data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
@@ -231,7 +223,6 @@ def main(argv: list[str] | None = None) -> dict:
             epochs=PUBLISHED_EPOCHS if args.strategy == "full" else {},
             usage=PRUNED_USAGE if pruned_heads(model.config) else USAGE,
             model=run.output_dir if training else args.model,
-            extra=extra,
             tables=[structure_table(model)],
         )
 
@@ -242,37 +233,27 @@ def preprocess(args: PersianNliArguments):
     return lambda texts: persian.prepare([lower(text) for text in texts], args.preprocessing)
 
 
-def adapt(model, args: PersianNliArguments, train, collator) -> tuple[int | None, dict]:
-    """Freezes, truncates or prunes as the strategy says: how many layers are frozen, and facts for the results."""
-    strategy, extra = Strategy.parse(args.strategy), {}
-    whole = count_parameters(model)["total"]
+def adapt(model, args: PersianNliArguments, train, collator, run) -> int | None:
+    """Freezes, truncates or prunes as the strategy says, and notes it in the results; how many layers are frozen."""
+    strategy, whole = Strategy.parse(args.strategy), count_parameters(model)["total"]
     if strategy.kind == "prune_heads":
-        extra["pruning"] = cut_heads(model, args, train, collator)
+        run.extra["pruning"] = cut_heads(model, args, train, collator)
     new_pooler = any("pooler" in name for name in model.new_weights)
-    layers = apply_strategy(model, strategy, train_embeddings=args.train_embeddings, new_pooler=new_pooler)
+    layers = apply_strategy(model, strategy, new_pooler=new_pooler)
     words = STRATEGIES[strategy.kind].replace("N layers", f"{strategy.count} layers")
-    words += "; and the embeddings" * args.train_embeddings + "; and the pooler, which is new" * new_pooler
-    extra["strategy"] = {"strategy": args.strategy, "what": words, "parameters of the whole model": whole}
-    extra["strategy"] |= {f"{name} parameters": count for name, count in count_parameters(model).items()}
-    return layers, extra
+    words += "; and the pooler, which is new" * new_pooler
+    facts = {"strategy": args.strategy, "what": words, "parameters of the whole model": whole}
+    facts |= {f"{name} parameters": count for name, count in count_parameters(model).items()}
+    run.extra["strategy"] = facts
+    return layers
 
 
 def cut_heads(model, args: PersianNliArguments, train, collator) -> dict:
     """Removes heads from the model; parameters, bytes and latency of a batch before and after."""
-
-    def batch_at(begin: int, size: int) -> dict:
-        return collator([train[i] for i in range(len(train))[begin : begin + size]])
-
-    def losses(output, batch):
-        return cross_entropy(output.logits.float(), batch["labels"], reduction="none")
-
-    before = measure(model, batch_at(0, 8))
-    scores = random_scores(model, args.pruning_seed)
-    if args.pruning == "importance":
-        scores = importance(model, (batch_at(at, 32) for at in range(0, min(len(train), 1024), 32)), losses)
-    per_layer = args.pruning_scope == "layer"
-    prune(model, choose_heads(scores, args.pruned_share, per_layer=per_layer, layers=args.pruned_layers))
-    return {"layers": args.pruned_layers or "all", "before": before, "after": measure(model, batch_at(0, 8))}
+    batch = collator([train[i] for i in range(len(train))[:8]])
+    before = measure(model, batch)
+    prune(model, random_heads(model.config, args.pruned_share, args.pruning_seed, args.pruned_layers))
+    return {"layers": args.pruned_layers or "all", "before": before, "after": measure(model, batch)}
 
 
 def make_trainer(run, model, prefix, data, collator, tokenizer, class_weights) -> PairTrainer:

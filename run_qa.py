@@ -178,12 +178,10 @@ def main(argv: list[str] | None = None) -> dict:
             settings = {"head": "question answering", "configured": {"num_labels": 2}, "ignore_mismatched_sizes": True}
             model = load_model(AutoModelForQuestionAnswering, run, **settings)
             check_vocabulary(model, tokenizer, args)
-            max_length, warnings = fit_to_model(tokenizer, model, args.max_length)
+            max_length = fit_to_model(tokenizer, model, args.max_length, run.warn)
         with run.phase("preprocessing", together=True):
             windows = cut_splits(questions, tokenizer, args, max_length, run)
             run.describe(questions)
-        for sentence in warnings:
-            run.warn(sentence)
 
         rule = NoAnswerRule(args, questions, getattr(model.config, "question_answering", None), run.warn)
         trainer = make_trainer(run, model, tokenizer, questions, windows, rule, max_length)

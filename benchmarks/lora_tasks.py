@@ -83,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         rows.append([stage, *(text for m in found for text in (format_value(m["value"], m["unit"]), interval_text(m)))])
     for cells in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(cells)} |")
-    table = next(t for t in alone[0][1]["tables"] if t["title"] == "Trained and stored")
-    print("\n".join(": ".join((row[0], f"{row[2]} with adapters, {row[1]} without")) for row in table["rows"]))
+    stored = alone[0][1]["extra"]["method"]
+    size, whole = (stored[f"bytes for 100 tasks{words}"] for words in ("", ", all of it trained"))
+    print(f"bytes for 100 tasks: {size:,} with adapters, {whole:,} all of it trained")
     print(f"table: {write_csv(folder / 'table.csv', head, rows)}")
     return 0
 

@@ -34,7 +34,7 @@ from common.run import start_run
 from common.text import pairs
 from common.text.frozen import frozen_states
 from common.text.layers import Strategy, apply_strategy
-from common.text.pruning import choose_heads, prune, random_scores
+from common.text.pruning import prune, random_heads
 
 STRATEGIES = {"head_only": 50.0, "last_layer": 8.0, "freeze_9": 1.8}  # and the goals for their cache
 MNLI_LENGTH, MNLI_BATCH = 128, 32
@@ -79,7 +79,9 @@ def train(options, folder: str, model=None, strategy: str | None = None, **flags
         splits = pairs.load_pairs(args, run_nli_parsbert.CLASSES, {})
         run.describe(splits)
         tokenizer = load_tokenizer(args)
-        inputs, collator, _ = pairs.tokenize(splits, tokenizer, list, {}, args, run)
+        inputs, collator, _ = pairs.tokenize(
+            splits, tokenizer, lambda b, **cut: tokenizer(b["premise"], b["hypothesis"], **cut), {}, args, run
+        )
         model = random_encoder(len(tokenizer), options.width) if model is None else model
         layers, start = apply_strategy(model, Strategy.parse(strategy)) if strategy else None, clock()
         data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
@@ -135,7 +137,7 @@ def padding(options: argparse.Namespace) -> tuple[list[dict], dict]:
 def inference(options: argparse.Namespace) -> tuple[list[dict], dict]:
     """Half of the heads removed, and 9 of 12 layers kept, against the whole encoder, on the same batches."""
     models = {name: random_encoder(30_000, options.width).eval() for name in ("whole", "pruned", "truncated")}
-    prune(models["pruned"], choose_heads(random_scores(models["pruned"], 0), 0.5, per_layer=True))
+    prune(models["pruned"], random_heads(models["pruned"].config, 0.5, seed=0))
     apply_strategy(models["truncated"], Strategy.parse("first_9"))
     batches = [torch.randint(5, 30_000, (64, 40)) for _ in range(-(-options.pairs // 64))]
 

@@ -33,12 +33,12 @@ import run_qa
 from benchmarks import official_ways
 from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import parse_arguments
-from common.data import read_files
+from common.data import Splits, read_files
 from common.run import start_run
+from common.samplers import epoch_order, evaluation_order
 from common.text.spans import NO_SPAN, answers_of_questions, best_spans_of_windows
-from common.text.squad import to_questions
-from common.text.windows import LABELS, column, cut
-from common.trainer import epoch_order, evaluation_order
+from common.text.squad import to_questions, training_span
+from common.text.windows import LABELS, column, cut_splits
 
 MAX_LENGTH, PUBLISHED_LENGTH, STRIDE = 384, 512, 128
 BATCH, EVAL_BATCH = (run_qa.RECIPE[f"per_device_{phase}_batch_size"] for phase in ("train", "eval"))
@@ -80,14 +80,22 @@ def our_windows(tokenizer, questions: Dataset, length: int = MAX_LENGTH) -> Data
     alone = SimpleNamespace(world_size=1, process_index=0)
     with tempfile.TemporaryDirectory() as folder:  # what is mapped stays readable
         settings = {"cache_dir": folder, "overwrite_cache": False, "on_bad_example": "stop"}
-        args = SimpleNamespace(stride=STRIDE, training_args=alone, **settings)
-        return cut(questions, "benchmark", tokenizer, args, length)[1]
+        args = SimpleNamespace(stride=STRIDE, max_answer_length=LONGEST, training_args=alone, **settings)
+        splits, name = Splits({str(questions.split): questions}), str(questions.split)
+        splits.facts[name] = {"source": "benchmark", "statistics": {}}
+        return cut_splits(splits, tokenizer, args, length, SimpleNamespace(warn=print))[name]
 
 
 def official_features(tokenizer, rows: Dataset, labelled: bool) -> Dataset:
     """Windows padded to one length; labels by a walk over offsets, or the offsets."""
     cut_by_map = partial(official_ways.windows, tokenizer, OFFICIAL, labelled)
     return rows.map(cut_by_map, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
+
+
+def only_the_trained_one(row: dict) -> dict:
+    """The answer that we train on; the official example trains on the first one."""
+    start, end = training_span(row["answers"])
+    return {"answers": {"text": [row["context"][start:end]], "answer_start": [start]} if start >= 0 else row["answers"]}
 
 
 def compare_labels(windows: Dataset, features: Dataset) -> dict[str, int]:
@@ -111,7 +119,8 @@ def preprocessing(options: argparse.Namespace, tokenizer) -> tuple[list[dict], d
     """All questions, and every third: about as many to a text as the published sample of SQuAD v2 has."""
     rows, facts = [], {}
     for every in (1, 3):
-        questions = questions_of(options.train_file, "train", every)
+        questions = questions_of(options.train_file, "train", every).map(only_the_trained_one, keep_in_memory=True)
+        questions = Dataset(questions.data, split="train")
         sides = {
             "ours": partial(our_windows, tokenizer, questions),
             "Dataset.map": partial(official_features, tokenizer, questions, True),

@@ -21,8 +21,8 @@ def test_every_stage_starts_where_it_should_and_scores_both_tasks(tmp_path, monk
         found = {
             n: {"accuracy": {"value": v, "low": v - 1, "high": v + 1, "unit": "percent"}} for n, v in values.items()
         }
-        rows = [["bytes for 100 tasks", "900", "90"]]
-        return {"metrics": found, "tables": [{"title": "Trained and stored", "rows": rows}]}
+        stored = {"bytes for 100 tasks": 90_000, "bytes for 100 tasks, all of it trained": 900_000}
+        return {"metrics": found, "extra": {"method": stored}}
 
     monkeypatch.setattr(lora_tasks.run_mnli_lora, "main", script)
     assert lora_tasks.main([*FILES, "--output_dir", str(tmp_path), "--model", "base", "--seed", "7"]) == 0
@@ -43,7 +43,7 @@ def test_every_stage_starts_where_it_should_and_scores_both_tasks(tmp_path, monk
     assert given["both together"] == ["--train_file", "a.jsonl", "b.jsonl"]
     rows = list(csv.reader((tmp_path / "table.csv").open()))
     assert rows[3] == ["first merged, then second", "53.00 %", "52.00 to 54.00", "63.00 %", "62.00 to 64.00"]
-    assert "bytes for 100 tasks: 90 with adapters, 900 without" in capsys.readouterr().out
+    assert "bytes for 100 tasks: 90,000 with adapters, 900,000 all of it trained" in capsys.readouterr().out
 
 
 def test_both_tasks_must_be_given():

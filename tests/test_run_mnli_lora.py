@@ -192,7 +192,7 @@ def test_a_foreign_adapter_needs_an_order(adapter, demo, tmp_path, capsys):
     assert scores(again) == scores(results)
 
 
-def test_going_on_from_an_adapter_and_taking_its_updates(adapter, demo, tmp_path):
+def test_going_on_from_an_adapter_and_from_a_merged_one_with_other_classes(adapter, demo, tmp_path):
     folder, _ = adapter
     short(demo, tmp_path / "on", "--adapter", str(folder), model=False)
     before, after = (load_file(path / "adapter_model.safetensors") for path in (folder, tmp_path / "on"))
@@ -200,15 +200,8 @@ def test_going_on_from_an_adapter_and_taking_its_updates(adapter, demo, tmp_path
     rows = [json.loads(line) for line in Path(demo["train_file"]).read_text("utf-8").splitlines()]
     two = "".join(json.dumps({**row, "label": "yes" if row["label"] == "entailment" else "no"}) + "\n" for row in rows)
     (tmp_path / "two.jsonl").write_text(two)
-    argv = [
-        "--adapter",
-        str(folder),
-        "--train_file",
-        str(tmp_path / "two.jsonl"),
-        "--validation_file",
-        str(tmp_path / "two.jsonl"),
-    ]
-    argv += ["--output_dir", str(tmp_path / "two"), "--reset_classifier", *QUICK, *FEW]
+    argv = ["--model", str(folder / "merged"), "--output_dir", str(tmp_path / "two"), *QUICK, *FEW]
+    argv += ["--train_file", str(tmp_path / "two.jsonl"), "--validation_file", str(tmp_path / "two.jsonl")]
     results = run_mnli_lora.main(argv)
     assert list(results["per_class"]["validation"])[:2] == ["no", "yes"]
     assert read(tmp_path / "two" / "adapter_facts.json")["classes"] == ["no", "yes"]
@@ -248,7 +241,6 @@ def test_resumed_training_ends_where_a_straight_one_does(demo, tmp_path):
         (["--method", "lora", "--do_predict"], "--method lora needs an adapter where nothing is trained"),
         (["--lora_rank", "0"], "--lora_rank and --lora_alpha must be 1 or more"),
         (["--target_modules", "nix"], "choose among the modules of a roberta model"),
-        (["--reset_classifier"], "--reset_classifier needs --adapter"),
         (["--combine", "x"], "is not a folder, a colon and a number"),
         (["--train_language", "fr"], "--language"),
         (["--do_regression"], "not for scores"),

@@ -88,7 +88,7 @@ def test_results_follow_the_schema_and_files_are_there(trained):
     jsonschema.validate(results, read(ROOT / "common" / "results.schema.json"))
     for name in results["files"].values():
         assert (folder / name).stat().st_size > 0, name
-    assert {"token_lengths", "character_lengths", "loss", "scores", "validation_scores"} <= set(results["files"])
+    assert {"token_lengths", "character_lengths", "loss", "scores"} <= set(results["files"])
     everything = read(folder / "all_results.json")
     assert {"train_loss", "eval_f1", "eval_exact", "eval_loss", "tuning_f1", "train_samples"} <= set(everything)
     (structure,) = results["tables"]

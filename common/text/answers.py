@@ -1,8 +1,4 @@
-"""Answers scored: the threshold for "no answer", the official scores with intervals, the files, plots, worst errors.
-
-The threshold is chosen on held-out training questions, never on those that are scored; what the best threshold on the
-scored ones would have given is reported beside it, as the official scorer does, and is an upper bound.
-"""
+"""Answers scored: the threshold for "no answer", the official scores with intervals, the files, plots, worst errors."""
 
 import json
 from collections.abc import Callable
@@ -52,18 +48,14 @@ def answer(question: str, context: str) -> str:
 
 print(answer("Where is the tower?", "The old tower stands in Brenn."))
 '''
-GROUPS = {"answerable": "HasAns_", "unanswerable": "NoAns_", "all": ""}
 HEADER = ["id", "question", "truth", "prediction", "exact", "f1", "best_answer", "null_odds", "no_answer_probability"]
 
 
 class NoAnswerRule:
     """Decides between the best span and "no answer": by the model and the flags, never by the evaluated truth.
 
-    Attributes:
-        allow_null: whether "no answer" is a possible answer. In training the training questions decide, later what
-            was stored with the model; of a model of unknown origin it is.
-        threshold: "no answer" where null odds exceed it.
-        chosen_by: where the threshold comes from, in words.
+    allow_null: whether "no answer" is possible. In training the training questions decide, later what was stored with
+    the model; of a model of unknown origin it is. threshold: "no answer" where null odds exceed it; chosen_by: why.
     """
 
     def __init__(self, args, questions: DatasetDict, stored: dict | None, warn: Callable[[str], None]):
@@ -120,11 +112,10 @@ def score_splits(
 ) -> dict:
     """The parts of results.json that are about scores: headline, metrics, baseline; splits without truth are left out.
 
-    `flat` has the metrics of the splits' evaluations by prefix. It gets the official ones anew: during training, the
-    threshold was another.
+    `flat`: the metrics of the evaluations by prefix; they get the scores with the final threshold.
     """
-    scored = {name for name in answers if "answers" in questions[name].column_names}
-    shown = [name for name in ("validation", "test", "tuning") if name in scored]
+    known = {name for name in answers if "answers" in questions[name].column_names}
+    shown = [name for name in ("validation", "test", "tuning") if name in known]
     metrics, baseline = dict.fromkeys(shown), dict.fromkeys(shown)
     for name in reversed(shown):  # the tuning questions first
         prefix, found, asked = PREFIX[name], answers[name], questions[name]
@@ -132,15 +123,14 @@ def score_splits(
         flat[prefix] |= {f"{prefix}_{key}": value for key, value in official.items()}
         metrics[name] = _with_intervals(asked, rule.choose(found, asked))
         metrics[name]["loss"] = plain_metric(flat[prefix][f"{prefix}_loss"], "nats")
-        best = (measure for measure in ("best_exact", "best_f1") if measure in official)
-        metrics[name] |= {measure: plain_metric(official[measure], "percent") for measure in best}
+        for best in ("best_exact", "best_f1") if rule.allow_null else ():
+            metrics[name][best] = plain_metric(official[best], "percent")
         baseline[name] = {"name": "all unanswerable", "metrics": _with_intervals(asked, [""] * len(asked))}
     head = headline(metrics, baseline, shown[0], "f1") if {*shown} - {"tuning"} else None
     return {"headline": head, "metrics": metrics, "baseline": baseline}
 
 
 def _with_intervals(questions: Dataset, texts: list[str]) -> dict[str, dict]:
-    """Exact match and F1 of each group with their intervals."""
     scores, answerable = question_scores(texts, gold_texts(questions)), is_answerable(questions)
     masks = {"": np.ones(len(questions), bool), "HasAns_": answerable, "NoAns_": ~answerable}
     return {
@@ -167,29 +157,28 @@ def write_answers(
 ) -> dict[str, str]:
     """Writes the answers of one split; returns file names for results.json. `prefix` stands before each name.
 
-    predictions.csv: a row a question. predictions.json: id -> final text, what the official scorer takes.
-    best_predictions.json: id -> best text that is not empty, and null_odds.json: id -> odds of no answer; of these two
-    it finds its best thresholds. nbest_predictions.json: id -> the n best answers with probabilities and places.
+    predictions.csv: a row a question. predictions.json: id -> final text, what the official scorer takes. Of
+    best_predictions.json (id -> best text that is not empty) and null_odds.json it finds its best thresholds.
+    nbest_predictions.json: id -> the n best answers with probabilities and places.
     """
-    texts, best, odds = rule.choose(answers, questions), answers.best_texts(questions), answers.null_odds
-    golds = gold_texts(questions) if "answers" in questions.column_names else None
-    truth = ["" if golds is None else " | ".join(dict.fromkeys(gold)) for gold in golds or texts]
-    scores = [("", "")] * len(texts)
-    if golds is not None:
+    ids, texts = questions["id"][:], rule.choose(answers, questions)
+    best, odds = answers.best_texts(questions), answers.null_odds
+    truth, scores = [""] * len(ids), [("", "")] * len(ids)
+    if "answers" in questions.column_names:
+        golds = gold_texts(questions)
+        truth = [" | ".join(dict.fromkeys(gold)) for gold in golds]
         scores = [(f"{exact:g}", f"{f1:.4f}") for exact, f1 in question_scores(texts, golds)]
-    ids = questions["id"][:]
     columns = [ids, questions["question"][:], truth, texts, *zip(*scores), best]
     columns += [[f"{value:.4f}" for value in values] for values in (odds, answers.no_answer_probability)]
-    contents = {"predictions": texts, "best_predictions": best, "null_odds": odds.tolist()}
-    write_csv(folder / f"{prefix}predictions.csv", HEADER, zip(*columns))
-    for name, values in contents.items():
-        write_json(folder / f"{prefix}{name}.json", dict(zip(ids, values)))
-    with whole_file(folder / f"{prefix}nbest_predictions.json") as partial, partial.open("w", encoding="utf-8") as file:
-        for i, (key, value) in enumerate(answers.n_best(questions, rule.allow_null)):  # one of them in memory
-            file.write(f"{',' if i else '{'}\n{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
+    written = [write_csv(folder / f"{prefix}predictions.csv", HEADER, zip(*columns))]
+    for name, values in {"predictions": texts, "best_predictions": best, "null_odds": odds.tolist()}.items():
+        written.append(write_json(folder / f"{prefix}{name}.json", dict(zip(ids, values))))
+    written.append(folder / f"{prefix}nbest_predictions.json")
+    with whole_file(written[-1]) as partial, partial.open("w", encoding="utf-8") as file:
+        for i, (key, found) in enumerate(answers.n_best(questions, rule.allow_null)):  # one of them in memory
+            file.write(f"{',' if i else '{'}\n{json.dumps(key)}: {json.dumps(found, ensure_ascii=False)}")
         file.write("\n}\n")
-    names = ["predictions.csv", *(f"{name}.json" for name in (*contents, "nbest_predictions"))]
-    return {prefix + name: prefix + name for name in names}
+    return {path.name: path.name for path in written}
 
 
 def error_cards(rule: NoAnswerRule, questions: Dataset, answers: Answers, count: int = 20) -> list[str]:
@@ -197,57 +186,41 @@ def error_cards(rule: NoAnswerRule, questions: Dataset, answers: Answers, count:
     texts, golds = rule.choose(answers, questions), gold_texts(questions)
     scores = question_scores(texts, golds)
     sureness, cards = np.abs(answers.null_odds - rule.threshold), []
-    for i in (i for i in np.lexsort((-sureness, scores[:, 1]))[:count].tolist() if scores[i, 0] < 1):
-        asked = questions[i]
+    for i in np.lexsort((-sureness, scores[:, 1]))[:count].tolist():
+        if scores[i, 0] == 1:
+            continue
+        asked, truth = questions[i], " | ".join(dict.fromkeys(golds[i]))
         starts = set(zip(asked["answers"]["text"], asked["answers"]["answer_start"]))
         spans = [(start, start + len(text), "gold") for text, start in starts]
         if texts[i]:
             spans.append((int(answers.first[i, 0]), int(answers.last[i, 0]), "predicted"))
-        rows = [("Truth", " | ".join(dict.fromkeys(golds[i])) or "no answer"), ("Predicted", texts[i] or "no answer")]
-        rows += [("F1", f"{100 * scores[i, 1]:.0f} %"), ("Id", asked["id"])]
-        rows += [("Probability of no answer", f"{100 * answers.no_answer_probability[i]:.1f} %")]
-        cards.append(page.card(asked["question"], rows, page.marked_text(asked["context"], spans)))
+        rows = {"Truth": truth or "no answer", "Predicted": texts[i] or "no answer", "Id": asked["id"]}
+        rows |= {"Probability of no answer": f"{100 * answers.no_answer_probability[i]:.1f} %"}
+        cards.append(page.card(asked["question"], [*rows.items()], page.marked_text(asked["context"], spans)))
     return cards
 
 
-def draw_plots(
-    results, rule: NoAnswerRule, questions, answers, windows, max_length: int, folder: Path
-) -> dict[str, str]:
-    """Draws what the report shows, into `folder`/plots; returns file names for results.json.
-
-    Lengths in tokens and in characters with the cut-off, losses and scores over steps, exact match and F1 of the three
-    groups with intervals and baseline, and the scores by threshold.
-    """
-    to, name = folder / "plots", "train" if "train" in windows else next(iter(windows))
+def draw_plots(results, rule: NoAnswerRule, questions, answers, windows, max_length, folder: Path) -> dict:
+    """Draws lengths, losses, scores and thresholds into `folder`/plots; returns file names for results.json."""
+    to, name = folder / "plots", next(iter(windows))
     first = np.unique(column(windows[name], "example"), return_index=True)[1]
     tokens = column(windows[name], "pair_length")[first]
     characters = np.array([len(context) for context in questions[name]["context"][:]])
-    ratio = (characters.sum() + sum(map(len, questions[name]["question"][:]))) / tokens.sum()
     title = {"title": f"Question and text together ({name})", "xlabel": "tokens", "cutoff_label": "one window"}
     drawn = [plots.histogram(tokens, to / "token_lengths", cutoff=max_length, **title)]
-    title = {"title": f"Texts ({name})", "xlabel": "characters", "cutoff_label": "about one window"}
-    drawn.append(plots.histogram(characters, to / "character_lengths", cutoff=max_length * ratio, **title))
+    title = {"title": f"Texts ({name})", "xlabel": "characters"}
+    drawn.append(plots.histogram(characters, to / "character_lengths", **title))
     if history := results["history"]:
         prefix = "eval_validation" if any("eval_validation_loss" in row for row in history) else "eval"
         losses = {"training": "loss", "validation": f"{prefix}_loss", "held out": "eval_tuning_loss"}
         scores = {"F1": f"{prefix}_f1", "exact match": f"{prefix}_exact", "best F1": f"{prefix}_best_f1"}
         drawn.append(plots.curves(history, to / "loss", title="Loss", series=losses, x="step"))
         drawn.append(plots.curves(history, to / "scores", title="Validation scores", series=scores, x="step"))
-
-    for name in (n for n in ("validation", "test") if n in results["metrics"]):
-        table, lines = {}, {"low_high": {}, "baseline": {}}
-        metrics, trivial = results["metrics"][name], results["baseline"][name]["metrics"]
-        for group, prefix in ((g, p) for g, p in GROUPS.items() if f"{p}f1" in metrics):
-            ours = {"exact match": metrics[f"{prefix}exact"], "F1": metrics[f"{prefix}f1"]}
-            table[group] = {label: one["value"] for label, one in ours.items()}
-            lines["low_high"][group] = {label: (one["low"], one["high"]) for label, one in ours.items()}
-            lines["baseline"][group] = dict(zip(ours, (trivial[prefix + key]["value"] for key in ("exact", "f1"))))
-        labels = {"title": f"Exact match and F1 ({name})", "ylabel": "percent"}
-        drawn.append(plots.grouped_bars(table, to / f"{name}_scores", **lines, **labels))
-        if rule.allow_null:
-            sweep = sweep_of(answers[name], questions[name])
-            lines = {"F1": sweep["f1"], "exact match": sweep["exact"]}
-            labels = {"title": f"Scores by threshold ({name})", "xlabel": "no answer where the null odds exceed it"}
-            labels |= {"marks": {"used": rule.threshold, "best here (F1)": sweep["best_f1_threshold"]}}
-            drawn.append(plots.threshold_curve(sweep["thresholds"], lines, to / f"{name}_threshold", **labels))
+    for name in (n for n in ("validation", "test") if n in results["metrics"] and rule.allow_null):
+        sweep = sweep_of(answers[name], questions[name])
+        lines = {"F1": (sweep["thresholds"], sweep["f1"]), "exact match": (sweep["thresholds"], sweep["exact"])}
+        labels = {"title": f"Scores by threshold ({name})", "xlabel": "no answer where the null odds exceed it"}
+        marks = {"used": rule.threshold, "best here (F1)": sweep["best_f1_threshold"]}
+        labels |= {"marks": {f"{label}: {at:.4g}": at for label, at in marks.items()}}
+        drawn.append(plots.lines(lines, to / f"{name}_threshold", **labels))
     return {path.stem: str(path.relative_to(folder)) for path in drawn}

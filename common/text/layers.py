@@ -1,8 +1,4 @@
-"""How much of a pre-trained encoder is trained: where its parts are, strategies, learning rates by depth.
-
-A frozen part gets no gradients, and the trainer keeps it in eval mode: it computes the same at every step, so that what
-it computes can be kept (`frozen`). Heads are cut by `pruning`, adapters are `lora`.
-"""
+"""How much of a pre-trained encoder is trained: where its parts are, strategies, the classifier's own learning rate."""
 
 import re
 from typing import NamedTuple
@@ -20,18 +16,13 @@ STRATEGIES = {
 
 
 class Encoder:
-    """The parts of a model with a head.
+    """The parts of a model with a head; raises `UserError` where its layers do not stand in one list.
 
     Attributes:
         base: the model's encoder without the head, such as `model.bert`.
-        stack: the module that holds the layers, such as `model.bert.encoder`, under the name `attribute`.
-        layers: a `torch.nn.ModuleList`; the first one is next to the embeddings.
+        stack: the module that holds the `layers`, such as `model.bert.encoder`, under the name `attribute`.
         pooler: what comes between the last layer and the head inside `base`, or None (RoBERTa, DistilBERT).
-        norms: (owner, name) of norms behind the last layer, as Megatron, XLM-R XL, ModernBERT and GPT-2 have.
-        front: what works before the layers or for all of them, and is frozen with the embeddings.
-
-    Raises:
-        UserError: the layers do not stand in one list, each with its own weights.
+        norms: those behind the last layer, as Megatron, XLM-R XL, ModernBERT and GPT-2 have.
     """
 
     def __init__(self, model):
@@ -48,16 +39,8 @@ class Encoder:
         stack, _, self.attribute = lists[0].rpartition(".")
         self.stack, self.pooler = self.base.get_submodule(stack), getattr(self.base, "pooler", None)
         self.layers = getattr(self.stack, self.attribute)
-        owners = [self.base] if self.stack is self.base else [self.base, self.stack]
-        parts = [(owner, name, module) for owner in owners for name, module in owner.named_children()]
-        norms = [part for part in parts if type(part[2]).__name__.endswith("Norm")]
-        norms = [] if hasattr(self.stack, "rel_embeddings") else norms  # DeBERTa's is for its relative positions
-        behind = [self.stack, self.layers, self.pooler, *(norm for *_, norm in norms)]
-        self.norms = [(owner, name) for owner, name, _ in norms]
-        self.front = [module for *_, module in parts if not any(module is other for other in behind)]
-
-
-# Strategies
+        parts = [] if hasattr(self.stack, "rel_embeddings") else [*self.base.children(), *self.stack.children()]
+        self.norms = [part for part in parts if type(part).__name__.endswith("Norm")]  # DeBERTa's is for positions
 
 
 class Strategy(NamedTuple):
@@ -77,17 +60,10 @@ class Strategy(NamedTuple):
         return cls(text)
 
 
-def apply_strategy(
-    model, strategy: Strategy, *, train_embeddings: bool = False, new_pooler: bool = False
-) -> int | None:
-    """Truncates the model or freezes parts of it, in place.
+def apply_strategy(model, strategy: Strategy, *, new_pooler: bool = False) -> int | None:
+    """Truncates the model or freezes parts of it, in place; the heads of `prune_heads` are cut by `pruning`.
 
-    Truncation changes the configuration too, so that the saved model is an ordinary one. The heads of `prune_heads`
-    are cut by `pruning`. Norms behind the last layer are trained unless everything but the head is frozen.
-
-    Args:
-        train_embeddings: train the embeddings beside the last layer.
-        new_pooler: the checkpoint has no pooler (masked language models), so that head_only trains it with the head.
+    `new_pooler`: the checkpoint has none (masked language models), so that head_only trains it with the head.
 
     Returns:
         How many layers are frozen together with the embeddings; None where the embeddings are trained.
@@ -109,39 +85,25 @@ def apply_strategy(
             config.layer_types = config.layer_types[: strategy.count]
         return None
     count = {"freeze_N": strategy.count, "last_layer": layers - 1, "head_only": layers}[strategy.kind]
-    frozen = [*([] if train_embeddings else encoder.front), *encoder.layers[:count]]
+    pooler = [] if encoder.pooler is None else [encoder.pooler]
+    trained = [*encoder.layers[count:], *pooler, *encoder.norms]
     if strategy.kind == "head_only":
-        frozen += [getattr(*norm) for norm in encoder.norms]
-        frozen += [encoder.pooler] if encoder.pooler is not None and not new_pooler else []
-    for module in frozen:
-        module.requires_grad_(False)
-    return None if train_embeddings else count
+        trained = pooler if new_pooler else []
+    encoder.base.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    return count
 
 
-# Learning rates
+def parameter_groups(model, rate: float, head_rate: float, weight_decay: float, decaying: list[str]) -> list[dict]:
+    """The trainable parameters in groups for AdamW: the head's learn at `head_rate`, the encoder's at `rate`.
 
-
-def parameter_groups(
-    model, base_rate: float, head_rate: float | None, layer_decay: float, weight_decay: float, decaying: list[str]
-) -> list[dict]:
-    """The trainable parameters in groups for AdamW, with a rate that is lower towards the input.
-
-    Howard and Ruder 2018, "discriminative fine-tuning": of L layers, layer l (from 0) gets
-    base_rate · layer_decay^(L-1-l), the embeddings base_rate · layer_decay^L, the pooler base_rate and the head
-    `head_rate` (None: base_rate too). Groups and parameters stand in the model's order, the same in every run, by which
-    a saved optimizer finds its parameters again.
-
-    Args:
-        decaying: names of the parameters that decay by `weight_decay`; biases and norms do not.
+    Those whose names are in `decaying` decay by `weight_decay`. Groups and parameters stand in the model's order, the
+    same in every run, by which a saved optimizer finds its parameters again.
     """
-    encoder = Encoder(model)
-    parts = [(base_rate, encoder.base), *((base_rate * layer_decay ** len(encoder.layers), m) for m in encoder.front)]
-    parts += [(base_rate * layer_decay**above, layer) for above, layer in enumerate(reversed(encoder.layers))]
-    rates = {parameter: rate for rate, module in parts for parameter in module.parameters()}  # the last one holds
-    head_rate = base_rate if head_rate is None else head_rate
-    groups = {}
+    encoder, groups = {*model.base_model.parameters()}, {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = rates.get(parameter, head_rate), weight_decay if name in decaying else 0.0
+            key = rate if parameter in encoder else head_rate, weight_decay if name in decaying else 0.0
             groups.setdefault(key, []).append(parameter)
-    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+    return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]

@@ -1,23 +1,33 @@
 """Low-rank adapters (LoRA, arXiv:2106.09685) of sequence classifiers, by peft: new ones, saved ones, added up.
 
-What peft leaves to its user is done here. The head, which is new, is always saved with the adapter and never a target
-of LoRA. So is BERT's pooler: checkpoints of masked language models lack it, and an adapter without it would score
-differently on every base loaded anew. A saved adapter is checked before it is used: it must have a trained head, and
-belong to this base. `adapter_facts.json` holds what peft does not save: the classes in the order of the logits, how
-texts were prepared, and a fingerprint of the base. (In a config.json transformers would see a whole model.)
+The head, which is new, is always saved with the adapter and never a target of LoRA. So is BERT's pooler: checkpoints of
+masked language models lack it. `adapter_facts.json` holds what peft does not save: the classes in the order of the
+logits, how texts were prepared, and a fingerprint of the base. (In a config.json transformers would see a whole model.)
 """
 
-import functools
 import hashlib
 import json
 import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from common.arguments import Arguments, flag
+import torch
+from huggingface_hub import snapshot_download
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModelForSequenceClassification,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
+
 from common.errors import UserError, write_json
+from common.hub import commit_of, fetching
+from common.models import count_parameters
+from common.text.arguments import LoraArguments
+from common.text.pruning import measure
 
 FACTS = "adapter_facts.json"
 QUERY_AND_VALUE = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q_proj", "v_proj"))
@@ -26,155 +36,80 @@ SETTINGS = {"lora_rank": "r", "lora_bias": "bias"}
 SETTINGS |= {name: name for name in ("lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")}
 
 
-@dataclass
-class LoraArguments(Arguments):
-    """Adapters: a new one, or those to go on from."""
-
-    _argument_group_name = "LoRA"
-
-    lora_rank: int = flag(32, "rank of the update of each target module", "--lora_r")
-    lora_alpha: int | None = flag(
-        None,
-        "an update counts lora_alpha / lora_rank times (--use_rslora: / its root); unset: 1 times (--use_rslora: 8)",
-    )
-    lora_dropout: float = flag(0.0, "share of a target module's inputs that its update does not see in training")
-    target_modules: list[str] = flag(
-        [], "modules that get an update, or all-linear; unset: query and value", "--lora_target_modules"
-    )
-    lora_bias: Literal["none", "all", "lora_only"] = flag("none", "biases that are trained, too")
-    init_lora_weights: Literal["default", "gaussian", "orthogonal"] = flag("default", "how an update starts from zero")
-    use_rslora: bool = flag(False, "rank-stabilised scaling: divide by the root of the rank")
-    use_dora: bool = flag(False, "learn the norms of the weights apart from their directions (DoRA); slower")
-    adapter: str | None = flag(None, "folder or hub id of an adapter to go on from, or to evaluate")
-    reset_classifier: bool = flag(False, "of --adapter take the updates only, with a new classifier for other classes")
-    combine: list[str] = flag([], "DIR:WEIGHT ...: start from the weighted sum of the updates of these adapters")
-    merge: bool = flag(False, "also write the model with the update added to its weights, which needs no peft")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.lora_rank < 1 or (self.lora_alpha or 1) < 1 or not 0 <= self.lora_dropout < 1:
-            raise UserError("--lora_rank and --lora_alpha must be 1 or more, --lora_dropout from 0 up to 1")
-        if self.adapter and self.combine:
-            raise UserError("--adapter and --combine both say what to start from; give one of them")
-        if self.reset_classifier and not self.adapter:
-            raise UserError("--reset_classifier needs --adapter: a new adapter always gets a new classifier")
-        if self.combine and not sum(weight for _, weight in self.weighted_adapters()) > 0:
-            raise UserError("--combine: the weights must add up to more than 0, as the classifiers are averaged")
-        self.target_modules = [name for given in self.target_modules for name in given.split(",")]
-
-    def weighted_adapters(self) -> list[tuple[str, float]]:
-        """(folder, weight) of each adapter to start from; [] for a new one."""
-        found = [(self.adapter, 1.0)] if self.adapter else []
-        for item in self.combine:
-            folder, _, weight = item.rpartition(":")
-            try:
-                found.append((folder, float(weight)))
-            except ValueError:
-                folder = ""
-            if not folder or not math.isfinite(found[-1][1]):
-                raise UserError(f"--combine {item}: is not a folder, a colon and a number, as in outputs/first:0.5")
-        return found
-
-
 def is_adapter(name: str | None) -> bool:
     """Whether a model's name is the folder of an adapter, and not of a whole model."""
     return bool(name) and (Path(name) / "adapter_config.json").is_file() and not (Path(name) / "config.json").is_file()
 
 
-# New adapters
-
-
 def add_lora(model, args: LoraArguments):
     """`model` with a new adapter: a `PeftModel` of which the update, the pooler and the classifier are trainable.
 
-    For roberta-large, rank 32 and 3 labels peft counts 4,198,403 trainable parameters of 359,561,222. Trainable are
-    the update, 24 layers x 2 modules x 32 x (1024 + 1024) = 3,145,728, and the classifier, 1,052,675. All are these,
-    the 354,310,144 of the encoder, and the classifier's frozen original, which peft keeps beside the trained copy.
-
-    Raises:
-        UserError: a target module that the model does not have.
+    For roberta-large, rank 32 and 3 labels these are 4,198,403 of 359,561,222 parameters, among them the classifier's
+    frozen original, which peft keeps beside the trained copy. A target module that is not there raises `UserError`.
     """
-    from peft import LoraConfig
-
     short = {name.rpartition(".")[2] for name, _ in model.base_model.named_modules()}
     found = (list(pair) for pair in QUERY_AND_VALUE if short >= {*pair})
     targets = args.target_modules or next(found, None)  # None: peft's own for this family
-    head = [name for name, module in _head(model).items() if any(True for _ in module.parameters())]
+    pooler = ["pooler"] if getattr(model.base_model, "pooler", None) is not None else []
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or (8 if args.use_rslora else args.lora_rank),
         lora_dropout=args.lora_dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        modules_to_save=head + (["pooler"] if getattr(model.base_model, "pooler", None) is not None else []),
+        modules_to_save=_head(model) + pooler,
         bias=args.lora_bias,
-        init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
         use_rslora=args.use_rslora,
         use_dora=args.use_dora,
     )
     return _wrapped(model, config, trainable=True)
 
 
-def _head(model) -> dict:
-    return {name: module for name, module in model.named_children() if module is not model.base_model}
+def _head(model) -> list[str]:
+    return [n for n, m in model.named_children() if m is not model.base_model and any(True for _ in m.parameters())]
 
 
 def _wrapped(model, config, *, trainable: bool):
-    import torch
-
-    linear = {n.rpartition(".")[2] for n, m in model.base_model.named_modules() if isinstance(m, torch.nn.Linear)}
     config.inference_mode = not trainable
     config.base_model_name_or_path = model.name_or_path or None
     try:
         with warnings.catch_warnings():  # peft asks by a name that transformers has given up
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            adapted = adapted_class()(model, config)
+            adapted = AdaptedClassifier(model, config)
     except ValueError as error:
+        names = (n.rpartition(".")[2] for n, m in model.base_model.named_modules() if hasattr(m, "in_features"))
         raise UserError(
             f"--target_modules: choose among the modules of a {model.config.model_type} model, "
-            f"{', '.join(sorted(linear))}, or all-linear ({str(error).splitlines()[0][:120]})"
+            f"{', '.join(sorted({*names}))}, or all-linear ({str(error).splitlines()[0][:120]})"
         ) from None
     return adapted if trainable else adapted.requires_grad_(False).eval()
 
 
-@functools.cache
-def adapted_class() -> type:
-    """The `PeftModel` of all adapters here: every save of it, the Trainer's checkpoints too, has the facts."""
-    from peft import PeftModelForSequenceClassification
+class AdaptedClassifier(PeftModelForSequenceClassification):
+    """Every save of it, the Trainer's checkpoints too, has the facts."""
 
-    class AdaptedClassifier(PeftModelForSequenceClassification):
-        def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
-            # No embedding is ever a target; to find that out by itself, peft asks the hub at every save.
-            kwargs = {"save_embedding_layers": False, **kwargs}
-            super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-            if is_main_process:
-                model = self.get_base_model()
-                classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
-                facts = {"classes": classes, "preparation": getattr(model.config, "preparation", {})}
-                write_json(Path(save_directory) / FACTS, facts | {"base": fingerprint(model)})
-
-    return AdaptedClassifier
+    def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
+        # No embedding is ever a target; to find that out by itself, peft asks the hub at every save.
+        kwargs = {"save_embedding_layers": False, **kwargs}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            model = self.get_base_model()
+            classes = [model.config.id2label[index] for index in range(model.config.num_labels)]
+            facts = {"classes": classes, "preparation": getattr(model.config, "preparation", {})}
+            write_json(Path(save_directory) / FACTS, facts | {"base": fingerprint(model)})
 
 
 def fingerprint(model) -> str:
-    """Tells the frozen weights from those of another model of the same shape.
-
-    A hash of some 256 values of every weight: training or merging changes many of them.
-    """
-    import torch
-
+    """Tells the frozen weights from those of another model of the same shape: a hash of some values of each."""
     apart = ("lora_", "modules_to_save", "pooler", "bias")
     frozen = [p for name, p in model.base_model.named_parameters() if not any(part in name for part in apart)]
     sample = torch.cat([p.detach().reshape(-1)[:: max(1, p.numel() // 256)].float() for p in frozen])
     return hashlib.sha256(sample.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-# Saved adapters
-
-
 @dataclass
 class SavedAdapter:
-    """An adapter's folder: peft's `config`, the `weights` by name (on the processor), our `facts`, if it has any."""
+    """An adapter's folder: peft's `config`, the `weights` by name, our `facts`, if it has any."""
 
     name: str
     config: object
@@ -184,12 +119,6 @@ class SavedAdapter:
     @classmethod
     def read(cls, name: str, args) -> "SavedAdapter":
         """From a folder or the hub; raises `UserError` where it is no LoRA adapter in safetensors."""
-        from huggingface_hub import snapshot_download
-        from peft import LoraConfig, PeftConfig
-        from safetensors.torch import load_file
-
-        from common.hub import commit_of, fetching
-
         folder = Path(name)
         if not folder.is_dir():
             hub = {"revision": commit_of("model", name, None, args.token), "token": args.token}
@@ -220,73 +149,55 @@ class SavedAdapter:
         """Its base, where it names one, rank, modules and scaling, as flags."""
         own, targets = {flag: getattr(self.config, name) for flag, name in SETTINGS.items()}, self.config.target_modules
         own["target_modules"] = [targets] if isinstance(targets, str) else sorted(targets)
-        return own | ({"model": base} if (base := self.config.base_model_name_or_path) else {})
+        base = self.config.base_model_name_or_path
+        return {**own, "model": base} if base else own
 
-    def apply(self, model, *, trainable: bool, reset_classifier: bool = False):
-        """`model`, a plain one, with this adapter; a `PeftModel`.
+    @property
+    def scaling(self) -> float:
+        """How many times the product of its two matrices counts."""
+        return self.config.lora_alpha / (math.sqrt(self.config.r) if self.config.use_rslora else self.config.r)
 
-        Args:
-            trainable: to train on; else everything is frozen and in eval mode.
-            reset_classifier: keep the model's own classifier and its classes; for a second task.
+    def apply(self, model, *, trainable: bool):
+        """`model`, a plain one, with this adapter: a `PeftModel`, to train on or frozen and in eval mode.
 
-        Raises:
-            UserError: it is another base model's, or has no classifier, or one for another number of classes.
+        Raises `UserError` where it is another base model's, or has no classifier for so many classes.
         """
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
         base, head = fingerprint(model), tuple(f"base_model.model.{name}." for name in _head(model))
         adapted = _wrapped(model, self.config, trainable=trainable)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        there = self.weights | {name: w for name, w in own.items() if reset_classifier and name.startswith(head)}
-        shapes = [{name: w.shape for name, w in weights.items()} for weights in (there, own)]
-        wrong = sorted({name for name, _ in shapes[0].items() ^ shapes[1].items()})
-        other = [name for name in wrong if not name.startswith(head)]
-        if other or (base and self.facts.get("base") not in (base, None)):
+        shapes = [{(name, weight.shape) for name, weight in weights.items()} for weights in (self.weights, own)]
+        wrong = {name for name, _ in shapes[0] ^ shapes[1]}
+        if self.facts.get("base", base) != base or any(not name.startswith(head) for name in wrong):
             trained_on = self.config.base_model_name_or_path or "a model without name"
-            raise UserError(
-                f"{self.name}: is an adapter for another base model ({trained_on}) than --model {model.name_or_path}: "
-                + (f"{len(other)} weights do not fit, the first is {other[0]}" if other else "the weights differ")
-            )
+            given = model.name_or_path
+            raise UserError(f"{self.name}: is an adapter for another base model ({trained_on}) than --model {given}")
         if wrong:
-            what = "a classifier for other classes" if wrong[0] in there else "no classifier, and would score at random"
-            raise UserError(
-                f"{self.name}: has {what}; take its updates only, with a new classifier (--reset_classifier)"
-            )
-        set_peft_model_state_dict(adapted, there)
+            what = "a classifier for other classes" if wrong & {*self.weights} else "no trained classifier"
+            raise UserError(f"{self.name}: has {what}; merge it (--merge) where it was trained, and train that model")
+        set_peft_model_state_dict(adapted, self.weights)
         return adapted
 
 
 def combine(model, adapters: list[SavedAdapter], weights: list[float], *, trainable: bool):
     """`model` with the weighted sum of saved adapters' updates: one adapter, whose rank is the sum of theirs.
 
-    The update of a module is exactly sum(weight_i * scaling_i * B_i A_i); ranks and scalings may differ. What is saved
-    whole, classifier and pooler, is no update: of that it is the mean, sum(weight_i * W_i) / sum(weight_i). Which is
-    why the classes must be the same, in the same order. (peft's `add_weighted_adapter` refuses saved classifiers.)
+    The update of a module is sum(weight_i * scaling_i * B_i A_i). Of what is saved whole, classifier and pooler, it is
+    the mean, sum(weight_i * W_i) / sum(weight_i). (peft's `add_weighted_adapter` refuses saved classifiers.)
 
-    Raises:
-        UserError: what `SavedAdapter.apply` refuses, other classes or modules than the first adapter's, or an adapter
-            that is more than two matrices for each module, such as DoRA's.
+    Raises `UserError` for what `SavedAdapter.apply` refuses, and for adapters that do not add up.
     """
-    import torch
-    from peft import LoraConfig
-
     first, parts = adapters[0], {}
     for saved in adapters:
-        plain = all(".lora_" not in name or ".lora_A." in name or ".lora_B." in name for name in saved.weights)
-        if not plain or saved.config.rank_pattern or saved.config.alpha_pattern or saved.config.bias != "none":
+        config, kind = saved.config, (saved.id2label, saved.weights.keys(), saved.facts.get("base"))
+        if config.use_dora or config.rank_pattern or config.alpha_pattern or config.bias != "none":
             raise UserError(f"{saved.name}: is no plain product of two matrices and cannot be added; merge it instead")
-        same = [(one.id2label, one.weights.keys(), one.facts.get("base")) for one in (saved, first)]
-        if same[0] != same[1]:
-            raise UserError(
-                f"{saved.name}: has other classes or modules or another base model than {first.name}; only adapters "
-                "of the same ones can be added"
-            )
+        if kind != (first.id2label, first.weights.keys(), first.facts.get("base")):
+            raise UserError(f"{saved.name}: has other classes or modules or another base model than {first.name}")
     for name in first.weights:
         tensors = [saved.weights[name] for saved in adapters]
         if ".lora_A." in name:
-            roots = [math.sqrt(s.config.r) if s.config.use_rslora else s.config.r for s in adapters]
-            scales = [w * s.config.lora_alpha / root for w, s, root in zip(weights, adapters, roots)]
-            parts[name] = torch.cat([scale * tensor for scale, tensor in zip(scales, tensors)], dim=0)
+            scaled = [w * s.scaling * tensor for w, s, tensor in zip(weights, adapters, tensors)]
+            parts[name] = torch.cat(scaled, dim=0)
         elif ".lora_B." in name:
             parts[name] = torch.cat(tensors, dim=1)
         else:
@@ -298,49 +209,38 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
     return together.apply(model, trainable=trainable)
 
 
-# What is left behind
-
-
-def trained_and_stored(whole: int, model, method: str) -> tuple[dict, dict]:
-    """What a method trains and has to store, for one task and for a hundred: facts, and a table, for the results.
-
-    Args:
-        whole: parameters before adaptation, all of them trainable.
-    """
-    own, shared = (sum(p.nbytes for p in model.parameters() if p.requires_grad == own) for own in (True, False))
-    trainable, every = (sum(p.numel() for p in model.parameters() if p.requires_grad or n) for n in (False, True))
-    after = {"parameters": every, "trainable parameters": trainable}
-    after |= {"bytes for 1 task": shared + own, "bytes for 100 tasks": shared + 100 * own}
-    before = (whole, whole, 4 * whole, 400 * whole)
-    rows = [[name, f"{was:,}", f"{value:,}"] for was, (name, value) in zip(before, after.items())]
-    table = {"title": "Trained and stored", "head": ["", "all of it trained", f"--method {method}"], "rows": rows}
-    return {"method": {"method": method, "trainable share": trainable / every, **after}}, table
+def trained_and_stored(whole: int, model, method: str) -> dict:
+    """Facts for the results: what a method trains and stores; `whole`: parameters before, all of them trainable."""
+    counts = count_parameters(model)
+    own, shared = (sum(p.nbytes for p in model.parameters() if p.requires_grad == kind) for kind in (True, False))
+    return {
+        "method": method,
+        "parameters": counts["total"],
+        "trainable parameters": counts["trainable"],
+        "trainable share": counts["trainable"] / counts["total"],
+        "bytes for 1 task": shared + own,
+        "bytes for 100 tasks": shared + 100 * own,
+        "bytes for 100 tasks, all of it trained": 400 * whole,
+    }
 
 
 def write_adapters(model, tokenizer, inputs, collator, run) -> dict:
-    """Writes a sum of adapters (--combine) as an adapter, and the merged model (--merge) to `merged`.
-
-    Returns how the merged model's logits differ from the adapter's, and the speed of base, adapter and merged model.
-    """
-    import torch
-
-    from common.models import evaluating
-    from common.text.pruning import measure
-
+    """Writes a sum of adapters (--combine) as an adapter, and the merged model (--merge); returns facts about that."""
     if run.args.combine and not run.training_args.do_train:
         model.save_pretrained(run.output_dir)
         tokenizer.save_pretrained(run.output_dir)
     if not run.args.merge:
         return {}
-    rows = next(iter(inputs.values()))
-    rows = rows.remove_columns([column for column in ("length", "labels") if column in rows.features])
+    rows = next(iter(inputs.values())).select_columns(collator.tokenizer.model_input_names)
     batch = collator([rows[i] for i in range(len(rows))[:32]]).to(run.training_args.device)
-    with evaluating(model), torch.no_grad():
+    model.eval()
+    with torch.no_grad():
         with model.disable_adapter():
-            facts = {"base": measure(model, batch)}
-        facts["adapter"], logits = measure(model, batch), model(**batch).logits
+            base = measure(model, batch)
+        adapter, logits = measure(model, batch), model(**batch).logits
         merged = model.merge_and_unload(safe_merge=True)
-        facts["merged"], difference = measure(merged, batch), (merged(**batch).logits - logits).abs().max().item()
+        difference = (merged(**batch).logits - logits).abs().max().item()
     merged.save_pretrained(run.output_dir / "merged")
     tokenizer.save_pretrained(run.output_dir / "merged")
-    return {"merged": {"folder": "merged", "largest difference of a logit": difference, **facts}}
+    facts = {"folder": "merged", "largest difference of a logit": difference}
+    return {"merged": {**facts, "base": base, "adapter": adapter, "merged": measure(merged, batch)}}

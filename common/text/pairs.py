@@ -1,30 +1,38 @@
 """Labelled pairs of texts (premise, hypothesis): read from any table, turned into tokens, and shown.
 
-A split is a data set with the columns id, premise, hypothesis, `labels` (a ClassLabel; not in a split without truth),
-and those of `GROUPS` that are there. Classes are known by name, never by position.
+A split has the columns id, premise, hypothesis, `labels` (a ClassLabel; not without truth), and those of `GROUPS` that
+are there. Classes are known by name, never by position.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+import torch
+from datasets import Dataset, Features, Value
+from sklearn.decomposition import PCA
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from common.arguments import LabelArguments, TaskArguments, flag
+from common.cache import shared_map
+from common.classification import Predictions, score_predictions, write_classes
+from common.data import load_splits, require_columns, without_bad
 from common.errors import UserError
+from common.labels import align_with_checkpoint, canonical, class_names_of, encode_labels, in_order, listed
+from common.models import check_vocabulary, evaluating, load_model
+from common.report import plots
+from common.results import published as reference
+from common.text.arguments import PairArguments
+from common.text.pruning import load_pruned
 
-# Where the parts of a pair are found by themselves, the first name that is there; compared without case. The last ones
-# are those of GLUE's tasks.
+# Where the parts of a pair are found by themselves, GLUE's too: the first name that is there, compared without case.
 COLUMNS = {
     "id": ("id", "pairid", "pair_id", "uid", "guid", "idx", "index"),
     "premise": ("premise", "sentence1", "sentence_a", "text_a", "text1", "question1", "question", "#1 string"),
     "hypothesis": ("hypothesis", "sentence2", "sentence_b", "text_b", "text2", "question2", "sentence", "#2 string"),
     "label": ("gold_label", "label_text", "label", "labels", "entailment_label", "class", "is_duplicate", "quality"),
 }
-# Columns by whose values accuracy is reported. FarsTail's last two say with 1 where a model that sees the hypothesis
-# alone, or the overlap alone, is wrong.
+# Columns by whose values accuracy is reported; FarsTail's say with 1 where the hypothesis or the overlap misleads.
 GROUPS = {
     "genre": {},
     "hard(hypothesis)": {"0": "easy", "1": "hard"},
@@ -37,7 +45,6 @@ VISIBLE = re.compile(
 )
 PROJECTED = 320  # pairs in a projection
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
-# A format string, so that braces are doubled.
 USAGE = """\
 from transformers import pipeline
 
@@ -45,22 +52,6 @@ classifier = pipeline("text-classification", model="{model}")
 pair = {{"text": {first!r}, "text_pair": {second!r}}}
 print(classifier(pair, truncation=True, top_k=None))  # every label with its probability
 """
-
-
-@dataclass
-class PairArguments(LabelArguments, TaskArguments):
-    """What every task on pairs of sentences has."""
-
-    _argument_group_name = "sentence pairs"
-
-    max_length: int = flag(256, "tokens of a pair; of a longer one the longer sentence is cut", "--max_seq_length")
-    pad_to_max_length: bool = flag(False, "pad every batch to max_length: slower, for compilers that want one shape")
-    lower_case: bool = flag(False, "lower-case all texts", "--do_lower_case")
-    premise_column: str | None = flag(None, "column of the first sentence; unset: premise, sentence1, ...")
-    hypothesis_column: str | None = flag(None, "column of the second sentence; unset: hypothesis, sentence2, ...")
-    frozen_cache: Literal["float32", "float16", "none"] = flag(
-        "float32", "what is frozen is computed once and kept on disk so (float16: half the space); none: in every epoch"
-    )
 
 
 def preparation_of(args: PairArguments, names: Sequence[str], saved: dict | None) -> dict:
@@ -79,29 +70,20 @@ def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_spli
     """The splits that the run needs, as `common.data.Splits`; test pairs may come without classes.
 
     Pairs without a gold label (`-`, -1) are left out and counted, always. Ids that are not all different become the
-    numbers of the rows, from 1.
-
-    Args:
-        known: the classes of the task, in the order of their ids -> other spellings.
-        hub_splits: as for `common.data.load_splits`.
+    numbers of the rows, from 1. `known`: the task's classes, in the order of their ids -> other spellings.
 
     Raises:
         UserError: a missing column, a bad pair, an unknown label, numbers that nobody has explained, or one class only.
     """
-    from datasets import Dataset, Features, Value
-
-    from common.data import load_splits, without_bad
-    from common.labels import encode_labels, in_order, listed
-
     names = None  # the classes of the training data; the other splits may have no others
 
     def to_dataset(frame, split: str) -> tuple:
         nonlocal names
         source, columns = frame.attrs["source"], _columns(frame, args, label_needed=split != "test")
         table = frame[[columns["premise"], columns["hypothesis"]]].set_axis(["premise", "hypothesis"], axis=1)
-        ids = frame[columns["id"]].astype(str) if "id" in columns else None
-        usable = ids is not None and ids.is_unique and not ids.hasnans
-        table["id"] = ids if usable else [str(number) for number in range(1, len(table) + 1)]
+        table["id"] = [str(number) for number in range(1, len(table) + 1)]
+        if "id" in columns and (ids := frame[columns["id"]].astype(str)).is_unique and not ids.hasnans:
+            table["id"] = ids
         for group, meanings in GROUPS.items():
             if group in frame:
                 table[group] = [meanings.get(str(value), str(value)) for value in frame[group]]
@@ -130,10 +112,7 @@ def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_spli
 
 
 def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
-    """The columns that are there: "premise", "hypothesis", perhaps "label" and "id" -> their names in these rows."""
-    from common.data import require_columns
-    from common.labels import listed
-
+    """Premise, hypothesis, perhaps label and id -> the name of the column."""
     folded, found = {name.strip().casefold(): name for name in reversed(list(frame))}, {}
     for part, known in COLUMNS.items():
         given = getattr(args, f"{part}_column", None)
@@ -162,15 +141,9 @@ def text_problem(name: str, text: object) -> tuple[str, str] | None:
 def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: str, args, known, run) -> tuple:
     """(the splits with labels counted as the checkpoint counts them, names of the classes in the order of the logits).
 
-    Args:
-        trained_for: the checkpoint's classes; None: it is no trained classifier.
-
-    Raises:
-        UserError: it does not say what its classes are and `--label_order` does not either, or it has others than the
-            data and will not be trained.
+    `trained_for`: the checkpoint's classes; None: it is no trained classifier. Raises `UserError` where it does not say
+    what they are, nor `--label_order`, or where they are not the data's and it will not be trained.
     """
-    from common.labels import align_with_checkpoint, canonical, class_names_of, listed
-
     training, settings = args.training_args.do_train, {"known": known, "label_order": args.order}
     splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
     labelled = (split.features["labels"].names for split in splits.values() if "labels" in split.features)
@@ -184,32 +157,21 @@ def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: s
 # Tokens
 
 
-def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], preparation: dict, args, run) -> tuple:
+def tokenize(splits, tokenizer, encode: Callable, preparation: dict, args, run) -> tuple:
     """The splits as data sets of tokens, and the collator of their batches; by all processes, each its share.
 
-    Columns: what the model takes, `length` (tokens of a pair, after it was cut) and `labels`. How many pairs were cut,
-    and by how much, goes into the results.
-
-    Args:
-        prepare: what is done to texts before; `preparation` says it, for the cache.
-
-    Returns:
-        (data sets by split, collator, split -> tokens of each pair before it was cut, int [N]).
+    `encode`: the script's call of the tokenizer, (batch, **how to cut); `preparation` says the same, for the cache.
+    Returns (split -> what the model takes, `length` and `labels`; collator; split -> lengths before cutting, int [N]).
     """
-    from transformers import DataCollatorWithPadding
-
-    from common.cache import shared_map
-
     max_length, specials = min(args.max_length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add(True)
     if max_length < specials + 2:
         raise UserError(f"--max_length {max_length} leaves no room for two texts beside {specials} special tokens")
 
-    def encode(batch: dict) -> dict:
-        texts = prepare(batch["premise"]), prepare(batch["hypothesis"])
-        tokens = tokenizer(*texts, verbose=False)
+    def cut(batch: dict) -> dict:
+        tokens = encode(batch, verbose=False)
         whole = [len(ids) for ids in tokens["input_ids"]]
         if max(whole, default=0) > max_length:
-            tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+            tokens = encode(batch, truncation=True, max_length=max_length)
         return {**tokens, "length": [len(ids) for ids in tokens["input_ids"]], "whole_length": whole}
 
     key = {"tokenizer": tokenizer.backend_tokenizer.to_str(), "max_length": max_length, "preparation": preparation}
@@ -218,7 +180,7 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
         labels = split.features.get("labels")
         found = shared_map(
             split.select_columns(["premise", "hypothesis", *(["labels"] if labels else [])]),
-            encode,
+            cut,
             key=key | {"texts": run.data["splits"][name]["fingerprint"], "classes": labels and labels.names},
             args=args,
             run=run,
@@ -238,12 +200,7 @@ def tokenize(splits, tokenizer, prepare: Callable[[list[str]], list[str]], prepa
 
 
 def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, training: bool):
-    """The model of `--model` for these classes; it remembers how texts are prepared. Pruned models, too."""
-    from transformers import AutoModelForSequenceClassification
-
-    from common.models import check_vocabulary, load_model
-    from common.text.pruning import load_pruned
-
+    """The model of `--model`, perhaps a pruned one, for these classes; it remembers how texts are prepared."""
     settings = {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
     settings |= {"head": "classification", "training": training, "classes": classes, "loader": load_pruned}
     model = load_model(AutoModelForSequenceClassification, run, **settings)
@@ -269,27 +226,22 @@ def finish(
     epochs: Mapping[str, Mapping],
     usage: str,
     model: str | Path,
-    extra: dict,
     tables: Sequence[dict],
     write_more: Callable[[], dict] = dict,
 ) -> dict:
     """Scores what the trainer predicted, and finishes the run; returns what results.json holds.
 
     Args:
-        whole_lengths: split -> tokens of each pair. outputs: split -> what the trainer predicted.
-        vectors: "before", "after" training -> [n, H], of the first n validation pairs.
-        published: report and perhaps setting, accuracy, macro F1, and "precision / recall / F1 / macro / weighted
-            averages": the three for each class in the order of `known`, then their averages; in percent. They stand
+        whole_lengths, outputs: split -> tokens of each pair, what the trainer predicted.
+        vectors: of `pooled_vectors`.
+        published: report and perhaps setting, accuracy, macro F1, and the string that `class_table` takes; they stand
             beside what was trained on the data of the recipe.
         epochs: "accuracy", "loss" -> {epoch: published value}.
         usage: a format string, of {model} (the argument) and the two sentences {first} and {second}.
-        write_more: writes what else there is, and returns more facts for `extra`.
+        write_more: writes what else there is, and returns facts for results.json's `extra`.
     """
-    from common import classification
-    from common.results import published as reference
-
     predictions = {
-        name: classification.Predictions(
+        name: Predictions(
             labels=list(classes),
             logits=output.predictions,
             targets=output.label_ids,
@@ -300,14 +252,13 @@ def finish(
         for name, output in outputs.items()
     }
     train = np.array(splits["train"]["labels"][:]) if "train" in splits else None
-    options = {"headline_metric": "accuracy", "train_targets": train}
-    scores = classification.score_predictions(predictions, trainer.losses, **options)
+    scores = score_predictions(predictions, trainer.losses, headline_metric="accuracy", train_targets=train)
 
     def write(results: dict) -> tuple:
         dashed = {name: {"published": points} for name, points in epochs.items()} if rows else {}
-        files, *cards = classification.write_classes(results, predictions, run.output_dir, references=dashed)
+        files, *cards = write_classes(results, predictions, run.output_dir, references=dashed)
         results["extra"] |= write_more()
-        return files | draw_pairs(splits, whole_lengths, run, vectors), *cards
+        return files | draw_pairs(splits.get("validation"), whole_lengths, run, vectors), *cards
 
     pair = next(iter(splits.values()))[0]
     first, second = prepare([pair["premise"], pair["hypothesis"]])
@@ -320,11 +271,14 @@ def finish(
         rows = [reference(report, setting, {"accuracy": accuracy, "f1": f1})]
         tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
     usage = usage.format(model=model, first=first, second=second)
-    return run.finish(trainer, scores, write=write, published=rows, usage=usage, extra=extra, tables=tables)
+    return run.finish(trainer, scores, write=write, published=rows, usage=usage, tables=tables)
 
 
 def class_table(per_class: Mapping, known: Sequence[str], setting: str, published: str) -> dict:
-    """For results.json's `tables`: precision, recall and F1 by class, and their averages, ours and the published."""
+    """Precision, recall and F1 by class, and their averages, ours and the published, for results.json's `tables`.
+
+    published: the three of each class in the order of `known`, their macro and their weighted averages, in percent.
+    """
     *by_class, macro, weighted = (numbers.split() for numbers in published.split(" / "))
     theirs = {**dict(zip(known, zip(*by_class))), "macro avg": macro, "weighted avg": weighted}
     rows = []
@@ -336,59 +290,35 @@ def class_table(per_class: Mapping, known: Sequence[str], setting: str, publishe
 
 
 def rows_table(splits, prepare: Callable[[list[str]], list[str]]) -> dict:
-    """For results.json's `tables`: the first and the last five pairs, raw and as the model gets them."""
+    """The first and the last five pairs, raw and as the model gets them, for results.json's `tables`."""
     name, split = next(iter(splits.items()))
     rows = split.select(sorted({*range(len(split))[:5], *range(len(split))[-5:]}))
-    columns = {"id": rows["id"][:], "premise": rows["premise"][:], "hypothesis": rows["hypothesis"][:]}
+    columns = {name: rows[name][:] for name in ("id", "premise", "hypothesis")}
     if "labels" in rows.features:
         columns["class"] = rows.features["labels"].int2str(rows["labels"][:])
     ready = {f"prepared {part}": prepare(columns[part]) for part in ("premise", "hypothesis")}
     columns |= ready if [*ready.values()] != [columns["premise"], columns["hypothesis"]] else {}
-    cells = [list(row) for row in zip(*columns.values())]
-    return {"title": f"First and last pairs ({name})", "head": list(columns), "rows": cells}
+    return {"title": f"First and last pairs ({name})", "head": [*columns], "rows": [*map(list, zip(*columns.values()))]}
 
 
-def draw_pairs(splits, whole_lengths: Mapping, run, vectors: Mapping[str, np.ndarray]) -> dict:
-    """Token lengths with the cut-off, word overlap of the two texts by class, projections; files for results.json."""
-    from sklearn.decomposition import PCA
-
-    from common.report import plots
-
-    folder, (name, split) = run.output_dir / "plots", next(iter(splits.items()))
-
-    def by_class(split, values: np.ndarray) -> dict[str, np.ndarray]:
-        labels = np.array(split["labels"][: len(values)])
-        return {name: values[labels == i] for i, name in enumerate(split.features["labels"].names)}
-
+def draw_pairs(validation, whole_lengths: Mapping, run, vectors: Mapping[str, np.ndarray]) -> dict:
+    """Token lengths with the cut-off, and projections of the pairs' `vectors`; files for results.json."""
+    folder, (name, lengths) = run.output_dir / "plots", next(iter(whole_lengths.items()))
     words = {"title": f"Both texts together ({name})", "xlabel": "tokens", "cutoff_label": "cut here"}
-    drawn = [plots.histogram(whole_lengths[name], folder / "token_lengths", cutoff=run.args.max_length, **words)]
-    if "labels" in split.features:
-        words = {"title": f"Words of the hypothesis that the premise has, too ({name})", "xlabel": "share of words"}
-        groups = by_class(split, word_overlap(split))
-        drawn.append(plots.histogram(None, folder / "word_overlap", groups=groups, **words))
+    drawn = [plots.histogram(lengths, folder / "token_lengths", cutoff=run.args.max_length, **words)]
     for when, found in vectors.items():
+        points, labels = PCA(2, random_state=0).fit_transform(found), np.array(validation["labels"][: len(found)])
+        groups = {name: points[labels == i] for i, name in enumerate(validation.features["labels"].names)}
         words = {"title": f"Pairs {when} training (validation)", "xlabel": "first component", "ylabel": "second"}
-        groups = by_class(splits["validation"], PCA(2, random_state=0).fit_transform(found))
         drawn.append(plots.scatter(groups, folder / f"vectors_{when}", **words))
     return {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
 
 
-def word_overlap(split) -> np.ndarray:
-    """float64 [N]: the share of the hypothesis's words, each counted once, that the premise has; 0 without words."""
-    pairs = zip(split["premise"][:], split["hypothesis"][:])
-    words = ((set(re.findall(r"\w+", text.casefold())) for text in pair) for pair in pairs)
-    return np.array([len(own & others) / max(len(own), 1) for others, own in words])
-
-
 def pooled_vectors(when: str, model, inputs, collator, run) -> dict[str, np.ndarray]:
-    """`when` -> float32 [n, H]: the mean of the last states over the tokens of each of the first n validation pairs.
+    """`when` -> float32 [n, H]: the mean of the last states over the tokens of each of the first validation pairs.
 
-    {} where there is nothing to show: no validation pairs, or a model that is divided among processes.
+    {} without such pairs, or where the model is divided among processes.
     """
-    import torch
-
-    from common.models import evaluating
-
     if len(inputs.get("validation", ())) < 3 or run.training_args.fsdp:
         return {}
     rows = inputs["validation"].remove_columns(["length", "labels"])

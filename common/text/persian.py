@@ -1,10 +1,8 @@
 """Persian texts made simpler before an encoder sees them: without stop words, stemmed, without ZWNJ, normalised.
 
-Each step is a switch; shekar does the language's work, here are only the order, the borders of words and the cache.
-The order is that of report 000: words out, U+200C out, normalised last. A pre-trained model has seen raw text, so
-these steps can cost accuracy: "not", "no" and "without" are stop words, on which an inference may hang.
-
-Texts in other scripts are left as they are.
+shekar does the language's work; the order is that of report 000: words out, U+200C out, normalised last. A pre-trained
+model has seen raw text, so these steps can cost accuracy: "not", "no" and "without" are stop words, on which an
+inference may hang. Texts in other scripts are left as they are.
 """
 
 import re
@@ -20,7 +18,6 @@ WORD = re.compile(r"[\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u200c]
 SPACE_AND_WORD = re.compile(rf"([^\S\r\n]*)({WORD.pattern})")
 SPACE_AT_BEGIN = re.compile(r"(?<![^\n«(\[{])[^\S\r\n]+")  # of a line, or of what stands in quotes or brackets
 OTHER_SCRIPT = re.compile(r"[^\W\d_]")
-MOST_PASSES = 5
 
 
 def prepare(texts: Sequence[str], steps: Sequence[str]) -> list[str]:
@@ -28,12 +25,11 @@ def prepare(texts: Sequence[str], steps: Sequence[str]) -> list[str]:
 
     A step that would leave a text without any letter or digit does not happen to that text.
     """
-    prepared = dict.fromkeys(texts)
-    for text in prepared:
-        after = text
-        for function in (FUNCTIONS[step] for step in STEPS if step in steps):
-            after = changed if re.search(r"\w", changed := function(after)) else after
-        prepared[text] = after
+    prepared = {text: text for text in texts}
+    for step in (step for step in STEPS if step in steps):
+        for text, before in prepared.items():
+            after = FUNCTIONS[step](before)
+            prepared[text] = after if re.search(r"\w", after) else before
     return [prepared[text] for text in texts]
 
 
@@ -46,32 +42,21 @@ def _shekar() -> tuple[set[str], Callable[[str], str], Callable[[str], str]]:
 
 
 def _without_stop_words(text: str) -> str:
-    """Stop words go with the space before them, so that no double spaces stay behind."""
-    stop_words, *_ = _shekar()
+    stop_words, *_ = _shekar()  # each goes with the space before it, so that no double spaces stay behind
     after = SPACE_AND_WORD.sub(lambda match: "" if match[2] in stop_words else match[0], text)
     return text if after == text else SPACE_AT_BEGIN.sub("", after)
 
 
 def _stemmed(text: str) -> str:
-    """The ends of words go where they leave a known word behind."""
     _, stem, _ = _shekar()
     return WORD.sub(lambda match: stem(match[0]), text)
 
 
 def _normalized(text: str) -> str:
-    """Persian letters for Arabic ones, Persian digits and punctuation, spacing, no diacritics.
-
-    Until nothing changes any more, which takes shekar two passes now and then: its joining of compounds depends on the
-    order of a set where it knows two forms, and a second pass makes them one.
-    """
     if not WORD.search(text) and OTHER_SCRIPT.search(text):
         return text
-    *_, normalizer = _shekar()
-    for _ in range(MOST_PASSES):
-        before, text = text, normalizer(text)
-        if text == before:
-            break
-    return text
+    *_, normalize = _shekar()
+    return normalize(normalize(text))  # of compounds shekar takes one form or another; a second pass makes them one
 
 
 FUNCTIONS = dict(zip(STEPS, (_without_stop_words, _stemmed, lambda text: text.replace(ZWNJ, ""), _normalized)))

@@ -1,9 +1,7 @@
-"""Questions over texts with answers as spans: SQuAD's json (v1.1, v2.0 and sets of the same form) and flat rows.
-
-Every answer is checked against its context once, here; what follows may trust the spans.
-"""
+"""Questions over texts with answers as spans: SQuAD's json (v1.1, v2.0 and sets of the same form) and flat rows."""
 
 import ast
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,15 +21,8 @@ ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
 def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Dataset, dict[str, int]]:
     """Questions of rows (nested SQuAD articles, or flat with the hub's columns), and reason -> how many were skipped.
 
-    Training and validation questions must have answers (an empty list: unanswerable). Of test questions the answers
-    are read if every question has them, and left aside otherwise.
-
-    Args:
-        split: "train", "validation" or "test"; becomes the data set's `split`.
-        skip_bad: leave bad examples out and count them instead of stopping at the first one.
-
-    Returns:
-        A row a question: id, question, context and, if known, answers {text: [...], answer_start: [...]}.
+    A row has id, question, context and answers {text: [...], answer_start: [...]}; of test questions only if each of
+    them has answers (an empty list: unanswerable). `skip_bad`: leave bad examples out and count them.
 
     Raises:
         UserError: naming file, row (the article of a nested file) and question for whatever is wrong.
@@ -39,9 +30,8 @@ def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Datas
     rows = _flattened(frame) if "paragraphs" in frame else frame
     require_columns(rows.columns, COLUMNS if split != "test" else COLUMNS[:3], frame.attrs["source"])
     rows = rows.reindex(columns=[*COLUMNS, "is_impossible"]).astype(object)
-    rows["answers"] = pd.Series(
-        [_spans(_written_out(cell)) for cell in rows["answers"]], index=rows.index, dtype=object
-    )
+    answers = [_spans(_written_out(cell)) for cell in rows["answers"]]
+    rows["answers"] = pd.Series(answers, index=rows.index, dtype=object)
     truth = split != "test" or all(answers is not None for answers in rows["answers"])
     problems, seen = {}, set()
     for i, row in enumerate(rows.itertuples(index=False)):
@@ -77,33 +67,20 @@ def _flattened(frame: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-class _WithoutCalls(ast.NodeTransformer):
-    """numpy prints `array([84], dtype=int32)`; the list is its first argument. Nothing is called."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        return self.visit(node.args[0]) if node.args else node
-
-
 def _written_out(cell: object) -> object:
     """The value of a csv cell that is written as json or as Python prints it; one that cannot be read stays text."""
     if not isinstance(cell, str):
         return cell
     if not cell.strip():
         return None
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        try:
-            return ast.literal_eval(_WithoutCalls().visit(ast.parse(cell.strip(), mode="eval")).body)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return cell
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(cell.strip())
+    return cell
 
 
 def _spans(answers: object) -> list[tuple[str, int]] | str | None:
-    """(text, first character) of each of [{text, answer_start}, ...] or {text: [...], answer_start: [...]}.
-
-    None where there are none; what is wrong, in words, where they have another form.
-    """
+    """(text, first character) of each answer, or what is wrong, in words; None where there are none."""
     if answers is None or isinstance(answers, float):
         return None
     try:
@@ -137,23 +114,19 @@ def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
     for text, start in row.answers:
         is_number = isinstance(start, int | float | np.number) and not isinstance(start, bool) and start == start // 1
         if not isinstance(text, str) or not is_number:
-            sentence = f"answer text and answer_start must be text and a whole number, not {text!r}, {start!r}"
-            return "answer of a wrong type", sentence
-        start = int(start)  # pandas writes 84 as 84.0 where other rows have none
+            wrong = f"answer text and answer_start must be text and a whole number, not {text!r}, {start!r}"
+            return "answer of a wrong type", wrong
         if text and row.is_impossible is True:
             return "contradiction", f"is_impossible is true but there is the answer {text!r}"
-        if text and (start < 0 or row.context[start : start + len(text)] != text):
-            sentence = f"the answer {text!r} does not stand at answer_start {start} of its context"
-            return "answer_start does not match", sentence
+        start = int(start)  # pandas writes 84 as 84.0 where other rows have none
+        if text and (start < 0 or not row.context.startswith(text, start)):
+            wrong = f"the answer {text!r} does not stand at answer_start {start} of its context"
+            return "answer_start does not match", wrong
     return None
 
 
 def hold_out(questions: Dataset, wanted: int, seed: int) -> tuple[Dataset | None, Dataset]:
-    """(tuning questions, the rest): `wanted` questions or some more, by whole texts at random, of both kinds.
-
-    (None, all of them) where no texts with twice as many questions (or with 20) have that: all questions are about one
-    text, or all are answerable.
-    """
+    """(`wanted` or some more, the rest): by whole texts at random, with both kinds of questions; (None, all) if not."""
     texts, answerable = pd.factorize(pd.Series(questions["context"][:]))[0], is_answerable(questions)
     sizes, most = np.bincount(texts), max(2 * wanted, min(20, len(questions) // 2))
     order = [text for text in np.random.default_rng(seed).permutation(len(sizes)) if sizes[text] <= most]
@@ -182,10 +155,7 @@ def gold_texts(questions: Dataset) -> list[list[str]]:
 
 
 def training_span(answers: Mapping[str, Sequence]) -> tuple[int, int]:
-    """First and one-past-last character of the answer to train on; (-1, -1) where there is none.
-
-    Where annotators disagree it is the span most of them marked, the first of these on a tie.
-    """
+    """First and one-past-last character of the answer that most annotators marked; (-1, -1) where there is none."""
     if not answers["text"]:
         return -1, -1
     (text, start), _ = Counter(zip(answers["text"], answers["answer_start"])).most_common(1)[0]

@@ -19,7 +19,8 @@ def test_the_parts_of_an_encoder_are_all_of_it(family):
     encoder = Encoder(model)
     assert len(encoder.layers) == 4
     head = [module for module in model.children() if module is not encoder.base]
-    parts = [*encoder.front, encoder.layers, *head] + [encoder.pooler] * (encoder.pooler is not None)
+    parts = [encoder.base.embeddings, encoder.layers, *head] + [encoder.pooler] * (encoder.pooler is not None)
+    parts += [encoder.base.embeddings_project] if family == "electra" else []
     counted = [parameter for part in parts for parameter in part.parameters()]
     assert len(counted) == len(set(counted))
     assert set(counted) == set(model.parameters())
@@ -52,23 +53,22 @@ def test_what_does_not_go_together():
     assert "this model (albert)" in message(apply_strategy, tiny_model("albert"), Strategy("head_only"))
 
 
-EMBEDDINGS, LAST, POOLER = "bert.embeddings.", "bert.encoder.layer.3.", "bert.pooler."
-CASES = [  # strategy, embeddings trained, prefixes of what is trained, layers frozen with the embeddings
-    ("full", False, ("bert.", "classifier."), None),
-    ("prune_heads", False, ("bert.", "classifier."), None),
-    ("first_2", False, ("bert.", "classifier."), None),
-    ("freeze_1", False, (*(f"bert.encoder.layer.{n}." for n in (1, 2, 3)), POOLER, "classifier."), 1),
-    ("freeze_4", False, (POOLER, "classifier."), 4),
-    ("last_layer", False, (LAST, POOLER, "classifier."), 3),
-    ("last_layer", True, (EMBEDDINGS, LAST, POOLER, "classifier."), None),
-    ("head_only", False, ("classifier.",), 4),
+LAST, POOLER = "bert.encoder.layer.3.", "bert.pooler."
+CASES = [  # strategy, prefixes of what is trained, layers frozen with the embeddings
+    ("full", ("bert.", "classifier."), None),
+    ("prune_heads", ("bert.", "classifier."), None),
+    ("first_2", ("bert.", "classifier."), None),
+    ("freeze_1", (*(f"bert.encoder.layer.{n}." for n in (1, 2, 3)), POOLER, "classifier."), 1),
+    ("freeze_4", (POOLER, "classifier."), 4),
+    ("last_layer", (LAST, POOLER, "classifier."), 3),
+    ("head_only", ("classifier.",), 4),
 ]
 
 
-@pytest.mark.parametrize("text, embeddings, prefixes, layers", CASES)
-def test_what_is_trained(text, embeddings, prefixes, layers):
+@pytest.mark.parametrize("text, prefixes, layers", CASES)
+def test_what_is_trained(text, prefixes, layers):
     model = tiny_model("bert")
-    assert apply_strategy(model, Strategy.parse(text), train_embeddings=embeddings) == layers
+    assert apply_strategy(model, Strategy.parse(text)) == layers
     assert trained_names(model) == {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
     if layers:
         assert Encoder(model).layers[0] in [m for part in frozen_modules(model) for m in part.modules()]
@@ -189,21 +189,16 @@ def groups_of(model, *rates) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_learning_rates_fall_towards_the_input(family):
-    for name, (rate, _) in groups_of(tiny_model(family), 2e-5, 1e-4, 0.5).items():
-        layer = next((n for n in range(4) if f".layer.{n}." in name), None)
-        if layer is not None:
-            expected = 2e-5 * 0.5 ** (3 - layer)
-        elif ".embeddings" in name:  # embeddings_project too
-            expected = 2e-5 * 0.5**4
-        else:
-            expected = 2e-5 if ".pooler." in name else 1e-4
-        assert rate == pytest.approx(expected), name
+def test_the_head_has_its_own_learning_rate(family):
+    model = tiny_model(family)
+    encoder = f"{model.base_model_prefix}."
+    for name, (rate, _) in groups_of(model, 2e-5, 1e-4).items():
+        assert rate == (2e-5 if name.startswith(encoder) else 1e-4), name
 
 
 def test_rates_of_what_is_trained_alone():
-    assert {rate for rate, _ in groups_of(tiny_model("roberta"), 3e-5, None, 1.0).values()} == {3e-5}
+    assert {rate for rate, _ in groups_of(tiny_model("roberta"), 3e-5, 3e-5).values()} == {3e-5}
     model = tiny_model("bert")
     apply_strategy(model, Strategy.parse("freeze_2"))
-    rates = groups_of(model, 1.0, 3.0, 0.5)
-    assert rates["bert.encoder.layer.2.output.dense.weight"][0] == 0.5 and rates["classifier.weight"][0] == 3.0
+    rates = groups_of(model, 1.0, 3.0)
+    assert rates["bert.encoder.layer.2.output.dense.weight"][0] == 1.0 and rates["classifier.weight"][0] == 3.0

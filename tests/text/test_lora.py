@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
 from common.models import count_parameters
+from common.text.arguments import LoraArguments
 from common.text.layers import Encoder
 from common.text.lora import (
     FACTS,
-    LoraArguments,
     SavedAdapter,
     add_lora,
     combine,
@@ -32,7 +32,7 @@ KINDS = [
     *((family, {}) for family in FAMILIES),
     ("bert", {"use_dora": True, "target_modules": ["all-linear"]}),
     ("roberta", {"use_rslora": True, "lora_alpha": 3, "lora_bias": "all"}),
-    ("distilbert", {"target_modules": ["lin1"], "init_lora_weights": "gaussian"}),
+    ("distilbert", {"target_modules": ["lin1"]}),
     ("gpt2", {"target_modules": ["c_attn"]}),
     ("modernbert", {"target_modules": ["all-linear"]}),
 ]
@@ -87,7 +87,6 @@ def updated(model) -> set[str]:
         ({"lora_alpha": -1}, "must be 1 or more"),
         ({"lora_dropout": 1.0}, "--lora_dropout from 0 up to 1"),
         ({"adapter": "a", "combine": ["b:1"]}, "give one of them"),
-        ({"reset_classifier": True}, "needs --adapter"),
         ({"combine": ["a:1", "b:-1"]}, "must add up to more than 0"),
         ({"combine": ["a"]}, "is not a folder, a colon and a number"),
         ({"combine": ["a:x"]}, "is not a folder, a colon and a number"),
@@ -125,10 +124,10 @@ def test_parameters_of_roberta_large():
         assert whole == {"total": 355_362_819, "trainable": 355_362_819}
         model = add_lora(model, LoraArguments())
     assert count_parameters(model) == {"total": 359_561_222, "trainable": 4_198_403}
-    facts, table = trained_and_stored(whole["total"], model, "lora")
-    assert facts["method"]["trainable share"] == pytest.approx(0.011676, abs=1e-6)
-    assert ["trainable parameters", "355,362,819", "4,198,403"] in table["rows"]
-    assert facts["method"]["bytes for 100 tasks"] == 4 * (355_362_819 + 100 * 4_198_403)
+    facts = trained_and_stored(whole["total"], model, "lora")
+    assert facts["trainable share"] == pytest.approx(0.011676, abs=1e-6)
+    assert facts["bytes for 100 tasks"] == 4 * (355_362_819 + 100 * 4_198_403)
+    assert facts["bytes for 100 tasks, all of it trained"] == 400 * 355_362_819
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -165,7 +164,7 @@ def test_what_gets_no_adapter():
 
 @pytest.mark.parametrize(
     "flags, scaling",
-    [({}, 1), ({"lora_alpha": 8}, 2), ({"use_rslora": True}, 4), ({"init_lora_weights": "orthogonal"}, 1)],
+    [({}, 1), ({"lora_alpha": 8}, 2), ({"use_rslora": True}, 4)],
 )
 def test_scaling_and_a_new_adapter_changes_nothing_yet(flags, scaling):
     model = fresh("bert")
@@ -221,31 +220,18 @@ def test_saving_asks_nobody(tmp_path, monkeypatch):
     adapted.save_pretrained(str(tmp_path))
 
 
-def test_a_second_task_with_other_classes(tmp_path):
-    first = trained(fresh("bert"))
-    adapter, second = saved(first, tmp_path), fresh("bert", seed=5, num_labels=4)
-    own = second.classifier.weight.clone()
-    adapted = adapter.apply(second, trainable=True, reset_classifier=True)
-    assert adapted.get_base_model().config.num_labels == 4
-    kept = dict(adapted.named_parameters())
-    assert torch.equal(kept["base_model.model.classifier.modules_to_save.default.weight"], own)
-    name = "base_model.model.bert.encoder.layer.2.attention.self.value.lora_B.default.weight"
-    assert torch.equal(kept[name], dict(first.named_parameters())[name])
-
-
 def test_what_does_not_fit_is_refused(tmp_path):
     adapter = saved(trained(fresh("bert")), tmp_path / "a")
     sentence = message(adapter.apply, fresh("bert", num_labels=4), trainable=False)
-    assert "a classifier for other classes" in sentence and "--reset_classifier" in sentence
+    assert "a classifier for other classes" in sentence and "--merge" in sentence
     assert "another base model" in message(adapter.apply, fresh("roberta"), trainable=False)
     assert "another base model" in message(adapter.apply, fresh("bert", layers=3), trainable=False)
-    assert "weights differ" in message(adapter.apply, tiny_model("bert", seed=7), trainable=False)
+    assert "another base model" in message(adapter.apply, tiny_model("bert", seed=7), trainable=False)
     weights = load_file(tmp_path / "a" / "adapter_model.safetensors")
     without = {name: weight for name, weight in weights.items() if "classifier" not in name}
     save_file(without, tmp_path / "a" / "adapter_model.safetensors")
     adapter = SavedAdapter.read(str(tmp_path / "a"), ARGS)
-    sentence = message(adapter.apply, fresh("bert"), trainable=False)
-    assert "no classifier, and would score at random" in sentence and "--reset_classifier" in sentence
+    assert "no trained classifier" in message(adapter.apply, fresh("bert"), trainable=False)
 
 
 def test_the_fingerprint_is_of_the_frozen_weights():

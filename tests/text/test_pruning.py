@@ -1,4 +1,4 @@
-"""common/text/pruning.py: against the whole model with the same heads silenced by a hook, and gates put in by hand."""
+"""common/text/pruning.py: against the whole model with the same heads silenced by a hook."""
 
 import copy
 import json
@@ -6,11 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from common.text.layers import Encoder, Strategy, apply_strategy
-from common.text.pruning import choose_heads, importance, load_pruned, measure, prune, pruned_heads, random_scores
+from common.text.pruning import load_pruned, measure, prune, pruned_heads, random_heads
 from tests.helpers import message
 from tests.text.tiny import FAMILIES, logits_of, tiny_batch, tiny_model
 
@@ -33,10 +32,6 @@ def silence(model, heads: dict[int, list[int]]) -> None:
         gate[lost] = 0
         gate = gate.repeat_interleave(projection(model, layer).in_features // 4)
         projection(model, layer).register_forward_pre_hook(lambda _, inputs, gate=gate: (inputs[0] * gate,))
-
-
-def losses(output, batch) -> torch.Tensor:
-    return cross_entropy(output.logits, batch["labels"], reduction="none")
 
 
 def parameters(model) -> int:
@@ -74,8 +69,7 @@ def test_what_cannot_be_pruned_is_refused():
     model = tiny_model("bert")
     prune(model, HEADS)
     assert "has lost attention heads already" in message(prune, model, {2: [0]})
-    for action, *given in ((prune, {0: [1]}), (importance, [], losses)):
-        assert "deberta-v2" in message(action, tiny_model("deberta-v2"), *given)
+    assert "deberta-v2" in message(prune, tiny_model("deberta-v2"), {0: [1]})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -124,7 +118,7 @@ def test_what_the_checkpoint_lacks_is_told(tmp_path):
 def test_real_weights(minilm, tmp_path):
     whole = AUTO.from_pretrained(minilm, num_labels=3).eval()
     pruned, batch = copy.deepcopy(whole), tiny_batch(whole)
-    heads = choose_heads(random_scores(whole, 42), 0.5, per_layer=True)
+    heads = random_heads(whole.config, 0.5, 42)
     assert {layer: len(lost) for layer, lost in heads.items()} == dict.fromkeys(range(6), 6)
     prune(pruned, heads)
     assert parameters(whole) - parameters(pruned) == 36 * (4 * 384 * 32 + 3 * 32)
@@ -142,85 +136,32 @@ def test_real_weights(minilm, tmp_path):
 
 
 def test_random_choice_is_seeded():
-    model = tiny_model("bert")
-    scores = random_scores(model, 7)
-    assert scores.shape == (4, 4)
-    np.testing.assert_array_equal(random_scores(model, 7), scores)
-    chosen = [choose_heads(random_scores(model, seed), 0.5, per_layer=False) for seed in range(20)]
-    assert len({str(one) for one in chosen}) == 20
+    config = tiny_model("bert").config
+    assert random_heads(config, 0.5, 7) == random_heads(config, 0.5, 7)
+    assert len({str(random_heads(config, 0.5, seed)) for seed in range(20)}) == 20
     often = np.zeros((4, 4))
     for seed in range(400):
-        for layer, lost in choose_heads(random_scores(model, seed), 0.5, per_layer=True).items():
+        for layer, lost in random_heads(config, 0.5, seed).items():
             often[layer, lost] += 1
     assert ((often > 150) & (often < 250)).all()  # each head half of the time; 5 standard deviations
 
 
-def test_the_lowest_scores_are_chosen():
-    scores = np.array([[4.0, 1, 3, 2], [8, 7, 6, 5], [0.1, 0.2, 0.4, 0.3]])
-    assert choose_heads(scores, 0.5, per_layer=True) == {0: [1, 3], 1: [2, 3], 2: [0, 1]}
-    assert choose_heads(scores, 0.25, per_layer=False) == {2: [0, 1, 3]}
-    assert choose_heads(scores, 0.5, per_layer=False) == {0: [1, 2, 3], 2: [0, 1, 3]}  # each layer keeps its best
-    assert choose_heads(scores, 0.1, per_layer=False) == {2: [0]}  # 1.2 heads
-    assert choose_heads(np.arange(12.0).reshape(4, 3), 0.5, per_layer=True) == {n: [0, 1] for n in range(4)}  # 1.5
-    for per_layer in (True, False):
-        assert choose_heads(scores, 0.5, per_layer=per_layer, layers=[0]) == {0: [1, 3]}
+def test_the_same_seed_gives_the_heads_that_it_always_gave():
+    scores = np.random.default_rng(3).random((4, 4))
+    lowest = {layer: sorted(np.argsort(row)[:2].tolist()) for layer, row in enumerate(scores)}
+    config = tiny_model("bert").config
+    assert random_heads(config, 0.5, 3) == lowest
+    assert random_heads(config, 0.5, 3, [2, 0, 2]) == {0: lowest[0], 2: lowest[2]}
+    assert {len(lost) for lost in random_heads(config, 0.6, 3).values()} == {2}  # 2.4
+    assert {len(lost) for lost in random_heads(config, 0.625, 3).values()} == {3}  # 2.5
 
 
-@pytest.mark.parametrize("share, per_layer", [(0.9, True), (0.8, False), (0.1, True), (0.04, False)])
-def test_shares_that_leave_nothing_or_everything(share, per_layer):
-    scores = np.random.default_rng(0).random((3, 4))
-    sentence = message(choose_heads, scores, share, per_layer=per_layer)
-    assert f"--pruned_share {share}" in sentence and f"at most {3 if per_layer else 9}" in sentence
-    assert "the layers are 0 to 2" in message(choose_heads, scores, 0.5, per_layer=per_layer, layers=[1, 3])
-
-
-# Importance
-
-
-def gated(model, batch) -> np.ndarray:
-    """The scores by their definition: a gate on every head at every token, all 1, and the loss derived by it."""
-    gates, hooks = [], []
-    for layer in range(4):
-        gate = torch.ones(*batch["input_ids"].shape, 4, requires_grad=True)
-        gates.append(gate)
-
-        def hook(_, inputs, gate=gate):
-            return (inputs[0] * gate.repeat_interleave(8, dim=-1),)
-
-        hooks.append(projection(model, layer).register_forward_pre_hook(hook))
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-    losses(model(**inputs), batch).sum().backward()
-    for hook in hooks:
-        hook.remove()
-    model.zero_grad()
-    return torch.stack([gate.grad.abs().sum((0, 1)) for gate in gates]).numpy()
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_importance_is_the_slope_by_gates(family):
-    model = tiny_model(family)
-    batches = [{**tiny_batch(model, seed), "labels": LABELS} for seed in range(3)]
-    expected = sum(gated(model, batch) for batch in batches)
-    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    np.testing.assert_allclose(importance(model, batches, losses), expected, rtol=1e-3)
-    cut = [{name: tensor[at : at + 1] for name, tensor in batch.items()} for batch in batches for at in range(5)]
-    np.testing.assert_allclose(importance(model, cut, losses), expected, rtol=1e-3)  # however it is cut into batches
-
-
-def test_importance_leaves_the_model_as_it_was():
-    model = tiny_model("bert")
-    apply_strategy(model, Strategy("head_only"))  # without a parameter to derive by, too
-    model.train()
-    batch, random_state = {**tiny_batch(model), "labels": LABELS}, torch.get_rng_state()
-    first = importance(model, [batch], losses)
-    np.testing.assert_array_equal(importance(model, iter([batch]), losses), first)  # without dropout
-    assert torch.equal(torch.get_rng_state(), random_state)
-    assert all(module.training for module in model.modules())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    with pytest.raises(ZeroDivisionError):
-        importance(model, [batch], lambda *_: 1 / 0)
-    silence(model, {layer: [0, 1, 3] for layer in range(4)})  # hooks of ours only: the head that matters is found
-    np.testing.assert_allclose(importance(model, [batch], losses).argmax(axis=1), [2] * 4)
+@pytest.mark.parametrize("share", [0.9, 0.1])
+def test_shares_that_leave_nothing_or_everything(share):
+    config = tiny_model("bert").config
+    sentence = message(random_heads, config, share, 0)
+    assert f"--pruned_share {share}" in sentence and "1 to 3 can go" in sentence
+    assert "the layers are 0 to 3" in message(random_heads, config, 0.5, 0, [1, 4])
 
 
 def test_measure_counts():

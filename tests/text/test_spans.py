@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.text.spans import NO_SPAN, Answers, answers_of_questions, best_spans_of_windows
-from common.text.windows import LABELS, WindowCutter
+from common.text.windows import LABELS, cut_batch
 
 # Windows
 
@@ -167,8 +167,8 @@ def test_tokens_through_windows_to_text(tiny_tokenizer):
     asked += [("Where?", museum, "Kassel")]
     answers = [{"text": [text], "answer_start": [context.index(text)]} for _, context, text in asked]
     batch = {"example": range(4), "question": [q for q, _, _ in asked], "context": [c for _, c, _ in asked]}
-    cutter = WindowCutter(tiny_tokenizer("bert-base-uncased"), 28, 8, keep_characters=True)
-    windows = Dataset(cutter({**batch, "answers": answers}))
+    tokenizer = tiny_tokenizer("bert-base-uncased")
+    windows = Dataset(cut_batch({**batch, "answers": answers}, tokenizer, 28, 8, keep_characters=True))
     assert len(windows) > len(asked) + 2  # the long context needs several windows, which see the answer or not
     random, length = np.random.default_rng(0), max(windows["length"])
     start, end = (torch.tensor(random.normal(0, 0.1, (len(windows), length)), dtype=torch.float32) for _ in range(2))

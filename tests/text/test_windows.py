@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from common.data import Splits
 from common.text.squad import to_questions
-from common.text.windows import LABELS, WindowCutter, column, cut_splits, fit_to_model, right_padding
+from common.text.windows import LABELS, column, cut_batch, cut_splits, fit_to_model, right_padding
 from tests.conftest import ARCHITECTURES, TEXTS
 from tests.helpers import message
 
@@ -71,7 +71,7 @@ def assert_windows_are_the_tokenizers_own(tokenizer, batch, max_length, stride, 
 
     `types_of` gives the token types of a row where those of the encoding are not to be trusted.
     """
-    windows = WindowCutter(tokenizer, max_length, stride, keep_characters=True)(batch).to_pydict()
+    windows = cut_batch(batch, tokenizer, max_length, stride, keep_characters=True).to_pydict()
     right = tokenizer.padding_side == "right"
     sides = [batch["question"], batch["context"]] if right else [batch["context"], batch["question"]]
     settings = {"max_length": max_length, "stride": stride, "return_overflowing_tokens": True}
@@ -141,16 +141,15 @@ def test_windows_and_labels_on_real_texts(load, shared_data, family, name):
 def test_an_answer_that_ends_with_the_window_is_whole(load):
     """The official example labels it as absent: it walks one token too far."""
     tokenizer, context, room = load("bert-base-uncased"), "Anna Berg was in Kassel when it was closed in 1921", 5
-    cutter = WindowCutter(tokenizer, 64, 0)
-    ((ids, first, last),) = cutter.tokens([context])
-    ((question, *_),) = cutter.tokens(["who"])
-    for token in range(len(ids)):
-        answer = {"text": [context[first[token] : last[token]]], "answer_start": [int(first[token])]}
+    offsets = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    question = tokenizer("who", add_special_tokens=False)["input_ids"]
+    for token, (first, last) in enumerate(offsets):
+        answer = {"text": [context[first:last]], "answer_start": [first]}
         batch = {"example": [0], "question": ["who"], "context": [context], "answers": [answer]}
-        windows = WindowCutter(tokenizer, room + 3 + len(question), 0)(batch)
+        windows = cut_batch(batch, tokenizer, room + 3 + len(question), 0, keep_characters=False).to_pydict()
         at = 2 + len(question) + token % room
-        expected = [at if window == token // room else 0 for window in range(len(windows))]
-        assert windows["start_positions"].to_pylist() == windows["end_positions"].to_pylist() == expected
+        expected = [at if window == token // room else 0 for window in range(len(windows["example"]))]
+        assert windows["start_positions"] == windows["end_positions"] == expected
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -187,9 +186,9 @@ def test_special_tokens_wherever_a_tokenizer_puts_them(load, single, pair, side)
 def test_a_context_without_any_token_and_questions_without_truth(load):
     tokenizer = load("bert-base-uncased")
     batch = {"example": [0, 1], "question": ["who", "what"], "context": ["\u200b", "it was"]}
-    windows = WindowCutter(tokenizer, 30, 5, keep_characters=True)(batch).to_pydict()
+    windows = cut_batch(batch, tokenizer, 30, 5, keep_characters=True).to_pydict()
     assert windows["input_ids"][0] == tokenizer("who", "\u200b")["input_ids"]
-    assert windows["context_begin"][0] == windows["context_end"][0] and windows["first_characters"][0] == []
+    assert windows["context_begin"][0] == windows["context_end"][0] and not len(windows["first_characters"][0])
     assert not set(LABELS) & set(windows)
 
 
@@ -292,22 +291,23 @@ def model_of(architecture: str, folder, **config):
 
 def test_windows_are_no_longer_than_the_position_table(load, tiny_folder):
     for family, taken in (("bert-base-uncased", 40), ("roberta-base", 39)):  # RoBERTa's begin behind the padding, 0
-        tokenizer = load(family, model_max_length=int(1e30))
+        tokenizer, warned = load(family, model_max_length=int(1e30)), []
         model = model_of(family, tiny_folder(family), max_position_embeddings=40)
-        assert fit_to_model(tokenizer, model, 32) == (32, [])
-        length, (warning,) = fit_to_model(tokenizer, model, 512)
-        assert length == taken and f"{taken} tokens" in warning and "--max_length 512" in warning
+        assert fit_to_model(tokenizer, model, 32, pytest.fail) == 32
+        assert fit_to_model(tokenizer, model, 512, warned.append) == taken
+        (warning,) = warned
+        assert f"{taken} tokens" in warning and "--max_length 512" in warning
         tokenizer.model_max_length = 20
-        assert fit_to_model(tokenizer, model, 512)[0] == 20
+        assert fit_to_model(tokenizer, model, 512, warned.append) == 20
         model(**tokenizer("a " * taken, return_tensors="pt", truncation=True, max_length=taken))
 
 
 def test_token_types_that_a_model_lacks_are_left_out(load, tiny_folder):
-    tokenizer = load("bert-base-uncased")
-    assert fit_to_model(tokenizer, model_of("bert", tiny_folder("bert-base-uncased")), 64) == (64, [])
+    tokenizer, warned = load("bert-base-uncased"), []
+    assert fit_to_model(tokenizer, model_of("bert", tiny_folder("bert-base-uncased")), 64, pytest.fail) == 64
     model = model_of("bert", tiny_folder("bert-base-uncased"), type_vocab_size=1)
-    _, (warning,) = fit_to_model(tokenizer, model, 64)
-    assert "token types" in warning and "token_type_ids" not in tokenizer("who?", "It was.")
+    fit_to_model(tokenizer, model, 64, warned.append)
+    assert "token types" in warned[0] and "token_type_ids" not in tokenizer("who?", "It was.")
     model(**tokenizer("who?", "It was.", return_tensors="pt"))
 
 
@@ -316,9 +316,9 @@ def test_a_tokenizer_that_loses_letters_is_refused(load, tiny_folder):
     from tokenizers import pre_tokenizers, processors
 
     tokenizer, model = load("roberta-base"), model_of("roberta", tiny_folder("roberta-base"))
-    assert fit_to_model(tokenizer, model, 64) == (64, [])
+    assert fit_to_model(tokenizer, model, 64, pytest.fail) == 64
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    sentence = message(fit_to_model, tokenizer, model, 64)
+    sentence = message(fit_to_model, tokenizer, model, 64, pytest.fail)
     assert "loses" in sentence and "--tokenizer_name" in sentence
