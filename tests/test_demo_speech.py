@@ -75,7 +75,7 @@ def test_sentences_are_like_librispeech(tmp_path):
 def test_emotions_are_like_shemo_and_the_same_every_time(tmp_path):
     made = emotion_demo(tmp_path / "a")
     heard = run()
-    options = {"corpora": True, "classes": EMOTIONS, "validation_share": 0.2, "test_share": 0.2}
+    options = {"classes": EMOTIONS, "validation_share": 0.2, "test_share": 0.2}
     splits = load(heard, data_dir=made["data_dir"], **options)
     assert not heard.warnings and splits.facts["train"]["source"].endswith("(shemo)")
     for facts in splits.facts.values():

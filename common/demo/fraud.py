@@ -11,8 +11,8 @@ DEVIATIONS = np.geomspace(1.95, 0.33, COMPONENTS)
 SECONDS = 2 * 24 * 3600
 BY_HOUR = np.array([4, 2, 2, 2, 1, 2, 2, 4, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8, 9, 9, 9, 9, 8, 6], dtype=np.float64)
 COPIES, COPIED_FRAUDS = 0.004, 0.04  # shares that are exact copies of other rows
-# Kinds of fraud: their share, {component: shift in standard deviations}, spread beside that of legitimate payments.
-# What shows one kind hides another (V4, V7, V14), so that a line cannot divide them all; the last kind hardly shows.
+# Kinds of fraud: share, {component: shift in standard deviations}, spread. What shows one kind hides another (V4, V7,
+# V14), so that a line cannot divide them all; the last kind hardly shows.
 KINDS = (
     (0.40, {14: -9.0, 12: -8.0, 17: -9.0, 10: -7.0, 4: 4.0, 11: 5.0}, 1.8),
     (0.25, {3: -6.0, 7: -8.0, 1: -5.0, 16: -6.0, 14: -5.0}, 1.8),
@@ -24,14 +24,9 @@ UNUSUAL, MISLABELLED = 0.0003, 0.02  # legitimate rows half like a fraud; frauds
 
 
 def synthetic_cards(rows: int = 40_000, frauds: int = 120, seed: int = 0) -> dict[str, np.ndarray]:
-    """Columns Time (whole seconds over two days with their nights), V1 to V28, Amount (cents, sometimes 0), float64
-    [rows], and Class, int64 [rows], 1 = fraud; sorted by Time.
-
-    V1 to V28 have falling standard deviations and heavy tails. Frauds are of several kinds, one of them hidden among
-    the legitimate rows, and come closer to these in time. A few rows are exact copies, as in the real set.
-    """
+    """Columns Time (seconds), V1 to V28, Amount, float64 [rows], and Class, int64 [rows], 1 = fraud; sorted by Time."""
     random = np.random.default_rng(seed)
-    parts = [_payments(rows - frauds, 0, COPIES, random), _payments(frauds, 1, COPIED_FRAUDS, random)]
+    parts = _payments(rows - frauds, 0, COPIES, random), _payments(frauds, 1, COPIED_FRAUDS, random)
     table, classes = np.concatenate(parts), np.repeat([0, 1], [rows - frauds, frauds])
     order = np.argsort(table[:, 0], kind="stable")
     names = ["Time", *(f"V{number + 1}" for number in range(COMPONENTS)), "Amount"]
@@ -53,7 +48,7 @@ def _payments(count: int, fraud: int, copied: float, random: np.random.Generator
     by_hour = BY_HOUR + 4 * fraud  # thieves sleep less
     hours = random.choice(48, size=rows, p=np.tile(by_hour, 2) / by_hour.sum() / 2)
     time = np.floor(3600 * (hours + random.random(rows)))
-    # Uncorrelated, but what is large in one component is often large in others; Student's t has heavy tails.
+    # Heavy tails, and what is large in one component is often large in others.
     size = random.lognormal(0, 0.3, (rows, 1)) / np.exp(0.3**2)
     components = size * random.standard_t(5, (rows, COMPONENTS)) / np.sqrt(5 / 3)
     shares = np.cumsum([share for share, _, _ in KINDS])

@@ -1,25 +1,23 @@
 """Built-in sentence pairs of run_mnli_lora.py (English) and run_nli_parsbert.py (Persian), so that `--demo` learns.
 
-Composed from templates; a function of the seed alone: the same files, byte for byte, on every run. A premise states two
-or three facts about a thing or a person. Entailed is a fact that it states, contradicted one with another value (or the
-fact denied), neutral a fact of a kind that it does not mention. As in real data, some of this shows in the hypothesis
-alone, by its first words and by "not", and some in the words that both texts share.
+A function of the seed alone: the same files, byte for byte, on every run. A premise states two or three facts. Entailed
+is a fact that it states, contradicted one with another value (or the fact denied), neutral a fact of a kind that it
+does not mention. As in real data, some of this shows in the hypothesis alone, by its first words and by "not".
 """
 
 import json
 import random
 from pathlib import Path
 
-from common.demo.tiny_text import tiny_model, twin_of
+from common.demo.tiny_text import tiny_model
 from common.errors import write_bytes, write_csv
 
 LABELS = ("entailment", "neutral", "contradiction")  # the order of MNLI
 SPLITS = {"train": 1000, "validation": 200, "test": 200}  # premises, each with one hypothesis of every label
-DEFAULT = "bert-base"
 DENIED = {"entailment": 0.05, "neutral": 0.05, "contradiction": 0.2}  # share of hypotheses that deny something
 OWN_OPENING, OTHER_OPENING = 0.3, 0.1  # share of hypotheses with the opening of their own label, of each other label
 
-# Statement (premises and hypotheses), claim (hypotheses) and denial that {s} has the value {v} of a kind {x}; kinds.
+# Templates: statement, claim (of hypotheses alone) and denial that {s} has the value {v} of a kind {x}.
 ENGLISH = {
     "templates": ("the {x} of {s} is {v}", "{v} is the {x} of {s}", "the {x} of {s} is not {v}"),
     "kinds": {
@@ -63,11 +61,7 @@ PERSIAN_TOPIC = {"": (PEOPLE, ("", "", "مردم می‌گویند که ", "در
 
 
 def mnli_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
-    """Writes MultiNLI-like jsonl files in English and a tiny model of `architecture` into `folder`.
-
-    Returns the paths as the script's arguments: model, train_file, validation_file (the genres of training) and
-    test_file (others, with other subjects). Columns: pairID, genre, premise, hypothesis, label.
-    """
+    """Writes MultiNLI-like files (test of other genres) and a tiny model of `architecture`; returns the arguments."""
     splits = _splits(ENGLISH, {"train": GENRES, "validation": GENRES, "test": OTHER_GENRES}, seed)
     made = _model(folder, architecture, splits, seed, layers=2)
     for split, pairs in splits.items():
@@ -77,10 +71,7 @@ def mnli_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
 
 
 def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
-    """Writes csv files in Persian with FarsTail's columns and labels (e, n, c), and a tiny model, into `folder`.
-
-    Returns the paths as the script's arguments: model, train_file, validation_file and test_file.
-    """
+    """Writes csv files in Persian with FarsTail's columns and labels (e, n, c), and a tiny model, likewise."""
     splits = _splits(PERSIAN, dict.fromkeys(SPLITS, PERSIAN_TOPIC), seed)
     made = _model(folder, architecture, splits, seed, layers=4)
     for split, pairs in splits.items():
@@ -90,16 +81,15 @@ def farstail_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, s
 
 
 def _model(folder: Path, architecture: str, splits: dict[str, list[dict]], seed: int, layers: int) -> dict[str, str]:
-    # All splits, as a real vocabulary knows the words of the test, too; lower-cased, as some scripts do.
     texts = [pair[side] for pairs in splits.values() for pair in pairs for side in ("premise", "hypothesis")]
-    texts += [text.lower() for text in texts]
-    architecture = DEFAULT if Path(architecture).is_dir() else architecture  # the given model is used instead
-    name = folder / f"tiny-{twin_of(architecture)[0]}"
-    return {"model": str(tiny_model(architecture, texts, name, "sequence-classification", seed, LABELS, layers))}
+    texts += [text.lower() for text in texts]  # as some scripts do
+    architecture = "bert-base" if Path(architecture).is_dir() else architecture  # the given model is used instead
+    kind = "sequence-classification"
+    return {"model": str(tiny_model(architecture, texts, folder / "model", kind, seed, LABELS, layers))}
 
 
 def _splits(language: dict, topics: dict[str, dict], seed: int) -> dict[str, list[dict]]:
-    """The pairs of each split (genre where there is one, premise, hypothesis, label); no premise is in two of them."""
+    """The pairs of each split (genre, premise, hypothesis, label); no premise is in two of them."""
     generator, seen, splits = random.Random(seed), set(), {}
     for split, premises in SPLITS.items():
         splits[split] = []
@@ -108,13 +98,12 @@ def _splits(language: dict, topics: dict[str, dict], seed: int) -> dict[str, lis
             premise, pairs = _pairs(language, *topic, generator)
             if premise not in seen:
                 seen.add(premise)
-                shared = {"genre": genre, "premise": premise} if genre else {"premise": premise}
-                splits[split] += [{**shared, "hypothesis": text, "label": label} for text, label in pairs]
+                splits[split] += [{"genre": genre, "premise": premise, **pair} for pair in pairs]
     return splits
 
 
 def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.Random) -> tuple[str, list]:
-    """A premise, and one (hypothesis, label) of every label, in random order."""
+    """A premise, and one hypothesis of every label, in random order."""
     subject, (comma, last) = generator.choice(subjects), language["and"]
     statement, claim, denial = language["templates"]
     kinds = generator.sample(sorted(language["kinds"]), len(language["kinds"]))
@@ -130,7 +119,8 @@ def _pairs(language: dict, subjects: tuple, openings: tuple, generator: random.R
         begin = generator.choices([*language["openings"], ""], [*weights, 1 - sum(weights)])[0]
         template = denial if denied else generator.choice((statement, statement, claim))
         value = facts[kind] if keeps_value else generator.choice(others)
-        pairs.append((_sentence(begin + template.format(x=kind, s=subject, v=value)), label))
+        text = begin + template.format(x=kind, s=subject, v=value)
+        pairs.append({"hypothesis": _sentence(text), "label": label})
     return _sentence(premise), pairs
 
 

@@ -1,29 +1,21 @@
 """Built-in data of run_qa.py: questions about invented buildings, so that `--demo` runs without a network and learns.
 
-Composed from templates; a function of the seed alone: the same files, byte for byte, on every run. Not for measuring
-anything but that the script works.
+Composed from templates; a function of the seed alone: the same files, byte for byte, on every run.
 """
 
 import random
 import re
 from pathlib import Path
 
-from common.demo.tiny_text import tiny_model, twin_of
+from common.demo.tiny_text import tiny_model
 from common.errors import write_json
 
-PLACES = [
-    first + last for last in ("la", "mora", "tin", "ford", "by") for first in ("Or", "Vel", "Kas", "Dun", "Mar", "Tol")
-]
+PLACES = [a + b for b in ("la", "mora", "tin", "ford", "by") for a in ("Or", "Vel", "Kas", "Dun", "Mar", "Tol")]
 PEOPLE = [f"{first} {last}" for first in ("Anna", "Clara", "Elena", "Greta") for last in ("Berg", "Dahl", "Funke")]
 PEOPLE += [f"{first} {last}" for first in ("Boris", "David", "Felix", "Hugo") for last in ("Costa", "Egede", "Grau")]
-POOLS = {
-    "year": [str(year) for year in range(1705, 1995, 15)],
-    "person": PEOPLE,
-    "number": [str(number) for number in range(20, 620, 30)],
-    "place": PLACES,
-}
-# Two relations of each kind: what a paragraph may state, and how it is asked for. {s} is the subject, {a} the answer;
-# the wider of the two gold answers stands between < and >.
+POOLS = {"year": [*map(str, range(1705, 1995, 15))], "person": PEOPLE}
+POOLS |= {"number": [*map(str, range(20, 620, 30))], "place": PLACES}
+# What a paragraph may state, and how it is asked for. The wider of the two gold answers stands between < and >.
 RELATIONS = {
     "{s} was founded <in {a}>": ("year", "When was {s} founded?", "In what year was {s} founded?"),
     "{s} was closed <in {a}>": ("year", "When was {s} closed?", "In what year was {s} closed?"),
@@ -37,24 +29,16 @@ RELATIONS = {
 TOWNS = ("Alder", "Brink", "Corve", "Draam", "Elst", "Faro", "Gelm", "Hask", "Isen", "Jorv", "Kelt", "Lumen")
 SUBJECTS = ("museum", "library", "theatre", "castle", "school", "bridge", "mill", "tower")
 OPENINGS = ("", "", "today ", "of course ", "the guide says that ", "as everybody knows, ")
-ASIDES = (
-    *("The garden is quiet.", "In summer many families come.", "The roof is red.", "A small cafe sells tea."),
-    *("The road there is steep.", "Dogs must wait outside.", "The windows face north."),
-    "On Mondays the doors stay shut.",
-)
+ASIDES = ("The garden is quiet.", "In summer many families come.", "The roof is red.", "A small cafe sells tea.")
+ASIDES += ("The road there is steep.", "Dogs must wait outside.", "The windows face north.")
+ASIDES += ("On Mondays the doors stay shut.",)
 OWN_ANSWERS = 0.95  # the others are the hard ones: only the sentence tells them
 PER_PARAGRAPH, PER_ARTICLE = 3, 12  # questions
 SPLITS = {"train": (2400, 1 / 3), "validation": (300, 1 / 2), "test": (21, 1 / 2)}  # questions, share unanswerable
 
 
 def question_answering_demo(folder: Path, architecture: str, seed: int = 0) -> dict[str, str]:
-    """Writes SQuAD v2 files about invented buildings and a tiny model of `architecture` into `folder`.
-
-    Returns the paths as the script's arguments: model, train_file, validation_file and test_file, the last one
-    without answers. The shares of unanswerable questions are those of SQuAD v2, no paragraph is in two splits, and
-    validation has several gold answers a question.
-    """
-    folder = Path(folder)
+    """Writes SQuAD v2 files (test without answers) and a tiny model of `architecture`; returns the arguments."""
     folder.mkdir(parents=True, exist_ok=True)
     generator, seen, made, texts = random.Random(seed), set(), {}, []
     for split, (count, share) in SPLITS.items():
@@ -62,8 +46,7 @@ def question_answering_demo(folder: Path, architecture: str, seed: int = 0) -> d
         made[f"{split}_file"] = str(write_json(folder / f"{split}.json", {"version": "v2.0", "data": articles}))
         for paragraph in (paragraph for article in articles for paragraph in article["paragraphs"]):
             texts += [paragraph["context"], *(question["question"] for question in paragraph["qas"])]
-    name = folder / f"tiny-{twin_of(architecture)[0]}"
-    return made | {"model": str(tiny_model(architecture, texts, name, "question-answering", seed))}
+    return made | {"model": str(tiny_model(architecture, texts, folder / "model", "question-answering", seed))}
 
 
 def _articles(split: str, questions: int, share: float, seen: set[str], generator: random.Random) -> list[dict]:

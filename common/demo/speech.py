@@ -1,14 +1,13 @@
 """Built-in sound of run_keyword.py, run_asr.py and run_ser.py, so that `--demo` runs without a network and learns.
 
-Synthetic throughout: a source (pulses at the pitch of a voice, and noise) is shaped by formants, sound after sound.
-Nobody would take it for speech, but what the scripts have to tell apart is in it where speech has it: sounds in the
-formants, speakers in pitch and formant shift, emotion in pitch, loudness, tempo and tilt. Folders and names are those
-of Speech Commands, LibriSpeech and ShEMO; the same in every run, byte for byte.
+Synthetic: pulses at the pitch of a voice, and noise, are shaped by formants, sound after sound. What the scripts have
+to tell apart is where speech has it: sounds in the formants, speakers in pitch and formant shift, emotion in pitch,
+loudness, tempo and tilt. Folders and names are those of Speech Commands, LibriSpeech and ShEMO; the same every time.
 """
 
 import itertools
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -19,46 +18,20 @@ from common.speech.corpora import LISTS, NOISE
 
 FADE = 0.012  # seconds in which one sound goes over into the next
 
-
-class Sound(NamedTuple):
-    """A phone."""
-
-    formants: tuple[tuple[float, float, float], ...]  # centre and width in Hz, amplitude
-    voiced: float  # share of the pulses; the rest is noise
-    seconds: float
-
-
-class Voice(NamedTuple):
-    """A speaker."""
-
-    pitch: float  # Hz
-    formant_shift: float  # factor: short vocal tracts have high formants
-    breath: float  # noise in voiced sounds, relative to the pulses
-    tempo: float  # sounds last 1 / tempo times as long
-
-
-class Manner(NamedTuple):
-    """How something is said."""
-
-    pitch: float = 1.0  # factor on the voice's own
-    slope: float = -0.1  # relative change of the pitch from the beginning to the end
-    swing: float = 0.06  # relative depth of the pitch's slow up and down
-    tempo: float = 1.0
-    tremor: float = 0.1  # depth of the loudness's modulation, 0 to 1
-    tilt: float = 6.0  # dB an octave that the source loses above 500 Hz; loud voices lose less
-    breath: float = 1.0  # factor on the voice's own
-
-
-def _vowel(first: float, second: float, third: float) -> Sound:
-    return Sound(((first, 120, 1.0), (second, 160, 0.8), (third, 220, 0.4)), voiced=0.97, seconds=0.1)
-
-
+# Formants (centre and width in Hz, amplitude); the share of pulses, the rest being noise.
+Sound = namedtuple("Sound", "formants voiced seconds")
+# Hz; factor on the formants; noise relative to the pulses; factor on the speed.
+Voice = namedtuple("Voice", "pitch formant_shift breath tempo")
+# Factor on the voice's pitch, its relative change and swing; factor on the speed; depth of the loudness's tremor; dB an
+# octave that is lost above 500 Hz (loud voices lose less); factor on the voice's breath.
+Manner = namedtuple("Manner", "pitch slope swing tempo tremor tilt breath", defaults=(1, -0.1, 0.06, 1, 0.1, 6, 1))
+VOWELS = {"A": (800, 1300, 2600), "E": (500, 1900, 2700), "I": (280, 2400, 3300), "O": (500, 900, 2500)}
+VOWELS |= {"U": (320, 700, 2200)}
 SOUNDS = {
-    "A": _vowel(800, 1300, 2600),
-    "E": _vowel(500, 1900, 2700),
-    "I": _vowel(280, 2400, 3300),
-    "O": _vowel(500, 900, 2500),
-    "U": _vowel(320, 700, 2200),
+    name: Sound(((first, 120, 1.0), (second, 160, 0.8), (third, 220, 0.4)), voiced=0.97, seconds=0.1)
+    for name, (first, second, third) in VOWELS.items()
+}
+SOUNDS |= {
     "N": Sound(((250, 100, 0.7), (1500, 150, 0.15), (4400, 300, 0.3)), voiced=0.95, seconds=0.08),
     "M": Sound(((200, 100, 0.7), (1050, 150, 0.3)), voiced=0.95, seconds=0.08),
     "L": Sound(((380, 120, 0.6), (3000, 250, 0.6)), voiced=0.95, seconds=0.08),
@@ -70,12 +43,10 @@ SOUNDS = {
 }
 KEYWORDS = {"yes": "IES", "no": "NOU", "stop": "STO", "go": "GOU"}  # word -> its sounds
 OTHER_WORDS = {"cat": "GAT", "eight": "EIT", "happy": "HATI", "house": "HAUS", "nine": "NAIN", "seven": "SEMEN"}
-OTHER_WORDS |= {"sheila": "HILA", "tree": "TRI"}  # they become `_unknown_`: two clips of three, as in SUPERB
+OTHER_WORDS |= {"sheila": "HILA", "tree": "TRI"}  # they become `_unknown_`
 KEYWORD_SPEAKERS = {"train": 20, "validation": 6, "test": 8}
 NOISES = {"white_noise": 0.0, "pink_noise": 1.0, "running_tap": 0.4}  # file -> colour
-NOISE_SECONDS = 12
 UTTERANCES = {"train-clean-100": (15, 10), "dev-clean": (5, 8), "test-clean": (5, 8)}  # speakers, utterances of each
-# Of sentences, spelled with ten letters.
 NOUNS = ("HORSE", "HOUSE", "STONE", "STAR", "TRAIN", "ROSE", "NURSE", "SHORE", "EARTH", "SUN", "SHIRT", "TREE")
 VERBS = ("RUNS", "RISES", "TURNS", "SITS", "STARTS", "SHINES", "EATS", "HEARS", "RETURNS", "ROARS")
 PLACES = ("NEAR THE", "IN THE", "ON THE", "AT THE", "INTO THE")
@@ -89,16 +60,12 @@ MANNERS = {  # emotion letter -> how it is said
     "W": Manner(pitch=1.45, slope=0.7, swing=0.05, tempo=0.95, tremor=0.1, tilt=5.0, breath=2.0),
 }
 ACTORS = [("F", number) for number in range(1, 9)] + [("M", number) for number in range(1, 13)]
-# emotion -> actors, clips of each
+# Emotion letter -> actors, clips of each.
 CLIPS = {"N": (20, 5.5), "A": (20, 5), "S": (14, 2.7), "W": (9, 2.4), "H": (9, 2.3), "F": (6, 2)}
 
 
 def keyword_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, str]:
-    """Writes a folder like Speech Commands and a tiny model of `architecture` into `folder`.
-
-    Returns the paths: `model` and `data_dir`, a folder of words with `HASH_nohash_N.wav` of at most one second each,
-    the lists of validation and testing, and `_background_noise_`.
-    """
+    """Writes a folder like Speech Commands and a tiny model of `architecture`; returns the paths."""
     random, data = np.random.default_rng(0), Path(folder) / "speech_commands"
     lists: dict[str, list[str]] = {split: [] for split in KEYWORD_SPEAKERS}
     for split, speakers in KEYWORD_SPEAKERS.items():
@@ -114,16 +81,12 @@ def keyword_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, 
     for split, name in LISTS.items():
         (data / name).write_text("\n".join(sorted(lists[split])), "utf-8")
     for name, colour in NOISES.items():
-        _write(data / NOISE / f"{name}.wav", 0.5 * _background(NOISE_SECONDS * RATE, random, colour))
+        _write(data / NOISE / f"{name}.wav", 0.5 * _background(12 * RATE, random, colour))
     return _made(folder, data, architecture)
 
 
 def asr_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, str]:
-    """Writes a folder like LibriSpeech and a tiny model of `architecture` into `folder`.
-
-    Returns the paths: `model` and `data_dir`, with the subsets train-clean-100, dev-clean and test-clean, in each
-    `SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac` and a `.trans.txt`. Every letter is one sound, spaces are pauses.
-    """
+    """Writes a folder like LibriSpeech and a tiny model of `architecture`; returns the paths. A letter is a sound."""
     random, data, numbers = np.random.default_rng(0), Path(folder) / "LibriSpeech", itertools.count(100)
     texts = [" ".join(words) for words in itertools.product(["THE"], NOUNS, VERBS, PLACES, NOUNS)]
     texts = iter(random.permutation(texts).tolist())
@@ -140,11 +103,10 @@ def asr_demo(folder: Path, architecture: str = "distilhubert") -> dict[str, str]
 
 
 def emotion_demo(folder: Path, architecture: str = "hubert") -> dict[str, str]:
-    """Writes folders female and male like ShEMO's and a tiny model of `architecture` into `folder`.
+    """Writes folders like ShEMO's and a tiny model of `architecture`; returns the paths.
 
-    Returns the paths: `model` and `data_dir`, the folder of the two. Files are named `M05N01.wav`: gender, speaker,
-    emotion (A F H N S W), number. Neutral and anger are frequent and fear is rare, as in the original, but every
-    emotion has at least six speakers, so that a split by speaker can have all of them everywhere.
+    Neutral and anger are frequent and fear is rare, as in the original, but every emotion has at least six speakers, so
+    that a split by speaker can have all of them everywhere.
     """
     random, data = np.random.default_rng(0), Path(folder) / "shemo"
     voices = [_draw_voice(random, female=gender == "F") for gender, _ in ACTORS]
@@ -153,11 +115,9 @@ def emotion_demo(folder: Path, architecture: str = "hubert") -> dict[str, str]:
             gender, number = ACTORS[actor]
             for take in range(round(clips * random.uniform(0.7, 1.3))):
                 name = f"{'female' if gender == 'F' else 'male'}/{gender}{number:02d}{emotion}{take + 1:02d}.wav"
-                # Sometimes weak, so that not every clip can be told.
                 plain, full = np.array(NEUTRAL), np.array(MANNERS[emotion])
-                manner = Manner(*(plain + random.uniform(0.3, 1.2) * (full - plain)))
-                # Words of two syllables, for one to four seconds: what is said tells nothing of the emotion.
-                starts, ends = [*"NMLRSHTG"], [*"AEIOU"]
+                manner = Manner(*(plain + random.uniform(0.3, 1.2) * (full - plain)))  # sometimes weak
+                starts, ends = [*"NMLRSHTG"], [*"AEIOU"]  # what is said tells nothing of the emotion
                 said = [random.choice(starts) + random.choice(ends) for _ in range(2 * random.integers(3, 7))]
                 said = " ".join(map("".join, zip(said[::2], said[1::2])))
                 _write(data / name, _recorded(_spoken(said, voices[actor], random, manner), random))
@@ -171,9 +131,6 @@ def _made(folder: Path, data: Path, architecture: str) -> dict[str, str]:
 def _write(path: Path, sound: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, sound, RATE, subtype="PCM_16")
-
-
-# Sound
 
 
 def _spoken(sounds: str, voice: Voice, random: np.random.Generator, manner: Manner = NEUTRAL) -> np.ndarray:
@@ -208,10 +165,7 @@ def _spoken(sounds: str, voice: Voice, random: np.random.Generator, manner: Mann
 
 
 def _recorded(speech: np.ndarray, random: np.random.Generator, samples: int | None = None) -> np.ndarray:
-    """float32 [samples]: the speech somewhere in a clip of that length (default: with a short margin) with noise.
-
-    How loud it is, and the noise, are random.
-    """
+    """float32 [samples]: the speech somewhere in a clip of that length (default: with a short margin) with noise."""
     samples = samples or len(speech) + int(RATE * random.uniform(0.1, 0.25))
     speech = speech[:samples]
     clip = _background(samples, random, colour=random.uniform(0, 1)) * random.uniform(0.01, 0.04)

@@ -1,8 +1,7 @@
 """Tiny speech encoders with random weights and feature extractors of their own, for the scripts' `--demo` and tests.
 
-The real architectures, so that the Auto classes load them like real checkpoints, with the real convolutions' kernels
-and strides (a frame of 25 ms every 20 ms), but narrow. The convolutions begin as a filter bank, so that a head alone
-learns something. A function of the architecture alone, byte for byte.
+The real architectures with the real convolutions' kernels and strides (a frame of 25 ms every 20 ms), but narrow. The
+convolutions begin as a filter bank, so that a head alone learns. A function of the architecture alone, byte for byte.
 """
 
 import math
@@ -11,11 +10,10 @@ from pathlib import Path
 from common.errors import UserError
 from common.speech.audio import RATE
 
-CHANNELS = 42  # of every convolution: ten filters need 40, and two are constant; the real ones have 512
+CHANNELS = 42  # of every convolution: ten filters need 40, and two are constant
 HIDDEN = 64
 FREQUENCIES = (250.0, 500, 800, 1150, 1600, 2200, 2900, 3900, 5000, 6500)  # Hz, of the filter bank
 GAIN = 7.0  # of the filters, so that speech is loud enough for GELU(x) + GELU(-x) to be near the magnitude of x
-# No dropout, no SpecAugment: equal runs can be told equal to the last digit.
 OFF = ("attention_dropout", "activation_dropout", "feat_proj_dropout", "final_dropout", "hidden_dropout", "layerdrop")
 OFF += ("mask_time_prob",)
 TYPES = ("wav2vec2-conformer", "wav2vec2", "wavlm", "unispeech-sat", "data2vec-audio", "hubert")  # parts of model ids
@@ -23,10 +21,7 @@ LAYER_NORMED = ("hubert-large", "hubert-xlarge", "conformer", "lv60", "xlsr", "x
 
 
 def tiny_speech_model(architecture: str, folder: Path) -> Path:
-    """Writes a tiny random encoder like the model id `architecture`, and its feature extractor, into `folder`.
-
-    The caller's random state is left alone. Raises `UserError` for an architecture that is none of `TYPES`.
-    """
+    """Writes a tiny random encoder like the model id `architecture`, and its feature extractor, into `folder`."""
     import torch
     from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
 
@@ -34,9 +29,10 @@ def tiny_speech_model(architecture: str, folder: Path) -> Path:
     kind = next((kind for kind in TYPES if kind in name), None)
     if kind is None:
         raise UserError(f"--demo has no tiny twin of the speech model {architecture!r}, only of {', '.join(TYPES)}")
+    whole = "distil" not in name
     masked = any(part in name for part in LAYER_NORMED)  # group norm sees the padding anyway, so those know no mask
     settings = {"feat_extract_norm": "layer" if masked else "group", "conv_bias": masked}
-    settings |= {"do_stable_layer_norm": masked, "feat_proj_layer_norm": "distil" not in name}
+    settings |= {"do_stable_layer_norm": masked, "feat_proj_layer_norm": whole}
     sizes = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
     sizes |= {"classifier_proj_size": HIDDEN, "conv_dim": [CHANNELS] * 7, **dict.fromkeys(OFF, 0.0)}
     sizes |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
@@ -45,24 +41,20 @@ def tiny_speech_model(architecture: str, folder: Path) -> Path:
         model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes | settings))
     _write_filter_bank(model.feature_extractor.conv_layers)
     model.save_pretrained(folder)
-    normalized = "distil" not in name
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=normalized, return_attention_mask=masked, sampling_rate=RATE)
-    extractor.save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=whole, return_attention_mask=masked).save_pretrained(folder)
     return Path(folder)
 
 
 def _write_filter_bank(convolutions) -> None:
     """Starts the convolutions as ten band-pass filters of 60 samples, rectified and averaged over a frame.
 
-    Behind a wholly random stack a linear head finds 64 to 70 % of the demo's keywords, about the share of the most
-    frequent class, behind this one 98 to 100 %. The first three layers hand the samples on unchanged, each a pair of
-    channels x and -x, as GELU(x) - GELU(-x) = x; the fourth has sines and cosines under a Hann window, with both signs,
-    whose GELUs add up to about the magnitude; the fifth has magnitudes, their rises and falls; the last two average.
+    The first three layers hand the samples on unchanged, each a pair of channels x and -x, as GELU(x) - GELU(-x) = x;
+    the fourth has sines and cosines under a Hann window, with both signs, whose GELUs add up to about the magnitude;
+    the fifth has magnitudes, their rises and falls; the last two average.
     """
     import torch
 
-    samples = convolutions[0].conv.stride[0]  # that a step hands on
-    bands = len(FREQUENCIES)
+    samples, bands = convolutions[0].conv.stride[0], len(FREQUENCIES)  # samples that a step hands on
     for number, layer in enumerate(convolutions):
         taps = layer.conv.kernel_size[0]
         if number == 0:
@@ -88,8 +80,7 @@ def _write_filter_bank(convolutions) -> None:
             layer.conv.weight.zero_()
             layer.conv.weight[: filters.shape[0], : filters.shape[1]] = filters
             if layer.conv.bias is not None:
-                # Two loud constant channels keep a layer norm from setting every moment to one loudness; its scale
-                # undoes what they do to the others. Soft ones in the last: loud ones would hide pauses from a head.
+                # Two loud constant channels keep a layer norm from setting every moment to one loudness.
                 loud = 30.0 if number < 6 else 0.3
                 layer.conv.bias.zero_()
                 layer.conv.bias[-2:] = torch.tensor([loud, -loud])

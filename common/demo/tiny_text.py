@@ -7,64 +7,42 @@ and a tokenizer trained on the spot. A function of texts and seed alone: the sam
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
 
 VOCABULARY_SIZE = 2000
-HEADS = {
-    "none": "AutoModel",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "sequence-classification": "AutoModelForSequenceClassification",
-}
-# Family -> class of its tokenizers. Its name is a word of a model's, perhaps with "pars" or "distil" before it.
-TOKENIZERS = {
-    "xlm-roberta": "XLMRobertaTokenizer",
-    "distilbert": "DistilBertTokenizer",
-    "roberta": "RobertaTokenizer",
-    "bert": "BertTokenizer",
-}
-# The first ids, in the order of the real vocabularies; XLM-R's last one is the mask.
+# model_type, a word of the model's name -> how its classes begin.
+FAMILIES = {"xlm-roberta": "XLMRoberta", "distilbert": "DistilBert", "roberta": "Roberta", "bert": "Bert"}
 BERT_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 XLMR_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
 def twin_of(architecture: str) -> tuple[str, str]:
-    """(model_type, tokenizer class) for a model id such as `HooshvareLab/bert-base-parsbert-uncased`.
-
-    Raises:
-        UserError: for a model of another family.
-    """
+    """(model_type, tokenizer class) for a model id such as `HooshvareLab/bert-base-parsbert-uncased`."""
     name = architecture.rstrip("/").split("/")[-1].lower()
-    for family, tokenizer in TOKENIZERS.items():
+    for family, classes in FAMILIES.items():
         if re.search(rf"(?<![a-z])(pars|distil)?{family}(?![a-z])", name):  # HuBERT is no BERT
-            return family, tokenizer
-    raise UserError(
-        f"--demo has no tiny twin of the model {architecture!r}; choose one with {', '.join(TOKENIZERS)} in its name, "
-        "such as distilbert-base-uncased"
-    )
+            return family, f"{classes}Tokenizer"
+    known = ", ".join(FAMILIES)
+    raise UserError(f"--demo has no tiny twin of the model {architecture!r}; choose one with {known} in its name")
 
 
 def tiny_model(
-    architecture: str,
-    texts: list[str],
-    folder: str | Path,
-    head: str,
-    seed: int = 0,
-    labels: tuple[str, ...] = (),
-    layers: int = 2,
+    architecture: str, texts: list[str], folder: Path, head: str, seed: int = 0, labels: Sequence = (), layers: int = 2
 ) -> Path:
     """Writes a tiny random model and a fast tokenizer trained on `texts` into `folder`, as `save_pretrained` does.
 
-    `architecture` is a model id (see `twin_of`), `head` a key of `HEADS`, `labels` the names of the classes where the
-    head has some. The caller's random state is left alone.
+    `architecture` is a model id (see `twin_of`), `head` "none", "question-answering" or "sequence-classification",
+    `labels` the names of the classes where the head has some. The caller's random state is left alone.
     """
     import torch
     import transformers
 
     model_type, tokenizer_class = twin_of(architecture)
     tokenizer = _tokenizer(getattr(transformers, tokenizer_class), texts)
-    # Some names are DistilBERT's own. No dropout: it slows a model that sees a few hundred steps.
+    # Some names are DistilBERT's own. No dropout, for training is short.
     shape = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 256, "hidden_dim": 256}
     shape |= dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"), 0.0)
     shape |= dict.fromkeys(("qa_dropout", "seq_classif_dropout"), 0.0) | {"num_hidden_layers": layers}
@@ -72,17 +50,14 @@ def tiny_model(
         shape |= {"layer_norm_eps": 1e-5, "type_vocab_size": 1}
     if labels:
         shape |= {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    config = transformers.AutoConfig.for_model(
-        model_type,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=514 if roberta else 512,  # RoBERTa counts from padding_idx + 1
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.1,  # wider than for 768 dimensions, or attention stays flat for hundreds of steps
-        **shape,
-    )
+    shape |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    shape |= {"initializer_range": 0.1}  # wider than for 768 dimensions, or attention stays flat for hundreds of steps
+    shape |= {"max_position_embeddings": 514 if roberta else 512}  # RoBERTa counts from padding_idx + 1
+    config = transformers.AutoConfig.for_model(model_type, **shape)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = getattr(transformers, HEADS[head]).from_config(config)
+        kind = "AutoModel" if head == "none" else f"AutoModelFor{head.title().replace('-', '')}"
+        model = getattr(transformers, kind).from_config(config)
         _write_sinusoids(model)
         if head == "sequence-classification":
             _look_for_equal_words(model)
@@ -92,10 +67,10 @@ def tiny_model(
 
 
 def _tokenizer(kind, texts: list[str]):
-    """A tokenizer of the class `kind`, with its own normaliser and pre-tokeniser, and a vocabulary learnt from `texts`.
+    """A tokenizer of the class `kind` with a vocabulary learnt from `texts`.
 
-    The trainers of WordPiece and Unigram break ties by hash and give another vocabulary in every process; these two get
-    every character and the most frequent words.
+    The trainers of WordPiece and Unigram give another vocabulary in every process; theirs is every character and the
+    most frequent words.
     """
     blank = kind(model_max_length=512)
     if kind.__name__ == "RobertaTokenizer":
@@ -117,10 +92,7 @@ def _tokenizer(kind, texts: list[str]):
 
 
 def _write_sinusoids(model) -> None:
-    """Starts the position table from sinusoids: "the token before" is then one rotation, learnt once for all places.
-
-    From a random table the demo of run_qa.py gets 63-80 F1 in the steps in which it gets 94-99 from this one.
-    """
+    """Starts the position table from sinusoids: without, the demo of run_qa.py gets 63-80 F1 instead of 94-99."""
     import torch
 
     table = next(m for name, m in model.named_modules() if name.endswith("position_embeddings"))
@@ -133,10 +105,9 @@ def _write_sinusoids(model) -> None:
 
 
 def _look_for_equal_words(model) -> None:
-    """Starts the first layer's keys as copies of its queries: a word looks at itself and at the same word elsewhere.
+    """Starts the first layer's keys as copies of its queries: a word looks at the same word elsewhere.
 
-    Pairs of texts are judged by what they share. From other random weights the demos of the two scripts on sentence
-    pairs stay for hundreds of steps at what the second text alone gives away, about half of the labels.
+    Pairs of texts are judged by what they share; the demos on sentence pairs hardly learn from other random weights.
     """
     attention = next(module for module in model.modules() if hasattr(module, "query") or hasattr(module, "q_lin"))
     query, key = (attention.q_lin, attention.k_lin) if hasattr(attention, "q_lin") else (attention.query, attention.key)

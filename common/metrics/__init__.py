@@ -6,8 +6,7 @@ from pathlib import Path
 def load(name: str):
     """The `evaluate` metric in the folder `name` beside this file: classification, detection, squad_v2 or wer.
 
-    Nothing is read from the network, and what is computed stays in memory, so that several processes do not meet in a
-    file. The functions of the modules can be imported as well, without `evaluate` and `datasets`.
+    What is computed stays in memory, so that several processes do not meet in a file.
     """
     import evaluate
 

@@ -2,7 +2,7 @@
 
 Sources: Wilson (JASA 1927); Newcombe, Confidence intervals for an effect size measure based on the Mann-Whitney
 statistic, part 2 (Statistics in Medicine 2006), method 5; DeLong, DeLong and Clarke-Pearson (Biometrics 1988); Boyd,
-Eng and Page, Area under the precision-recall curve (ECML 2013), for the positives as what AUPRC is an average of.
+Eng and Page, Area under the precision-recall curve (ECML 2013), by which AUPRC has Wilson's, its n the positives.
 """
 
 import math
@@ -34,10 +34,7 @@ def mean_interval(values: np.ndarray) -> Interval:
 
 
 def ratio_interval(errors: np.ndarray, sizes: np.ndarray) -> Interval | tuple[None, None]:
-    """Of sum(errors) / sum(sizes) of N examples [N], such as word errors over words; (None, None) where all is empty.
-
-    Wilson's below 1, the bootstrap's from there on.
-    """
+    """Of sum(errors) / sum(sizes) of N examples [N], as word errors over words: Wilson's below 1, else bootstrap."""
     errors, sizes = np.asarray(errors, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     n, whole = len(errors), sizes.sum()
     if not whole:
@@ -87,8 +84,7 @@ def table_interval(confusion: np.ndarray, statistic: Callable, draws: int = 2000
 def auroc_interval(truth: np.ndarray, scores: np.ndarray) -> Interval | tuple[None, None]:
     """Of the area under ROC of scores [N], truth 0 or 1 [N]: Newcombe's method 5, its variance and DeLong's together.
 
-    Newcombe's alone is too narrow where positives are of two kinds, DeLong's where nearly all are found. (None, None)
-    without positives or negatives.
+    Either alone is too narrow: Newcombe's where positives are of two kinds, DeLong's where nearly all are found.
     """
     from scipy.optimize import brentq
     from scipy.stats import rankdata
@@ -111,8 +107,3 @@ def auroc_interval(truth: np.ndarray, scores: np.ndarray) -> Interval | tuple[No
     low = brentq(distance, 0, area - tiny) if area > tiny and distance(0) > 0 else 0.0
     high = brentq(distance, area + tiny, 1) if area < 1 - tiny and distance(1) > 0 else 1.0
     return low, high
-
-
-def auprc_interval(auprc: float, positives: int) -> Interval:
-    """Of the area under precision-recall (0 to 1), an average over the positives."""
-    return wilson_interval(auprc, positives)

@@ -1,7 +1,7 @@
 """`README.md` of a run, the model card as the hub reads it, from the facts in results.json."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.errors import write_bytes
@@ -22,6 +22,7 @@ LICENSES = dict.fromkeys(APACHE, "apache-2.0") | dict.fromkeys(("roberta-base", 
 ENGLISH = ("rajpurkar/squad_v2", "nyu-mll/glue", "openslr/librispeech_asr", "s3prl/superb")
 LANGUAGES = dict.fromkeys(ENGLISH, "en") | dict.fromkeys(("azarijafari/FarsTail", "aliyzd95/modified_shemo"), "fa")
 FOLDERS = re.compile(r"(?<![\w.:/])(?:/(?:[^/\s]+/)+|[A-Za-z]:\\(?:[^\\\s]+\\)+)")  # of this machine
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def _markdown(text: object) -> str:
@@ -29,46 +30,28 @@ def _markdown(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", FOLDERS.sub("", " ".join(words.fact(text).split())))
 
 
-def _table(table: Mapping) -> str:
-    lines = [
-        map(_markdown, table["head"]),
-        ["---"] * len(table["head"]),
-        *(map(_markdown, row) for row in table["rows"]),
-    ]
-    lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    above, below = (f"### {_markdown(table['title'])}\n\n" if table.get("title") else ""), table.get("note", "")
-    return f"{above}{lines}\n" + (f"\n{_markdown(below)}\n" if below else "")
-
-
-def _section(title: str, text: Iterable[str] = (), tables: Iterable[Mapping] = ()) -> str:
-    return "\n".join([f"## {title}\n", *(f"{_markdown(sentence)}\n" for sentence in text), *map(_table, tables)])
+def _table(*rows: Sequence) -> str:
+    head, *rows = (f"| {' | '.join(map(_markdown, row))} |" for row in rows)
+    return "\n".join([head, f"|{' --- |' * len(head.split(' | '))}", *rows])
 
 
 def _card_data(results: Mapping, output_dir: Path):
     from huggingface_hub import EvalResult, ModelCardData
 
-    demo, task = results["protocol"].get("demo"), results["task"]
-    pattern = r"[\w-][\w.-]*(/[\w-][\w.-]*)?"  # a folder of this machine is no id, and the hub rejects a card with it
-    splits, name = results["data"]["splits"], str(results["model"]["name"])
-    model = (
-        name if re.fullmatch(pattern, name) and not Path(name).exists() and not demo and task != "card-fraud" else None
-    )
-    dataset = str(results["arguments"].get("dataset", {}).get("value"))
-    used = re.fullmatch(pattern, dataset) and any(one["source"].startswith(dataset) for one in splits.values())
-    dataset = dataset if used and not demo else None
-    measured = []
+    demo, task, splits, measured = results["protocol"].get("demo"), results["task"], results["data"]["splits"], []
+    model, dataset = results["model"]["name"], str(results["arguments"].get("dataset", {}).get("value"))
+    if demo or task == "card-fraud" or Path(model).exists() or not HUB_ID.fullmatch(model):
+        model = None
+    if demo or not HUB_ID.fullmatch(dataset) or not any(one["source"].startswith(dataset) for one in splits.values()):
+        dataset = None
     for split, metrics in results["metrics"].items():
-        source = FOLDERS.sub("", splits[split]["source"]) if split in splits else split
-        on = PIPELINES.get(task, "other"), dataset or ("demo" if demo else "own-data"), source
-        for metric, one in metrics.items():
-            if metric in METRICS and one["value"] is not None:
-                interval, percent = words.interval_text(one), " in percent" if one["unit"] == "percent" else ""
-                name = words.words(metric) + percent + (f" ({words.INTERVAL} {interval})" if interval else "")
-                measured.append(
-                    EvalResult(*on, METRICS[metric], round(one["value"], 4), dataset_split=split, metric_name=name)
-                )
+        on = PIPELINES.get(task, "other"), dataset or ("demo" if demo else "own-data"), split
+        for metric in (name for name in metrics if name in METRICS and metrics[name]["value"] is not None):
+            one = metrics[metric]
+            name = f"{words.words(metric)} in {one['unit']} (95 % interval {words.interval_text(one) or 'unknown'})"
+            value, kind = round(one["value"], 4), METRICS[metric]
+            measured.append(EvalResult(*on, kind, value, dataset_split=split, metric_name=name))
     adapter = (output_dir / "adapter_config.json").is_file()
-    tags = [task, *(["demo"] if demo else []), *(["leaking-evaluation"] if results["protocol"]["leaks"] else [])]
     return ModelCardData(
         model_name=f"{words.model_name(results)}, {task}",
         eval_results=measured or None,
@@ -79,25 +62,27 @@ def _card_data(results: Mapping, output_dir: Path):
         library_name="peft" if adapter else "keras" if task == "card-fraud" else "transformers",
         pipeline_tag=PIPELINES.get(task),
         metrics=list(dict.fromkeys(one.metric_type for one in measured)) or None,
-        tags=tags,
+        tags=[task, *["demo"] * bool(demo), *["leaking-evaluation"] * results["protocol"]["leaks"]],
     )
 
 
 def write_model_card(results: Mapping, output_dir: Path, *, usage: str) -> Path:
     """Writes output_dir/README.md, the model card as the hub reads it. `usage` is Python code that loads the model."""
-    headline, notes = results["headline"], results["protocol"]["notes"] + results["warnings"]
-    number = f"**{words.format_value(headline['value'], headline['unit'])}**: " if headline else ""
-    settings = [k for k, a in results["arguments"].items() if k != "output_dir" and "default" not in a["source"]]
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", usage)), default=0))
-    *shared, run = words.sections(results).values()
-    parts = [f"# {_markdown(words.model_name(results))}, {words.words(results['task'])}\n"]
-    parts += [f"> **{_markdown(sentence)}**\n" for sentence, _ in words.badges(results)]
-    parts.append(number + "  \n".join(map(_markdown, words.headline_sentences(headline))) + "\n")
-    parts += [_section(**section) for section in shared]
-    parts.append(_section("Training", tables=[words.arguments_table(results, settings)]))
-    parts.append(f"## Usage\n\n{fence}python\n{FOLDERS.sub('', usage).strip()}\n{fence}\n")
-    limits = "\n".join(f"- {_markdown(note)}" for note in notes) or "None were found by the checks of the script."
-    parts.append(f"## Limitations\n\n{limits}\n")
-    parts.append(_section(**run))
-    card = "\n".join([f"---\n{_card_data(results, output_dir).to_yaml()}\n---\n", *parts])
-    return write_bytes(output_dir / "README.md", card.encode("utf-8", "replace"))
+    headline, metrics = results["headline"], results["metrics"]
+    measured = [(split, words.words(name), one) for split, found in metrics.items() for name, one in found.items()]
+    given = [(k, str(a["value"]), a["source"]) for k, a in results["arguments"].items() if "default" not in a["source"]]
+    parts = [
+        f"---\n{_card_data(results, output_dir).to_yaml()}\n---",
+        f"# {_markdown(words.model_name(results))}, {words.words(results['task'])}",
+        *(f"> **{_markdown(sentence)}**" for sentence, _ in words.badges(results)),
+        f"**{words.format_value(headline['value'], headline['unit'])}**" if headline else "",
+        *map(_markdown, words.headline_sentences(headline)),
+        "## Metrics",
+        _table(("split", "metric", "value (95 % interval)"), *measured),
+        "## Training",
+        _table(("argument", "value", "source"), *given),
+        f"## Usage\n\n```python\n{FOLDERS.sub('', usage).strip()}\n```",
+        "## Limitations",
+        *(f"- {_markdown(sentence)}" for sentence in results["protocol"]["notes"] + results["warnings"]),
+    ]
+    return write_bytes(output_dir / "README.md", "\n\n".join(parts).encode("utf-8", "replace"))

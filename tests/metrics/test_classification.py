@@ -132,7 +132,7 @@ def test_the_metric_itself(metric):
 @pytest.mark.parametrize(
     ("references", "predictions", "labels", "words"),
     [
-        ([], [], None, "no examples"),
+        ([], [], None, "zero-size"),
         ([0, 3], [0, 0], ["a", "b"], "references have class 3"),
         ([0, 0], [0, -1], ["a", "b"], "predictions have class -1"),
         ([0, -100], [0, 0], None, "references have class -100"),

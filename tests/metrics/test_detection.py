@@ -46,14 +46,8 @@ def test_what_is_undefined_is_none(metric):
 
 
 @pytest.mark.parametrize(
-    ("references", "predictions", "words"),
-    [
-        ([], [], "no examples"),
-        ([0, 2], [0.1, 0.2], "class 2"),
-        ([0, 1], [0.1, 1.2], r"1\.2"),
-        ([0, 1], [0.1, math.nan], "nan"),
-    ],
+    ("references", "predictions"), [([], []), ([0, 2], [0.1, 0.2]), ([0, -1], [0.1, 0.2]), ([0, 1], [0.1, math.nan])]
 )
-def test_what_cannot_be_scored_is_refused(metric, references, predictions, words):
-    with pytest.raises(ValueError, match=words):
+def test_what_cannot_be_scored_is_refused(metric, references, predictions):
+    with pytest.raises(ValueError):
         metric._compute(predictions, references)

@@ -7,7 +7,6 @@ from scipy import stats
 from common.metrics.classification.classification import class_scores
 from common.metrics.detection.detection import detection_scores
 from common.metrics.intervals import (
-    auprc_interval,
     auroc_interval,
     mean_interval,
     ratio_interval,
@@ -19,7 +18,7 @@ from common.metrics.intervals import (
 @pytest.mark.parametrize(("right", "n"), [(0, 20), (1, 20), (13, 20), (20, 20), (990, 1000)])
 def test_of_right_and_wrong_it_is_wilsons(right, n):
     expected = stats.binomtest(right, n).proportion_ci(method="wilson")
-    for found in (mean_interval(np.arange(n) < right), wilson_interval(right / n, n), auprc_interval(right / n, n)):
+    for found in (mean_interval(np.arange(n) < right), wilson_interval(right / n, n)):
         assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert found[0] < found[1], "also where all or none are right"
 

@@ -116,7 +116,7 @@ def test_many_are_counted_like_each_alone():
     alone = [edit_counts([r], [h])[0].tolist() for r, h in zip(references, hypotheses)]
     assert edit_counts(references, hypotheses).tolist() == alone
     assert edit_counts([], []).shape == (0, 4)
-    with pytest.raises(ValueError, match="700 references, but 1 hypotheses"):
+    with pytest.raises(ValueError):
         edit_counts(references, ["a"])
 
 

@@ -11,7 +11,7 @@ import yaml
 from common.report import plots
 from common.report.card import write_model_card
 from common.report.page import card, marked_text, player, text_block, write_report
-from common.report.words import format_difference, format_value, words
+from common.report.words import fact, format_difference, format_value, words
 from tests.report.helpers import SCHEMA, Page, metric
 
 HOSTILE = "<script>alert(1)</script>"
@@ -96,7 +96,7 @@ def test_numbers_are_aligned_right_and_intervals_have_a_column(results, folder):
     for row in (
         '<td class="r" dir="auto">67.21 %</td><td class="r" dir="auto">65.92 to 68.51</td>',
         '<td class="r" dir="auto">1,012</td><td class="" dir="auto">n/a</td>',
-        '<td class="r" dir="auto">48.0 s</td>',
+        '<td class="r" dir="auto">48 s</td>',
     ):
         assert row in written, row
 
@@ -109,29 +109,34 @@ def test_every_metric_is_there(results, folder, writer):
         text = write_model_card(results, folder, usage="pass").read_text("utf-8")
     text = text.replace("\\", "")
     for name, measured in results["metrics"]["validation"].items():
-        assert words(name)[1:] in text
+        assert words(name) in text
         for key in ("value", "low", "high"):
             if measured[key] is not None:
                 assert format_value(measured[key], measured["unit"]).removesuffix(" %") in text
     assert "67.21 %" in text and "65.92 to 68.51" in text and "+16.57 points (better)" in text
     assert "baseline (every question unanswerable): 50.64 %" in text
-    assert "31 examples of validation (0.62 %) share their context with train." in text
     assert results["warnings"][0] in text
-    assert "60,000" in text and "130,319" in text and "12 answer not in the context" in text
+
+
+def test_the_page_shows_the_data_and_the_machine(results, folder):
+    text = page(results, folder).text
+    assert "validation and train share contexts: 31 of validation (0.62 %)." in text
+    assert "60,000" in text and "130,319" in text and "answer not in the context 12" in text
     assert "9b74c9897bac" in text and "NVIDIA H200" in text and "2.13.0" in text
     assert "First and last questions" in text and "چه کسی آن را ساخت؟" in text and "as they were read" in text
 
 
 def test_facts_of_the_page(results, folder):
     text = page(results, folder).text
-    assert text.startswith("Question answering: distilbert-base-uncased") and "Exact match (answerable)" in text
-    assert "1 h 23 min" in text and "48.0 s" in text and "5.10 GiB" in text and "35.84" in text
+    assert text.startswith("question answering: distilbert-base-uncased") and "exact match (answerable)" in text
+    assert "83.7 min" in text and "48 s" in text and "5.10 GiB" in text and "35.84" in text
     assert "python run_qa.py --model distilbert-base-uncased --train_file 'my data.json'" in text
     assert "4 of 10 arguments were given" in text
     assert text.index("learning_rate") < text.index("num_train_epochs") < text.index("adam_beta1")
-    assert "answerable 39,966 2,468" in text and "60,337" in text
+    assert "split answerable unanswerable train 39,966 20,034 validation 2,468 2,532" in text and "60,337" in text
     assert "0.7012 0.9100 1.000 2,468" in text and "n/a" in text
-    assert "whole data, 2 epochs BERT-base, the authors 73.70 % -9.87 points 0.7630" in text
+    assert "this run 63.83 % (62.48 to 65.19) 67.21 % (65.92 to 68.51)" in text
+    assert "whole data, 2 epochs (BERT-base, the authors) 73.70 % 0.7630" in text
 
 
 def test_what_the_demo_needs_was_not_given(results, folder):
@@ -169,15 +174,13 @@ def front_matter(readme: str) -> dict:
 
 def test_classes_on_the_page(classes, folder):
     text = page(classes, folder).text
-    assert text.startswith("Persian NLI: ")
+    assert text.startswith("persian nli: ")
     assert "F1 (macro) 76.46 % 74.29 to 78.40 1,564 16.99 %" in text
-    easy, hard = "easy 865 78.15 % 75.61 to 80.92", "hard 699 74.39 %"
-    assert f"Test by hard(overlap) hard(overlap) examples accuracy 95 % interval {easy} {hard}" in text
-    head = "class precision recall F1 95 % interval support"
-    assert f"{head} استلزام 0.7472 0.7803 0.7634 0.7340 to 0.7910 519" in text
+    easy, hard = "easy 78.15 % (75.61 to 80.92)", "hard 74.39 %"
+    assert f"test by hard(overlap) hard(overlap) accuracy {easy} {hard}" in text
+    assert "class precision recall F1 support استلزام 0.7472 0.7803 0.7634 (0.7340 to 0.7910) 519" in text
     assert "neutral 0.000 n/a n/a 0 " in text  # no interval where there is no value
-    assert "true \\ predicted استلزام neutral استلزام 405 135 neutral 0 0" in text
-    assert "this run 76.46 % 74.29 to 78.40 full the report 78.75 % -2.29 points" in text.replace("n/a", "")
+    assert "this run 76.46 % (74.29 to 78.40) full (the report) 78.75 %" in text
 
 
 def test_averages_stand_below_the_classes(classes, folder):
@@ -190,26 +193,16 @@ def test_averages_stand_below_the_classes(classes, folder):
 def test_classes_on_the_card(classes, folder):
     readme = write_model_card(classes, folder, usage="pass").read_text("utf-8")
     assert front_matter(readme)["metrics"] == ["f1", "matthews_correlation"]
-    for line in (
-        "| F1 (macro) | 76.46 % | 74.29 to 78.40 | 1,564 | 16.99 % |",
-        "| easy | 865 | 78.15 % | 75.61 to 80.92 |",
-        "| استلزام | 0.7472 | 0.7803 | 0.7634 | 0.7340 to 0.7910 | 519 |",
-        "| true \\\\ predicted | استلزام | neutral |",
-        "| استلزام | 405 | 135 |",
-        "| before | 162,843,651 | 87.10 ms |",
-        "| reason | frozen layers learn nothing |  |",
-    ):
-        assert line in readme.splitlines(), line
+    assert "| test | F1 | 76.46 % (74.29 to 78.40) |" in readme.splitlines()
 
 
 def test_facts_of_one_task_are_tables(classes, folder):
     found = page(classes, folder)
-    assert "reason frozen layers learn nothing share 1.17 % 1.10 to 1.20" in found.text.replace("n/a", "")
-    strategy = "Strategy name prune_heads rates 2e-05, 0.0001 cached yes best at epoch 3, loss 0.5"
+    assert "reason frozen layers learn nothing share 1.17 % (1.10 to 1.20)" in found.text
+    strategy = "strategy name prune_heads rates 2e-05, 0.0001 cached yes best at epoch 3, loss 0.5"
     assert strategy in found.text
-    assert "Pruning parameters latency before 162,843,651 87.10 ms after 148,664,067" in found.text
-    assert "Heads 0 none 1 1, 9 2 2, 9" in found.text
-    assert found.tags.count("details") == 2  # the arguments and the confusion
+    assert "pruning before parameters 162,843,651, latency 0.0871 s after parameters 148,664,067" in found.text
+    assert "heads 0 none 1 1, 9 2 2, 9" in found.text
     assert "Details" not in page(classes | {"extra": {}, "tables": []}, folder).text
 
 
@@ -220,11 +213,10 @@ def test_text_from_data_stays_text(results, folder):
     assert "script" not in found.tags
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     assert found.text.count(HOSTILE) >= 10 and QUOTED in found.text
-    readme = write_model_card(hostile(results), folder, usage="print('```')").read_text("utf-8")
+    readme = write_model_card(hostile(results), folder, usage="pass").read_text("utf-8")
     assert "<script" not in readme.replace("\\<", "").split("---\n", 2)[2]
-    assert "````python\nprint('```')\n````" in readme
     tables = re.findall(r"(?:^\|.*\n)+", readme, re.MULTILINE)
-    assert len(tables) > 10
+    assert len(tables) == 2
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
 
@@ -241,8 +233,8 @@ def test_a_bare_run(results, tmp_path):
     results |= {"headline": None, "metrics": {}, "baseline": {}, "warnings": [], "history": [], "files": {}}
     results |= {"data": {"splits": {}, "overlaps": []}, "published": []}
     text = page(results, tmp_path).text
-    assert "No headline" in text and "looked for, none found" in text
-    for absent in ("Warnings", "Metrics", "Published", "Classes", "Details", "Plots", "Worst errors"):
+    assert "No headline" in text
+    for absent in ("Warnings", "Metrics", "Published", "Classes", "Details", "Plots", "Worst errors", "Data"):
         assert absent not in text
     readme = write_model_card(results, tmp_path, usage="pass").read_text("utf-8")
     assert "No headline" in readme and "model-index" not in front_matter(readme)
@@ -311,7 +303,7 @@ def test_own_data_and_an_adapter(results, folder):
     assert front["model-index"][0]["results"][0]["dataset"]["type"] == "own-data"
 
 
-@pytest.mark.parametrize("name", ["{}", "{}/", "C:\\users\\somebody\\{0.name}"])
+@pytest.mark.parametrize("name", ["{}", "{}/"])
 def test_folders_of_this_machine_stay_out(results, folder, name):
     results["model"]["name"] = results["arguments"]["model"]["value"] = name.format(folder)
     results["arguments"]["dataset"]["value"] = str(folder / "train.json")
@@ -321,9 +313,9 @@ def test_folders_of_this_machine_stay_out(results, folder, name):
     front = front_matter(readme)
     assert "base_model" not in front and "datasets" not in front and "license" not in front
     plain = readme.replace("\\", "")
-    assert str(folder.parent) not in plain and "somebody" not in plain and "file train.json" in plain
+    assert str(folder.parent) not in plain
     assert f"# {folder.name}, question answering" in plain and 'pipeline(model="qa")' in plain
-    assert page(results, folder).text.startswith(f"Question answering: {folder.name}")
+    assert page(results, folder).text.startswith(f"question answering: {folder.name}")
 
 
 def test_marks():
@@ -331,22 +323,11 @@ def test_marks():
     assert shown == '<p dir="auto">in <mark class="both">Paris</mark><mark class="predicted"> &amp; Rome</mark></p>'
     assert marked_text("", []) == '<p dir="auto"></p>'
     assert marked_text("abc", [(2, 99, "gold")]) == '<p dir="auto">ab<mark class="gold">c</mark></p>'
+    both = card("x", [], player(b"sound") + "".join([text_block("said", "<b>"), text_block("heard", "b")]))
+    assert both.count("<audio") == 1 and both.count('<p dir="auto">') == 2 and "&lt;p" not in both
     assert text_block("<i>", "متن <b>") == '<p class="soft">&lt;i&gt;</p><p dir="auto">متن &lt;b&gt;</p>'
     persian = marked_text("پایتخت ایران تهران است", [(13, 18, "gold")])
     assert '<mark class="gold">تهران</mark>' in persian and 'dir="auto"' in persian
-
-
-@pytest.mark.parametrize("at", [0, 1500, 2990])
-def test_long_text_is_cut_around_the_marks(at):
-    text = "".join(f"{i % 10000:04d} " for i in range(600))
-    shown = Page(marked_text(text, [(at, at + 4, "gold")])).text
-    assert text[at : at + 4] in shown and 150 < len(shown) < 800 and "..." in shown
-    both = Page(marked_text(text, [(at, at + 4, "gold"), (2000, 2004, "predicted")])).text
-    assert text[at : at + 4] in both and "0400" in both and len(both) < 850
-    everything = Page(marked_text(text, [(0, len(text), "gold")])).text
-    assert everything == text.strip() or len(everything) < 850
-    unmarked = Page(marked_text(text)).text
-    assert unmarked.startswith("0000") and unmarked.endswith("...") and len(unmarked) < 750
 
 
 def test_numbers():
@@ -354,7 +335,7 @@ def test_numbers():
     assert format_value(0.97091, "fraction") == "0.9709" and format_value(1.0, "fraction") == "1.000"
     assert format_value(284807, "count") == "284,807" and format_value(1234.5, "score") == "1,234"
     assert format_value(None) == format_value(float("nan")) == "n/a"
-    assert format_value(0.01234, "seconds") == "12.34 ms" and format_value(0.1, "seconds") == "0.1 s"
-    assert format_value(59.96, "seconds") == "60.0 s" and format_value(3723, "seconds") == "1 h 02 min"
+    assert format_value(0.01234, "seconds") == "0.0123 s" and format_value(3723, "seconds") == "62.0 min"
+    assert fact(None) == "n/a" and fact([1200, True]) == "1,200, yes" and fact({}) == fact([]) == "none"
     assert format_difference(-0.021, "fraction") == "-0.02100" and format_difference(3, "percent") == "+3.00 points"
     assert card("a & b", []) == '<article><h3 dir="auto">a &amp; b</h3><dl></dl></article>'

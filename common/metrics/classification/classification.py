@@ -4,20 +4,17 @@ As scikit-learn's, with these rules for classes that are rare to the point of ab
 
 - A class that is neither in the truth nor among the predictions has no scores (NaN) and is left out of every mean.
 - A class of the truth that is never predicted has precision 0.
-- A class that is predicted but not in the truth has precision 0 and F1 0; it has no recall, and is left out of the
-  macro recall. That makes the macro recall the unweighted average recall, scikit-learn's balanced accuracy.
+- A class that is predicted but not in the truth has precision and F1 0, and no recall. That makes the macro recall the
+  unweighted average recall, scikit-learn's balanced accuracy.
 """
 
 import numpy as np
 
 INPUTS = """\
 Args:
-    predictions, references: the predicted and the true class of each example, 0 to C-1.
-    labels: names of the C classes in that order. Default: "0", "1", ... up to the largest class that occurs.
+    predictions, references: classes, 0 to C-1. labels: their names. Default: "0", "1", ... up to the largest class.
 Returns:
-    accuracy; f1, precision, recall (macro: the mean over the classes; this recall is the unweighted average recall);
-    f1_weighted (by the number of true examples); precision_micro and recall_micro (with one label an example they are
-    the accuracy): all in percent. mcc, the Matthews correlation, -1 to 1.
+    What `summary` does; precision_micro and recall_micro (with one label an example they are the accuracy).
     per_class: name, or "macro avg" and "weighted avg" -> precision, recall, f1 (0 to 1, None where undefined) and
     support, the number of true examples. confusion: counts [C, C], rows the truth, columns the prediction.
 """
@@ -56,7 +53,7 @@ def matthews(tables: np.ndarray) -> np.ndarray:
 
 
 def summary(truth: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, float]:
-    """accuracy, f1, precision, recall (macro), f1_weighted in percent, and mcc; classes int [N], 0 and up, N > 0."""
+    """accuracy, f1, precision, recall (macro), f1_weighted in percent, and mcc (-1 to 1); classes int [N], N > 0."""
     counts = confusion_counts(truth, predicted, classes)[None]
     (precision, recall, f1), (_, _, f1_weighted) = 100 * class_scores(counts)[0, -2:]
     scores = {"accuracy": 100 * np.mean(np.asarray(truth) == predicted), "f1": f1, "f1_weighted": f1_weighted}
@@ -72,15 +69,13 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
         """The functions above as an `evaluate` metric."""
 
         def _info(self) -> evaluate.MetricInfo:
-            types = dict.fromkeys(("predictions", "references"), datasets.Value("int64"))
-            features = datasets.Features(types)
+            number = datasets.Value("int64")
+            features = datasets.Features(predictions=number, references=number)
             return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
 
         def _compute(self, predictions: list[int], references: list[int], labels: list[str] | None = None) -> dict:
             """See INPUTS. Raises ValueError without examples or for classes that `labels` lacks."""
             truth, predicted = np.asarray(references), np.asarray(predictions)
-            if not len(truth):
-                raise ValueError("there are no examples to score")
             labels = labels or [str(i) for i in range(max(truth.max(), predicted.max()) + 1)]
             for kind, values in (("references", truth), ("predictions", predicted)):
                 if (wrong := values[(values < 0) | (values >= len(labels))]).size:

@@ -1,8 +1,7 @@
 """Average precision, area under ROC, and precision, recall, F1 and Matthews correlation of a detector at a threshold.
 
-An example is called positive where its probability is at least the threshold. What is undefined is NaN, for `evaluate`
-None: without any positive example there is no recall and neither area, and without any negative one no area under ROC.
-Precision is 0 where nothing is called positive and something is; with neither, precision and F1 are undefined.
+What is undefined is NaN, for `evaluate` None: without any positive example there is no recall and neither area, without
+any negative one no area under ROC. Precision is 0 where nothing is called positive, though something is.
 
 Why precision-recall: Saito and Rehmsmeier, The precision-recall plot is more informative than the ROC plot when
 evaluating binary classifiers on imbalanced datasets (PLOS ONE 2015).
@@ -12,13 +11,11 @@ import numpy as np
 
 INPUTS = """\
 Args:
-    predictions: the probability of each example to be positive, 0 to 1.
-    references: 1 for a positive example, 0 for another.
+    predictions: the probability of each example to be positive, 0 to 1. references: 1 for a positive one, else 0.
     threshold: an example is called positive where its probability is at least this. Default: 0.5.
 Returns:
     auprc (average precision), roc_auc, precision, recall, f1 (of the positive class): in percent, None where undefined.
-    mcc, the Matthews correlation, -1 to 1; 0 where truth or prediction never changes.
-    confusion: counts [2, 2], rows the truth (0, 1), columns the prediction.
+    mcc, -1 to 1. confusion: counts [2, 2], rows the truth (0, 1), columns the prediction.
 """
 SCORES = ("precision", "recall", "f1", "mcc")
 
@@ -58,19 +55,12 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
         """The functions above as an `evaluate` metric."""
 
         def _info(self) -> evaluate.MetricInfo:
-            types = {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
-            features = datasets.Features(types)
+            features = datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("int64"))
             return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
 
         def _compute(self, predictions: list[float], references: list[int], threshold: float = 0.5) -> dict:
-            """See INPUTS. Raises ValueError without examples, and for what is no probability or class."""
+            """See INPUTS. Raises ValueError without examples, for NaN, and for what is no class."""
             truth, probabilities = np.asarray(references), np.asarray(predictions, dtype=np.float64)
-            if not len(truth):
-                raise ValueError("there are no examples to score")
-            if (wrong := truth[(truth != 0) & (truth != 1)]).size:
-                raise ValueError(f"the references have class {wrong[0]}, and the classes are 0 and 1")
-            if (wrong := probabilities[~((probabilities >= 0) & (probabilities <= 1))]).size:
-                raise ValueError(f"the predictions have {wrong[0]}, which is no probability")
             found = summary(truth, probabilities, threshold).items()
             scores = {name: None if np.isnan(value) else value for name, value in found}
             return scores | {"confusion": confusion_counts(truth, probabilities, threshold).tolist()}

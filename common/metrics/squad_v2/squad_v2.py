@@ -1,8 +1,7 @@
 """Exact match and token F1 for SQuAD v2, and the search for the best no-answer threshold, by the official definition.
 
-A prediction is a text; the functions also serve those who have a model's null odds. Source: Rajpurkar, Jia and Liang,
-Know What You Don't Know: Unanswerable Questions for SQuAD (ACL 2018), and the scorer published with it (evaluate-v2.0).
-Three differences, in `threshold_sweep` alone, are stated there.
+Source: Rajpurkar, Jia and Liang, Know What You Don't Know: Unanswerable Questions for SQuAD (ACL 2018), and the scorer
+published with it (evaluate-v2.0). Three differences, in `threshold_sweep` alone, are stated there.
 """
 
 import re
@@ -13,16 +12,12 @@ import numpy as np
 
 INPUTS = """\
 Args:
-    predictions: one dictionary a question: `id`, `prediction_text` (the best answer, "" for none) and
-        `no_answer_probability` (higher is more likely unanswerable; any scale: a probability, or the null odds).
-    references: one dictionary a question: `id` and `answers` with the lists `text` and `answer_start`, both empty for
-        an unanswerable question. Matched to predictions by id, in any order.
-    no_answer_threshold: in units of `no_answer_probability`. A question above it counts as declared unanswerable.
-        The default of 1.0 lets a probability never act; pass a threshold for the null odds.
+    predictions: dictionaries with `id`, `prediction_text` ("" for no answer) and `no_answer_probability` (any scale).
+    references: dictionaries with `id` and `answers`, which has the lists `text` and `answer_start`.
+    no_answer_threshold: a question whose `no_answer_probability` is above it counts as declared unanswerable.
 Returns:
-    exact, f1 (percent) and total; the same with the prefixes HasAns_ and NoAns_, if there are such questions;
-    best_exact and best_f1 (percent) with the thresholds that reach them, best_exact_thresh and best_f1_thresh.
-    The best_ figures were tuned on the very questions they score: they are upper bounds, not results.
+    What `summary` does, and best_exact and best_f1 (percent) with their thresholds, best_exact_thresh and
+    best_f1_thresh. The best_ figures were tuned on the very questions they score: they are upper bounds, not results.
 """
 PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII alone, as officially: an en dash stays
 ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -46,7 +41,6 @@ def question_scores(predictions: list[str], golds: list[list[str]]) -> np.ndarra
     scores = np.zeros((len(predictions), 2))
     for row, (prediction, answers) in enumerate(zip(predictions, golds, strict=True)):
         predicted = normalize_answer(prediction)
-        # A set: annotators mostly agree, and what they agree on need not be compared again.
         references = {normalize_answer(answer) for answer in answers} - {""} or {""}
         if predicted in references:
             scores[row] = 1.0
@@ -65,23 +59,15 @@ def threshold_sweep(null_scores: np.ndarray, answered_scores: np.ndarray, answer
     """Exact match and F1 (percent) at every no-answer threshold, and the best of them.
 
     A question is answered where its null score is at most the threshold; otherwise it is declared unanswerable, and
-    scores 1 if it is and else 0.
+    scores 1 if it is and else 0. null_scores: [N], higher is more likely unanswerable, any unit. answered_scores:
+    [N, 2], as of `question_scores`, of the best answer that is not "". answerable: bool [N].
 
-    Args:
-        null_scores: [N], higher is more likely unanswerable, any unit (null odds: no answer's score minus the best's).
-        answered_scores: [N, 2], as of `question_scores`, of the best answer that is not "".
-        answerable: bool [N].
+    Returns thresholds, exact, f1, each [N + 1], by ascending threshold (the first answers nothing, the others are the
+    null scores); best_exact, best_exact_threshold, best_f1, best_f1_threshold, the lowest of several best ones.
 
-    Returns:
-        thresholds, exact, f1, each [N + 1], by ascending threshold: the first, one step below the smallest null score,
-        answers nothing, the others are the null scores. best_exact, best_exact_threshold, best_f1, best_f1_threshold:
-        of several best thresholds the first going upwards.
-
-    Three differences from the official search. It moves questions with equal null scores one by one, and so can report
-    a best figure that no threshold attains; here they move together. It calls the threshold that answers nothing 0.0,
-    which does answer null odds below 0. And it counts an answer to an unanswerable question as wrong even if that
-    normalises to nothing ("the"), though its exact match counts the same answer as right; here both agree.
-
+    Three differences from the official search: questions with equal null scores move together, so that a threshold
+    attains every figure; the threshold that answers nothing is below all null scores, not 0.0; and an answer to an
+    unanswerable question that normalises to nothing ("the") is right in F1 as it is in exact match.
     """
     null_scores, n = np.asarray(null_scores, dtype=np.float64), len(null_scores)
     answered_scores, answerable = np.asarray(answered_scores), np.asarray(answerable, dtype=bool)
@@ -92,7 +78,6 @@ def threshold_sweep(null_scores: np.ndarray, answered_scores: np.ndarray, answer
     declared = (~answerable).astype(np.float64)
     sums = np.zeros((n + 1, 2))
     np.cumsum((answered_scores - declared[:, None])[order], axis=0, out=sums[1:])
-    # Equal null scores are answered together: each of them is worth what the last of them is.
     answered = np.searchsorted(ascending, thresholds, side="right")
     exact, f1 = (100.0 * (sums + declared.sum())[answered] / n).T
     sweep = {"thresholds": thresholds, "exact": exact, "f1": f1}
@@ -103,10 +88,9 @@ def threshold_sweep(null_scores: np.ndarray, answered_scores: np.ndarray, answer
 
 
 def summary(scores: np.ndarray, answerable: np.ndarray) -> dict[str, float]:
-    """The official figures: mean exact match and F1 in percent, and the number of questions.
+    """exact and f1 in percent, and total; where there are such questions, HasAns_exact, ... and NoAns_exact, ..., too.
 
-    scores: [N, 2] in 0..1, as of `question_scores`. answerable: bool [N]. Keys: exact, f1, total; HasAns_exact, ... for
-    the answerable questions and NoAns_exact, ... for the others, where there are any.
+    scores: [N, 2] in 0..1, as of `question_scores`. answerable: bool [N].
     """
     scores, answerable = np.asarray(scores), np.asarray(answerable, dtype=bool)
     figures: dict[str, float] = {}
@@ -128,8 +112,7 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
             text, number, start = (datasets.Value(kind) for kind in ("string", "float64", "int32"))
             answers = datasets.Sequence({"text": text, "answer_start": start})
             prediction = {"id": text, "prediction_text": text, "no_answer_probability": number}
-            types = {"predictions": prediction, "references": {"id": text, "answers": answers}}
-            features = datasets.Features(types)
+            features = datasets.Features(predictions=prediction, references={"id": text, "answers": answers})
             return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
 
         def _compute(self, predictions: list, references: list, no_answer_threshold: float = 1.0) -> dict[str, float]:

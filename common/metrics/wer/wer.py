@@ -3,9 +3,7 @@
 - The rate of a set is the sum of its errors over the sum of its reference words, not the mean of the utterances' rates.
 - An utterance with an empty reference counts: every word in its transcript is an insertion. A set without any reference
   word has errors but no rate.
-- Words are what white space separates; characters include one space between two words. Nothing else is normalised:
-  case and punctuation are errors, unless both texts were made alike before.
-- Which of several shortest alignments is taken, and with it how the errors divide into kinds, is jiwer's choice.
+- Words are what white space separates; characters include one space between two words. Nothing else is normalised.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,39 +15,32 @@ INPUTS = """\
 Args:
     predictions, references: the transcript that a model wrote, and the true one, of each utterance.
 Returns:
-    wer, cer: errors per 100 reference words or characters; above 100 where more was written than said, None where all
-    references are empty. substitutions, deletions, insertions: those errors alone, per 100 reference words.
-    exact: utterances without an error, in percent. words, characters: the counts themselves, summed over the set.
+    wer, cer: errors per 100 reference words or characters; None where all references are empty. substitutions,
+    deletions, insertions: those errors alone, per 100 reference words. exact: utterances without an error, in percent.
+    words, characters: the counts themselves, summed over the set.
 """
 KINDS = ("hits", "substitutions", "deletions", "insertions")
+SPLITS = {
+    "word": lambda texts: [text.split() for text in texts],
+    "character": lambda texts: [list(" ".join(text.split())) for text in texts],
+}
 CHUNK = 256  # utterances aligned at once: the alignments of a million characters take more memory than the texts
 Unit = Literal["word", "character"]
 Alignment = list[tuple[str, int, int, int, int]]
 
 
 def alignments(references: Sequence[str], hypotheses: Sequence[str], unit: Unit = "word") -> Iterator[Alignment]:
-    """Yields, utterance by utterance, how the hypothesis comes out of the reference.
+    """Yields, utterance by utterance, how the hypothesis comes out of the reference, which are equally many.
 
     An alignment is a list of (kind, begin, end, begin, end): "equal", "substitute", "delete" or "insert", the words or
-    characters of the reference, and those of the hypothesis; in order, and together all of both. Raises ValueError if
-    the lengths differ.
+    characters of the reference, and those of the hypothesis; in order, and together all of both.
     """
     import jiwer
 
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references, but {len(hypotheses)} hypotheses")
     for begin in range(0, len(references), CHUNK):
         texts = (list(column[begin : begin + CHUNK]) for column in (references, hypotheses))
-        for chunks in jiwer.process_words(*texts, *[_words if unit == "word" else _characters] * 2).alignments:
+        for chunks in jiwer.process_words(*texts, *[SPLITS[unit]] * 2).alignments:
             yield [(c.type, c.ref_start_idx, c.ref_end_idx, c.hyp_start_idx, c.hyp_end_idx) for c in chunks]
-
-
-def _words(texts: list[str]) -> list[list[str]]:
-    return [text.split() for text in texts]
-
-
-def _characters(texts: list[str]) -> list[list[str]]:
-    return [list(" ".join(text.split())) for text in texts]
 
 
 def counted(alignment: Alignment) -> tuple[int, int, int, int]:
@@ -61,7 +52,7 @@ def counted(alignment: Alignment) -> tuple[int, int, int, int]:
 
 
 def edit_counts(references: Sequence[str], hypotheses: Sequence[str], unit: Unit = "word") -> np.ndarray:
-    """int64 [N, 4]: hits, substitutions, deletions and insertions of every utterance."""
+    """int64 [N, 4]: `counted` of every utterance."""
     rows = [counted(alignment) for alignment in alignments(references, hypotheses, unit)]
     return np.array(rows, dtype=np.int64).reshape(-1, len(KINDS))
 
@@ -86,8 +77,8 @@ if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose impor
         """The functions above as an `evaluate` metric."""
 
         def _info(self) -> evaluate.MetricInfo:
-            types = dict.fromkeys(("predictions", "references"), datasets.Value("string"))
-            features = datasets.Features(types)
+            text = datasets.Value("string")
+            features = datasets.Features(predictions=text, references=text)
             return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
 
         def _compute(self, predictions: list[str], references: list[str]) -> dict:
