@@ -17,7 +17,7 @@ the threshold is chosen on validation rows, and what a practitioner would take i
     python run_fraud.py --protocol published --output_dir outputs/fraud-published    # resamples before the split: leaks
     python run_fraud.py --split time --threshold cost --amount_column Amount --alert_cost 3 --output_dir outputs/time
 
-Your own table (csv, tsv, parquet, xlsx; several, compressed): numbers, text, times, missing cells. One is split here:
+Your own table (csv, tsv, parquet, json; several, compressed): numbers, text, times, missing cells. One is split here:
 
     python run_fraud.py --train_file payments.csv --target is_fraud --time_column unix_time --ignore_columns first last
     python run_fraud.py --train_file train.parquet --validation_file dev.parquet --test_file test.parquet --model mlp
@@ -94,11 +94,10 @@ class FraudArguments(RunArguments, DataArguments):
     missing: Literal["impute", "error", "skip"] = flag("impute", "empty cells: fill and mark, refuse, leave rows out")
     max_categories: int = flag(32, "of a column of text: values that get a feature each; the rest share one")
     split: Literal["stratified", "time"] = flag("stratified", "how one table is split: by chance, or past and future")
-    time_column: str = flag("Time", "seconds or timestamps; for --split time and alerts by day")
+    time_column: str = flag("Time", "numbers of seconds, or timestamps; for --split time and alerts by day")
     test_share: float = flag(0.3, "of one table, for test")
     validation_share: float = flag(0.2, "of what is not for test, for validation")
     split_seed: int = flag(42, "which rows are in which part")
-    drop_duplicates: bool = flag(False, "leave out copies of earlier rows before the table is split")
     resample: Literal["none", "adasyn", "smote", "borderline-smote", "oversample", "undersample"] = flag(
         "none", "balance the training rows"
     )
@@ -106,7 +105,7 @@ class FraudArguments(RunArguments, DataArguments):
     neighbours: int = flag(5, "k of ADASYN and SMOTE")
     protocol: Literal["honest", "published"] = flag("honest", "published: resamples before the split, which leaks")
     holdout_share: float | None = flag(None, "rows that --protocol published leaves alone; unset: --test_share")
-    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag("none", "weights of the classes in the loss")
+    class_weights: Literal["none", "balanced", "sqrt"] = flag("none", "weights of the classes in the loss")
     calibrate: Literal["prior", "isotonic", "none"] = flag(
         "prior", "make probabilities those of real rows: by the share of frauds before resampling, or from validation"
     )
@@ -146,10 +145,10 @@ class FraudArguments(RunArguments, DataArguments):
             )
         useless = {
             "holdout_share": not published,
+            "max_eval_samples": published,
             "resample_ratio": self.resample == "none",
             "neighbours": self.resample in ("none", "oversample", "undersample"),
             "miss_cost": self.amount_column is not None,
-            "focal_gamma": training.loss != "focal",
             "metric_for_best_model": not training.load_best_model_at_end and self.early_stopping_patience is None,
         }
         for name in sorted(self.explicit):
@@ -177,7 +176,7 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(FraudArguments, argv, **settings)
     args.check_use()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("one process uses all GPUs of a machine here: start it by python, with --num_devices N")
+        raise UserError("this script is one process: start it by python, not by torchrun or accelerate launch")
     prepare_keras(args.training_args.per_device_train_batch_size)
     with start_run(args, task="card-fraud") as run:
         return trained(run, args) if args.training_args.do_train else decided(run, args)
@@ -188,9 +187,9 @@ def trained(run, args) -> dict:
     from common.classification import class_weights
     from common.tabular import results
     from common.tabular.detection import Calibration, Detections
-    from common.tabular.network import Detector, build, devices_scope
+    from common.tabular.network import Detector, build
     from common.tabular.resampling import resampled
-    from common.tabular.splits import describe, limited, split_resampled, training_parts
+    from common.tabular.splits import describe, split_resampled, training_parts
 
     training, published, adasyn = args.training_args, args.protocol == "published", None
     with run.phase("data"):
@@ -206,7 +205,7 @@ def trained(run, args) -> dict:
         if args.resample != "none":
             parts["train"], adasyn = resampled(real, args, columns.categories())
         made = parts["train"]
-        parts = limited(split_resampled(parts, args) if published else parts, args)
+        parts = split_resampled(parts, args) if published else parts
         for sentence in columns.notices():
             run.note(sentence)
         for sentence in columns.suspicions(real):
@@ -220,17 +219,17 @@ def trained(run, args) -> dict:
 
     from common.tabular.trainer import KerasTrainer
 
-    with run.phase("model"), devices_scope(training.num_devices):
+    with run.phase("model"):
         keras.utils.set_random_seed(training.seed)
-        detector = Detector(build(args.model, len(columns.features)), args.model, columns)
+        detector = Detector(build(args.model, len(columns.features)), columns)
         detector.model.summary()
     trainer = KerasTrainer(run, detector, parts["train"], parts["validation"], weights)
     with run.phase("training"):
         trainer.train()
 
     with run.phase("results"):
-        taught = real, parts["train"], weights
-        detector.calibration = Calibration.fit(args.calibrate, *taught, parts["validation"], detector)
+        validation = parts["validation"], detector.raw(parts["validation"].features)
+        detector.calibration = Calibration.fit(args.calibrate, real, parts["train"], weights, *validation)
         said = {name: detector.probabilities(part.features) for name, part in parts.items() if name != "train"}
         detector.threshold, how = args.decision.choose(parts["validation"], said["validation"])
         run.note(f"threshold {detector.threshold:.4g}: {how}")
@@ -268,9 +267,8 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
     from common.results import published as reference
     from common.tabular import results
     from common.tabular.detection import leak_worth
-    from common.tabular.network import layer_table
 
-    training, detector = args.training_args, trainer.detector
+    training = args.training_args
     asked = {"validation": training.do_eval, "test": training.do_predict, "holdout": training.do_predict}
     predicted = {name: one for name, one in models[results.OURS].items() if asked[name]}
     known = {name for name, one in predicted.items() if one.part.target is not None}
@@ -285,14 +283,13 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
             tables.insert(0, table)
             run.leaks(sentence)
     tables += [results.resampling_table(*resampling)] if resampling else []
-    tables.append(layer_table(detector.model))
 
     def write(content: dict) -> tuple[dict, list, str]:
         files, cards = {name: results.PREDICTIONS[name] for name in predicted}, []
         if training.do_train:
             for name, one in predicted.items():
                 results.write_predictions(run.output_dir / files[name], [one])
-                cards = results.error_cards(one, detector.columns.features) if name != "holdout" else cards
+                cards = results.error_cards(one) if name != "holdout" else cards
         files = {f"{name}_predictions": file for name, file in files.items()}
         files |= results.draw_plots(content, models, run.output_dir)
         if resampling and resampling[3] and resampling[3].generated_.any():

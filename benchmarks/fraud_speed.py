@@ -50,21 +50,21 @@ def our_epochs(rows: int) -> dict:
     import keras
     import pandas as pd
 
-    from common.run import StopRequest
+    from common.launch import StopRequest
     from common.tabular.columns import Part
     from common.tabular.trainer import KerasTrainer
 
     ends = []
 
     class Timed(KerasTrainer):
-        def _end_epoch(self, logs, bar):
+        def _end_epoch(self, logs):
             self.history.append({"loss": logs["loss"]})
             ends.append(time.process_time())
 
     features, target = standardised(rows)
     part = Part("", rows, features, target, pd.DataFrame(), None, None, {}, np.ones(rows, dtype=bool))
     keras.utils.set_random_seed(SEED)
-    detector = Detector(build("cnn", features.shape[1]), "cnn", None)
+    detector = Detector(build("cnn", features.shape[1]), None)
     settings = {"learning_rate": 1e-4, "num_train_epochs": EPOCHS, "per_device_train_batch_size": BATCH, "seed": SEED}
     with tempfile.TemporaryDirectory() as folder:
         run = SimpleNamespace(

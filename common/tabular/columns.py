@@ -1,55 +1,44 @@
-"""What the columns of a table mean to a model: learned from the training rows alone (`network.Detector` keeps it).
+"""What the columns of a table mean to a model: learned from the training rows alone.
 
 Numbers and timestamps are standardised, missing ones get the median and a feature that says so; text becomes a feature
-for each frequent value. Not for reading tables (`tables`), nor for which row is in which part (`splits`).
+for each frequent value.
 """
 
 import re
+import warnings
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from pandas.tseries.api import guess_datetime_format
 
-from common.data import require_columns, where, without_bad
+from common.data import listed, require_columns, where, without_bad
 from common.errors import UserError
 
 CLASSES = ("legitimate", "fraud")
 INDEX = re.compile(r"|unnamed: \d+|index|level_\d+|__index_level_\d+__|row_?(id|number)", re.IGNORECASE)
 ORDERED = ("number", "time")
-SUBSECONDS = (1e11, 1e14, 1e17)  # since 1970, of a time in milliseconds and so on
+OTHER, MISSING = "(other)", "(missing)"  # categories
 LARGEST, FARTHEST = 1e30, 1e9  # of a cell: a square of more is infinite in float32; deviations from the mean
 MOSTLY = 0.9  # from this share of cells on a column of text is one of numbers, or of times, with mistakes in it
 TELLING = 0.995  # area under ROC of a feature that almost equals the target
-DAYS = [f"%{a}{s}%{b}{s}%{y}" for s in "/-." for y in "Yy" for a, b in ("md", "dm")] + ["%d-%b-%Y", "%d %b %Y"]
-CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 
 
 @dataclass
 class Part:
-    """N rows that a model takes.
+    """N rows that a model takes."""
 
-    Attributes:
-        source: where they come from, in words; available: how many good rows are there; selection: which these are.
-        features: float32 [N, F], standardised.
-        target: int8 [N], 1 = fraud; None where it is unknown.
-        shown: N rows of what is carried into predictions.csv: row, perhaps file, and all columns that are no features.
-        time, amount: float64 [N], time in seconds; None without such a column.
-        skipped: reason -> rows left out.
-        real: bool [N], false for rows that resampling made.
-        unknown: what training had not, "a value of shop" -> how many rows have it, where no feature stands for it.
-    """
-
-    source: str
-    available: int
-    features: np.ndarray
-    target: np.ndarray | None
-    shown: pd.DataFrame
-    time: np.ndarray | None
-    amount: np.ndarray | None
-    skipped: dict[str, int]
-    real: np.ndarray
-    unknown: dict[str, int] = field(default_factory=dict)
-    selection: str = "the whole file"
+    source: str  # where they come from, in words
+    available: int  # how many good rows are there
+    features: np.ndarray  # float32 [N, F], standardised
+    target: np.ndarray | None  # int8 [N], 1 = fraud; None where it is unknown
+    shown: pd.DataFrame  # N rows for predictions.csv: row, perhaps file, and all columns that are no features
+    time: np.ndarray | None  # float64 [N], seconds; None without such a column
+    amount: np.ndarray | None  # float64 [N]
+    skipped: dict[str, int]  # reason -> rows left out
+    real: np.ndarray  # bool [N], false for rows that resampling made
+    unknown: dict[str, int] = field(default_factory=dict)  # column -> cells that training had not: new, or first empty
+    selection: str = "the whole file"  # which of the available rows these are
 
     def __len__(self) -> int:
         return len(self.features)
@@ -66,40 +55,29 @@ class Part:
 
 @dataclass
 class Columns:
-    """How rows of a table become features.
-
-    Attributes:
-        target: the column with the class; classes: its two values, fraud last.
-        missing: what is done with an empty cell: impute, error or skip.
-        roles: "time" and "amount" -> the columns of numbers or times that are so; they need not be features.
-        columns: name -> {"kind": number, time or category, what was learned, "features": name -> (mean, scale)}.
-        left_out: column -> why it is no feature.
-    """
+    """How rows of a table become features."""
 
     target: str
-    classes: list[str]
-    missing: str
-    roles: dict[str, str] = field(default_factory=dict)
+    classes: list[str]  # the two values of the target, fraud last
+    missing: str  # what is done with an empty cell: impute, error or skip
+    roles: dict[str, str] = field(default_factory=dict)  # "time" and "amount" -> columns, which need not be features
+    # name -> {"kind": number, time or category, what was learned, "features": name -> (mean, scale)}
     columns: dict[str, dict] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)  # name -> why it is no feature
 
     @property
     def features(self) -> list[str]:
         """Names of the F features."""
         return [name for about in self.columns.values() for name in about["features"]]
 
-    def learn(
-        self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int, table: pd.DataFrame | None = None
-    ) -> None:
-        """Learns from training rows. ignored: column -> why; table: all rows, where the training rows are some of them,
-        which show how times are written. Raises `UserError`: no feature; a role without order."""
+    def learn(self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int) -> None:
+        """Learns from training rows; ignored: column -> why. Raises `UserError`: no feature; a role without order."""
         for name in rows.columns.drop(self.target):
-            about, features = learned(rows[name], max_categories, None if table is None else table[name]), {}
+            about, features = learned(rows[name], max_categories), {}
             why = ignored.get(name) or about.get("useless")
-            values, wrong = (None, None) if why else values_of(rows[name], about)
-            for feature, encoded in {} if why else _encoded(name, about, values).items():
-                mean, scale = float(encoded.mean()), float(encoded.std())
-                if scale > 1e-12 * abs(mean) or wrong.any():  # what is wrong is said by `part`
+            for feature, values in {} if why else _encoded(name, rows[name], about).items():
+                mean, scale = float(values.mean()), float(values.std())
+                if scale > 1e-12 * abs(mean) or wrong_cells(rows[name], about).any():  # these are said by `part`
                     features[feature] = [mean, scale or 1.0]
             if not features:
                 self.left_out[name] = why or "one value throughout"
@@ -113,67 +91,59 @@ class Columns:
 
     def notices(self) -> list[str]:
         """What was left out and what was encoded, in sentences."""
-        said = {"time": "times, as seconds", "category": "text, a feature for each frequent value"}
         found = [(f"left out, {why}", name) for name, why in self.left_out.items() if why != "ignored"]
-        used = [(name, about) for name, about in self.columns.items() if about["features"]]
-        found += [(said[about["kind"]], name) for name, about in used if about["kind"] in said]
-        found += [("missing cells, filled and marked", name) for name, about in used if about["missing"]]
-        unsure = "times, read with the month first, though the day might be; if so, write them as 2024-01-31"
-        found += [(unsure, name) for name, about in self.columns.items() if about.get("unsure")]
-        return [f"{words}: {few(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
+        for name, about in [(name, about) for name, about in self.columns.items() if about["features"]]:
+            if about["kind"] == "time":
+                found.append((f"times, read as {about['format']}", name))
+            if about["kind"] == "category":
+                found.append(("text, a feature for each frequent value", name))
+            if about["missing"]:
+                found.append(("missing cells, filled and marked", name))
+        return [f"{words}: {listed(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
 
     def part(self, rows: pd.DataFrame, *, skip_bad: bool, truth: bool | None = None) -> Part:
         """The rows as features; truth: whether the target has to be there (None: where it is).
 
-        Raises:
-            UserError: a column is missing; a cell that cannot be computed with, of an unknown class or, with `missing`
-                "error", empty, by its row, unless skip_bad: then its row is left out and counted.
+        Raises `UserError`: no such column; a cell that cannot be computed with, by its row, unless skip_bad.
         """
         used = [name for name, about in self.columns.items() if about["features"]]
         require_columns(rows.columns, [*used, *([self.target] if truth else [])], rows.attrs["source"])
         if truth is None:
             truth = self.target in rows.columns and rows[self.target].notna().any()
         rows, skipped = without_bad(rows, self._problems(rows, truth), "skip" if skip_bad else "stop")
-        values = {name: values_of(rows[name], about)[0] for name, about in self.columns.items() if name in rows.columns}
         features, unknown = [], {}
         for name in used:
-            about, encoded = self.columns[name], _encoded(name, self.columns[name], values[name])
+            about, encoded = self.columns[name], _encoded(name, rows[name], self.columns[name])
             for feature, (mean, scale) in about["features"].items():
-                deviations = np.clip((encoded[feature] - mean) / scale, -FARTHEST, FARTHEST)
-                features.append(deviations.astype(np.float32))
-            if about["kind"] == "category" and not about["other"]:
-                unknown[f"a value of {name}"] = int((values[name] == len(about["values"])).sum())
-            if not about["missing"]:
-                unknown[f"an empty cell of {name}"] = int(np.isnan(values[name]).sum())
-        target = (class_texts(rows[self.target]) == self.classes[1]).astype(np.int8) if truth else None
-        time, amount = (values.get(self.roles.get(role)) for role in ("time", "amount"))
-        if time is not None:  # numbers too large for seconds are milliseconds, microseconds or nanoseconds
-            median = abs(self.columns[self.roles["time"]]["median"])
-            time = time / 1e3 ** np.digitize(median, SUBSECONDS)
+                features.append(np.clip((encoded[feature] - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
+            is_number = about["kind"] in ORDERED
+            new = rows[name].isna() if is_number else ~_levels(rows[name], about).isin(about["levels"])
+            unknown[name] = 0 if is_number and about["missing"] else int(new.sum())
+        target = (class_texts(rows[self.target]) == self.classes[1]).to_numpy(np.int8) if truth else None
+        roles = {role: values_of(rows[n], self.columns[n]) for role, n in self.roles.items() if n in rows.columns}
         hidden = {self.target, *used} - {*self.roles.values()}
         shown = rows[[name for name in rows.columns if name not in hidden]]
         shown = shown.rename(columns={name: f"{name} (data)" for name in rows.index.names}).reset_index()
         shown = shown if shown["file"].nunique() > 1 else shown.drop(columns="file")
-        known = target, shown, time, amount, skipped, np.ones(len(rows), dtype=bool), unknown
+        known = target, shown, roles.get("time"), roles.get("amount"), skipped, np.ones(len(rows), dtype=bool), unknown
         return Part(rows.attrs["source"], len(rows), np.column_stack(features), *known)
 
     def _problems(self, rows: pd.DataFrame, truth: bool) -> dict[int, tuple[str, str | None]]:
         """Rows that cannot be used, as `without_bad` wants them."""
-        checks, found = [], {}
-        if truth:
-            wrong = ~np.isin(class_texts(rows[self.target]), self.classes)
-            checks.append((self.target, wrong, f"not {' or '.join(map(repr, self.classes))}"))
-        for name in [name for name in self.columns if name in rows.columns]:
-            about = self.columns[name]
-            checks.append((name, values_of(rows[name], about)[1], f"no {about['kind']} to compute with"))
+        empty, problems = "a missing cell (--missing impute fills it)", {}
+        neither = f"not {' or '.join(map(repr, self.classes))}"
+        checks = [(self.target, ~class_texts(rows[self.target]).isin(self.classes), neither)] if truth else []
+        for name, about in self.columns.items():
+            if name in rows.columns:
+                checks.append((name, wrong_cells(rows[name], about), f"no {about['kind']} to compute with"))
             if about["features"] and self.missing != "impute":
-                checks.append((name, rows[name].isna().to_numpy(), "a missing cell (--missing impute fills it)"))
+                checks.append((name, rows[name].isna(), empty))
         for name, bad, reason in checks:
-            left_out = reason.startswith("a missing") and self.missing == "skip"
             for at in np.flatnonzero(bad):
-                sentence = None if left_out else f"{name} {held(rows[name].iloc[at])}, {reason}"
-                found.setdefault(int(at), (reason, sentence))
-        return found
+                sentence = f"{name} {held(rows[name].iloc[at])}, {reason}"
+                is_to_go = reason == empty and self.missing == "skip"
+                problems.setdefault(int(at), (reason, None if is_to_go else sentence))
+        return problems
 
     def suspicions(self, part: Part) -> list[str]:
         """A sentence if a feature, or a column of text, alone almost equals the target."""
@@ -189,17 +159,11 @@ class Columns:
         areas = {name: (rankdata(values)[frauds].mean() - half) / others for name, values in known.items()}
         found = [name for name, area in areas.items() if max(area, 1 - area) >= TELLING]
         is_known = "is it known before anybody knows of the fraud? Otherwise leave it out by --ignore_columns"
-        return [f"almost the target {self.target} itself: {few(found)}; {is_known}"] if found else []
+        return [f"almost the target {self.target} itself: {listed(found)}; {is_known}"] if found else []
 
     def categories(self) -> np.ndarray:
         """bool [F]: the features that are 0 or 1 by nature, between which nothing lies."""
-        return np.array([name not in self.columns or "values" in self.columns[name] for name in self.features])
-
-
-def few(names) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    return ", ".join(map(str, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return np.array([name not in self.columns or "levels" in self.columns[name] for name in self.features])
 
 
 def held(cell: object) -> str:
@@ -208,15 +172,14 @@ def held(cell: object) -> str:
     return f"holds {cell!r}" if isinstance(cell, str) else f"holds {cell}"
 
 
-def class_texts(cells: pd.Series) -> np.ndarray:
+def class_texts(cells: pd.Series) -> pd.Series:
     """str [N]: one spelling for 1, 1.0, True, "1.0" and "true"; "" for an empty cell."""
-    if cells.dtype == object:  # whatever json may hold
-        cells = cells.dropna().astype(str).reindex(cells.index)
-    return cells.map({value: _text(value) for value in cells.dropna().unique()}).fillna("").to_numpy(dtype=str)
+    texts = cells.dropna().astype(str)
+    return texts.map({text: _text(text) for text in texts.unique()}).reindex(cells.index, fill_value="")
 
 
-def _text(value: object) -> str:
-    text = str(value).strip().strip("'\"")
+def _text(text: str) -> str:
+    text = text.strip().strip("'\"")
     text = {"true": "1", "false": "0"}.get(text.casefold(), text)
     try:
         return str(int(float(text))) if float(text).is_integer() else text
@@ -227,18 +190,18 @@ def _text(value: object) -> str:
 def classes_of(cells: pd.Series, positive: str | None, source: str) -> list[str]:
     """The two values of a target, fraud last. Raises `UserError`: not two, or it is not clear which one is fraud."""
     texts = class_texts(cells)
-    values, counts = np.unique(texts[texts != ""], return_counts=True)
-    values, wanted = values.tolist(), "1" if positive is None else _text(positive)
-    seen = f"{source}: the target {cells.name} holds " + few(f"{v[:40]!r} ({n:,} rows)" for v, n in zip(values, counts))
-    if len(values) < 2:
+    counts, wanted = texts[texts != ""].value_counts(), "1" if positive is None else _text(positive)
+    seen = ", ".join(f"{value[:40]!r} ({count:,} rows)" for value, count in counts.sort_index()[:8].items())
+    seen = f"{source}: the target {cells.name} holds {seen}"
+    if len(counts) < 2:
         raise UserError(f"{seen}; training needs frauds and legitimate rows")
-    if wanted not in values or (positive is None and "0" not in values):
+    if wanted not in counts or (positive is None and "0" not in counts):
         given = "" if positive is None else f", and not {positive!r}"
         raise UserError(f"{seen}{given}; say which value means fraud with --positive VALUE")
-    if len(values) > 2:
-        rare = values[counts.argmin()]
+    if len(counts) > 2:
+        rare = counts.index[-1]
         raise UserError(f"{seen}, not two values ({rare!r} in {where(cells, int((texts == rare).argmax()))}); mend it")
-    return [next(value for value in values if value != wanted), wanted]
+    return [next(value for value in counts.index if value != wanted), wanted]
 
 
 def is_index(name: str, cells: pd.Series) -> bool:
@@ -250,78 +213,63 @@ def is_index(name: str, cells: pd.Series) -> bool:
     return bool((np.diff(np.sort(cells.to_numpy(dtype=np.float64))) == 1).all())
 
 
-def learned(cells: pd.Series, max_categories: int, table: pd.Series | None = None) -> dict:
-    """What a column is, {"kind": ...}; or {"useless": why it can be no feature}. table: more cells."""
-    present = cells.dropna()
-    missing, numbers = len(present) < len(cells), pd.api.types.is_numeric_dtype(cells.dtype)
+def learned(cells: pd.Series, max_categories: int) -> dict:
+    """What a column is, {"kind": ...}; or {"useless": why it can be no feature}."""
+    present, is_number = cells.dropna(), pd.api.types.is_numeric_dtype(cells.dtype)
     if not len(present):
         return {"useless": "empty"}
-    if isinstance(present.iloc[0], list | dict | np.ndarray):
-        return {"useless": "cells of several values"}
-    for kind in ORDERED:
-        about = {"kind": kind} if kind == "number" else _time_format(present if table is None else table.dropna())
-        values, wrong = values_of(present, about)
-        if numbers or wrong.mean() <= 1 - MOSTLY:
-            return about | {"median": float(np.nanmedian(values)), "missing": missing}
-    counts = _categories(present).value_counts()
+    missing, kinds = len(present) < len(cells), [{"kind": "number"}]
+    kinds += [] if is_number else _times(str(present.iloc[0]))
+    about = min(kinds, key=lambda kind: wrong_cells(present, kind).sum())
+    if is_number or wrong_cells(present, about).mean() <= 1 - MOSTLY:
+        return about | {"median": float(np.nanmedian(values_of(present, about))), "missing": missing}
+    counts = class_texts(present).str.casefold().value_counts()
     if len(counts) > max(len(present) / 2, 2):
-        odd = present[values_of(present, {"kind": "number"})[1]]
-        mixed = f"numbers with other texts among them, such as {odd.iloc[0]!r}"
-        return {"useless": mixed if len(odd) < len(present) / 2 else "text that hardly ever repeats"}
+        return {"useless": "text, or numbers with text among them, that hardly ever repeats"}
     values = sorted(counts.index, key=lambda value: (-counts[value], value))
-    kept, more = values[:max_categories], len(values) > max_categories
-    return {"kind": "category", "values": kept, "other": more, "missing": missing}
+    levels = values[:max_categories] + [OTHER] * (len(values) > max_categories) + [MISSING] * missing
+    return {"kind": "category", "levels": levels, "missing": missing}
 
 
-def _time_format(cells: pd.Series) -> dict:
-    """The format in which the fewest cells are no times; unsure: another one fits as well."""
-
-    def wrong(form: str, of: pd.Series) -> int:
-        return int(pd.to_datetime(of, format=form, errors="coerce", utc=True).isna().sum())
-
-    some, counts = cells.iloc[:50], {"ISO8601": wrong("ISO8601", cells)}
-    if counts["ISO8601"] and some.astype(str).str.contains(r"\d[-/. ]").any():
-        forms = [day + clock for day in DAYS for clock in CLOCKS]
-        counts |= {form: wrong(form, cells) for form in forms if wrong(form, some) < len(some) / 2}
-    best = min(counts, key=counts.get)
-    return {"kind": "time", "format": best, "unsure": [*counts.values()].count(counts[best]) > 1}
+def _times(cell: str) -> list[dict]:
+    """The kinds of time that a column with this cell may be: ISO 8601, the month first, or the day."""
+    with warnings.catch_warnings(action="ignore"):  # that the day is first
+        forms = ["ISO8601", guess_datetime_format(cell), guess_datetime_format(cell, dayfirst=True)]
+    return [{"kind": "time", "format": form} for form in forms if form]
 
 
-def _categories(cells: pd.Series) -> pd.Series:
-    return cells.map({value: _text(value).casefold() for value in cells.unique()})
+def values_of(cells: pd.Series, about: dict) -> np.ndarray:
+    """float64 [N]: numbers, or seconds since 1970; NaN where a cell is empty or wrong."""
+    if about["kind"] == "time":
+        times = pd.to_datetime(cells.astype(str), format=about["format"], errors="coerce", utc=True)
+        cells = (times - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
+    elif not pd.api.types.is_numeric_dtype(cells.dtype):
+        texts = cells.astype(str).str.strip().replace({"True": "1", "False": "0"})
+        cells = pd.to_numeric(texts, errors="coerce")
+    numbers = cells.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
 
 
-def values_of(cells: pd.Series, about: dict) -> tuple[np.ndarray, np.ndarray]:
-    """(float64 [N]: numbers, seconds, or places of categories, NaN where missing or wrong; bool [N]: wrong)."""
-    there = cells.notna().to_numpy()
-    present = cells if there.all() else cells[there]  # as slow as all the rest with thousands of columns
-    if about["kind"] == "category":
-        place = {value: at for at, value in enumerate(about["values"])}
-        values = _categories(present).map(place).fillna(len(place))
-    elif about["kind"] == "time":
-        times = pd.to_datetime(present, format=about["format"], errors="coerce", utc=True)
-        if times.isna().any():  # this form is never mistaken
-            times = times.fillna(pd.to_datetime(present, format="ISO8601", errors="coerce", utc=True))
-        values = (times - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
-    else:
-        if not pd.api.types.is_numeric_dtype(present.dtype):
-            texts = present.astype(str).str.strip().replace({"True": "1", "False": "0"})
-            present = pd.to_numeric(texts, errors="coerce")
-        numbers = present.to_numpy(dtype=np.float64)
-        values = np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
-    found = np.full(len(cells), np.nan)
-    found[there] = np.asarray(values, dtype=np.float64)
-    return found, there & np.isnan(found)
+def wrong_cells(cells: pd.Series, about: dict) -> np.ndarray:
+    """bool [N]: cells that are not empty, and neither number nor time where their column holds these."""
+    if about["kind"] not in ORDERED:
+        return np.zeros(len(cells), dtype=bool)
+    return cells.notna().to_numpy() & np.isnan(values_of(cells, about))
 
 
-def _encoded(name: str, about: dict, values: np.ndarray) -> dict[str, np.ndarray]:
+def _levels(cells: pd.Series, about: dict) -> pd.Series:
+    """str [N]: the category of each cell."""
+    texts = class_texts(cells).str.casefold()
+    return texts.where(texts.isin(about["levels"]), OTHER).mask(cells.isna(), MISSING)
+
+
+def _encoded(name: str, cells: pd.Series, about: dict) -> dict[str, np.ndarray]:
     """float64 [N] of every feature that a column may give, by name."""
-    empty = np.isnan(values)
     if about["kind"] in ORDERED:
+        values = values_of(cells, about)
+        empty = np.isnan(values)
         marked = {f"{name} is missing": empty.astype(np.float64)} if about["missing"] else {}
         return {name: np.where(empty, about["median"], values), **marked}
-    known = len(about["values"])
-    levels = [*enumerate(about["values"])]
-    levels += [(known, "(other)")] * about["other"] + [(known + 1, "(missing)")] * about["missing"]
-    places, levels = np.where(empty, known + 1, values), levels[:1] if len(levels) == 2 else levels
-    return {f"{name}={level}": (places == place).astype(np.float64) for place, level in levels}
+    texts, levels = _levels(cells, about), about["levels"]
+    levels = levels[:1] if len(levels) == 2 else levels
+    return {f"{name}={level}": (texts == level).to_numpy(np.float64) for level in levels}

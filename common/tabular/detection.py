@@ -1,7 +1,6 @@
 """How well frauds are found: thresholds, calibration, scores with intervals, a fraud desk's view, what a leak is worth.
 
-A detector gives each of N rows a probability [N] of fraud. A row is called fraud, an alert, where its probability is at
-least the threshold. The scores themselves are those of `common.metrics.detection`.
+A row is called fraud, an alert, where its probability is at least the threshold.
 """
 
 import math
@@ -12,7 +11,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.metrics.detection.detection import SCORES, confusion_counts, detection_scores, summary
-from common.metrics.intervals import auprc_interval, auroc_interval, table_interval, wilson_interval
+from common.metrics.intervals import auroc_interval, table_interval, wilson_interval
 from common.tabular.columns import Part
 
 HALF = 0.5
@@ -21,7 +20,7 @@ UNITS = {"mcc": "score", "cost": "count", "loss": "nats"}  # of the others: perc
 
 @dataclass
 class Detections:
-    """What a detector says of a part: the probability of fraud, float64 [N], and from which on a row is called so."""
+    """What a detector says of a part, and from which probability on a row is called fraud."""
 
     part: Part
     probabilities: np.ndarray
@@ -30,17 +29,12 @@ class Detections:
 
 @dataclass(frozen=True)
 class Decision:
-    """How a threshold is chosen, and what mistakes cost.
+    """How a threshold is chosen, and what mistakes cost."""
 
-    Attributes:
-        rule: "f1", the best; "recall", the largest with a precision of `value`; "cost", the least; "fixed", `value`.
-        alert_cost: of looking at an alert; miss_cost: of a fraud that is not found, where rows have no amount.
-    """
-
-    rule: str
+    rule: str  # "f1", the best; "recall", the largest with a precision of `value`; "cost", the least; "fixed", `value`
     value: float | None
-    miss_cost: float
-    alert_cost: float
+    miss_cost: float  # of a fraud that is not found, where rows have no amount
+    alert_cost: float  # of looking at an alert
 
     @classmethod
     def of(cls, text: str, miss_cost: float, alert_cost: float) -> "Decision":
@@ -55,26 +49,21 @@ class Decision:
         except ValueError:
             value = math.nan
         if not (0 < value < 1 or (value == 1 and rule == "recall")):
-            raise UserError(
-                f"--threshold {text}: must be f1, cost, recall@P with a precision P above 0 and up to 1 (as in "
-                "recall@0.9), or a number between 0 and 1"
-            )
+            raise UserError(f"--threshold {text}: must be f1, cost, recall@P (as recall@0.9), or a number from 0 to 1")
         return cls(rule, value, miss_cost, alert_cost)
-
-    def losses(self, part: Part) -> np.ndarray:
-        """float64 [N]: what each row costs if it is not called fraud."""
-        return part.target * (self.miss_cost if part.amount is None else np.nan_to_num(part.amount))
 
     def cost(self, part: Part, called: np.ndarray) -> float:
         """Of all rows, if those in the mask are called fraud: every alert costs, and so does every missed fraud."""
-        return float(self.losses(part)[~called].sum() + self.alert_cost * called.sum())
+        return float(self._losses(part)[~called].sum() + self.alert_cost * called.sum())
+
+    def _losses(self, part: Part) -> np.ndarray:
+        return part.target * (self.miss_cost if part.amount is None else np.nan_to_num(part.amount))
 
     def choose(self, part: Part, probabilities: np.ndarray) -> tuple[float, str]:
         """The threshold that is best by the rule on validation rows, and in words how it was chosen.
 
-        Of thresholds that are equally good the one with the fewest alerts is taken. Thresholds lie halfway between
-        neighbouring probabilities: on one of them, the last digits of the same model's arithmetic (another batch size,
-        another machine) would decide whether that row is fraud.
+        Of equally good ones that with the fewest alerts; halfway between two probabilities, since on one of them the
+        last digits of another machine's arithmetic would decide whether that row is fraud.
         """
         if self.rule == "fixed":
             return self.value, "given"
@@ -88,14 +77,13 @@ class Decision:
             gain = 2 * found / (alerts + part.target.sum())
             how = f"largest F1 on validation ({100 * gain.max():.2f} %)"
         elif self.rule == "cost":
-            gain = np.cumsum(self.losses(part)[order])[ends] - self.alert_cost * alerts
+            gain = np.cumsum(self._losses(part)[order])[ends] - self.alert_cost * alerts
             how = "lowest cost on validation"
             if gain.max() <= 0:
                 return 1.0, "1, because on validation alerts cost more than they save"
         else:
-            precision = found / alerts
-            reached = min(self.value, precision.max())
-            gain = np.where(precision >= reached, found, -1)
+            reached = min(self.value, (found / alerts).max())
+            gain = np.where(found / alerts >= reached, found, -1)
             how = f"largest recall on validation with a precision of at least {reached:.4g}"
             how += f" ({self.value:g} is never reached)" if reached < self.value else ""
         last = ends[gain.argmax()]
@@ -104,26 +92,21 @@ class Decision:
 
 @dataclass
 class Calibration:
-    """From what a model says to the probability of fraud among real rows.
-
-    Resampling and class weights teach a model another share of frauds than the real one: "prior" corrects the odds by
-    Bayes's rule, "isotonic" learns the shares from validation rows, with straight lines between known points.
-    """
+    """From what a model says to the probability of fraud among real rows: resampling and class weights teach another
+    share of frauds. "prior" corrects the odds by Bayes's rule, "isotonic" learns the shares from validation rows."""
 
     odds: float = 1.0
     said: list[float] | None = None
     real: list[float] | None = None
 
     @classmethod
-    def fit(
-        cls, method: str, real: Part, train: Part, weights: np.ndarray, validation: Part, detector
-    ) -> "Calibration":
-        """real: the training rows before resampling; train, weights: what was trained on, and its classes' weights."""
+    def fit(cls, method: str, real: Part, train: Part, weights: np.ndarray, validation: Part, said) -> "Calibration":
+        """real: training rows before resampling; train, weights: those trained on, and their classes' weights; said:
+        float64 [validation rows], what the model says of them."""
         if method == "isotonic":
             from sklearn.isotonic import IsotonicRegression
 
-            fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-            fitted.fit(detector.raw(validation.features), validation.target)
+            fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(said, validation.target)
             return cls(1.0, fitted.X_thresholds_.tolist(), fitted.y_thresholds_.tolist())
         legitimate, fraud = np.bincount(real.target, minlength=2) / np.bincount(train.target, minlength=2) / weights
         return cls(float(fraud / legitimate) if method == "prior" else 1.0)
@@ -151,7 +134,7 @@ def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[
 
     truth, said, n = one.part.target, one.probabilities, len(one.probabilities)
     auprc, roc_auc = (summary(truth, said)[name] / 100 for name in ("auprc", "roc_auc"))
-    ends = auprc_interval(auprc, int(truth.sum())) if truth.any() else (None, None)
+    ends = wilson_interval(auprc, int(truth.sum())) if truth.any() else (None, None)
     found = {"auprc": _metric("auprc", auprc, n, ends)}
     found["roc_auc"] = _metric("roc_auc", roc_auc, n, auroc_interval(truth, said))
     for ending, at in (("", one.threshold), ("_at_half", HALF)):
@@ -169,43 +152,38 @@ def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[
 
 
 def alerts_by_day(one: Detections, most: int) -> pd.DataFrame:
-    """rows, alerts, frauds and found, frauds among the alerts, by day from 1 on; no row without a time.
-
-    The alerts of a day are its `most` likeliest rows.
-    """
+    """By day from 1 on: rows, alerts (the `most` likeliest), frauds, and found, frauds among the alerts; no row without
+    a time."""
     time = np.full(len(one.probabilities), np.nan) if one.part.time is None else one.part.time
     day = pd.Series((time - np.nanmin(time, initial=np.inf)) // 86_400 + 1, name="day")
     alert = pd.Series(-one.probabilities).groupby(day).rank(method="first") <= most
     counts = {"rows": 1, "alerts": alert, "frauds": one.part.target, "found": alert & (one.part.target == 1)}
-    return pd.DataFrame(counts).groupby(day).sum().rename_axis("day")
+    return pd.DataFrame(counts).groupby(day).sum()
 
 
 def leak_worth(leaking: Detections, holdout: Detections) -> tuple[dict, str]:
-    """What a leaking test is worth beside a holdout, one model on both: a table, and a sentence.
-
-    Area under precision-recall grows with the share of frauds alone. So real rows are compared with real rows, at the
-    holdout's share.
-    """
+    """What a leaking test is worth beside a holdout, one model on both: a table, and a sentence. Precision depends on
+    the share of frauds, so real rows are compared with real rows, at the holdout's share."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    def auprc(truth: np.ndarray, said: np.ndarray, share: float) -> float:
-        weights = np.where(truth == 1, share / truth.mean(), (1 - share) / (1 - truth.mean()))
-        return average_precision_score(truth, said, sample_weight=weights)
-
-    truth, said, real = leaking.part.target, leaking.probabilities, leaking.part.real
-    share, values = float(holdout.part.target.mean()), {}
-    for name, *one in (
-        ("leaking test, all rows", truth, said),
-        ("leaking test, its real rows", truth[real], said[real]),
-        ("holdout", holdout.part.target, holdout.probabilities),
+    share, rows = float(holdout.part.target.mean()), []
+    for name, one, kept in (
+        ("leaking test, all rows", leaking, slice(None)),
+        ("leaking test, its real rows", leaking, leaking.part.real),
+        ("holdout", holdout, slice(None)),
     ):
-        values[name] = [*(auprc(*one, wanted) for wanted in (one[0].mean(), 0.5, share)), roc_auc_score(*one)]
-    (_, _, at_share, area), (_, at_half, honest, honest_area) = list(values.values())[1:]
+        truth, said = one.part.target[kept], one.probabilities[kept]
+        areas = []
+        for wanted in (truth.mean(), 0.5, share):
+            weights = np.where(truth == 1, wanted / truth.mean(), (1 - wanted) / (1 - truth.mean()))
+            areas.append(100 * average_precision_score(truth, said, sample_weight=weights))
+        rows.append([name, *areas, 100 * roc_auc_score(truth, said)])
+    (*_, at_share, area), (*_, at_half, honest, honest_area) = rows[1:]
     sentence = (
-        f"Among real rows, at the holdout's {100 * share:.2f} % of frauds, the leak is worth "
-        f"{100 * (at_share - honest):.1f} points of area under precision-recall and {100 * (area - honest_area):.1f} "
-        f"under ROC; balance alone adds {100 * (at_half - honest):.1f} to the former."
+        f"Among real rows, at the holdout's {100 * share:.2f} % of frauds, the leak is worth {at_share - honest:.1f} "
+        f"points of area under precision-recall and {area - honest_area:.1f} under ROC; balance alone adds "
+        f"{at_half - honest:.1f} to the former."
     )
     head = ["rows", "AUPRC as they are", "at 50 % frauds", f"at {100 * share:.2f} %", "area under ROC"]
-    rows = [[name, *(f"{100 * value:.2f}" for value in found)] for name, found in values.items()]
-    return {"title": "What the leak is worth (%), one model on", "head": head, "rows": rows}, sentence
+    cells = [[name, *(f"{area:.2f}" for area in areas)] for name, *areas in rows]
+    return {"title": "What the leak is worth (%), one model on", "head": head, "rows": cells}, sentence

@@ -1,6 +1,5 @@
 """The networks of run_fraud.py, how they are trained, and the flags for it. Heavy imports only inside functions."""
 
-import contextlib
 import json
 import os
 import tempfile
@@ -27,8 +26,7 @@ from common.tabular.tables import Tables
 prepare_keras(256)
 detector = Detector.load(Path("{model}"))
 for frame in Tables(["{csv}"]):
-    part = detector.columns.part(frame, skip_bad=False)
-    probabilities = detector.probabilities(part.features)
+    probabilities = detector.probabilities(detector.columns.part(frame, skip_bad=False).features)
     print(probabilities, probabilities >= detector.threshold)
 """
 
@@ -45,17 +43,14 @@ class KerasArguments:
     do_predict: bool = flag(False, "predict the test rows, and score them where they have the target")
     learning_rate: float = flag(1e-3, "Adam's, at its highest")
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = flag("constant", "how the learning rate falls")
-    loss: Literal["crossentropy", "focal"] = flag("crossentropy", "focal: easy rows count less (--focal_gamma)")
-    focal_gamma: float = flag(2.0, "of --loss focal: how much less")
+    loss: Literal["crossentropy", "focal"] = flag("crossentropy", "focal: easy rows count less (gamma 2)")
     num_train_epochs: int = flag(10, "passes over the training rows", "--epochs")
-    per_device_train_batch_size: int = flag(32, "training rows per device and step", "--batch_size")
-    steps_per_execution: int = flag(32, "steps between two looks at the progress, which cost time")
+    per_device_train_batch_size: int = flag(32, "training rows per step", "--batch_size")
     load_best_model_at_end: bool = flag(False, "keep the best epoch's weights instead of the last one's")
     metric_for_best_model: Literal["auprc", "loss", "accuracy"] = flag(
-        "auprc", "on validation: which epoch is the best"
+        "auprc", "of validation: which epoch is the best"
     )
     save_total_limit: int = flag(1, "newest checkpoints to keep; there is one after every epoch")
-    num_devices: int = flag(1, "GPUs to train on, each with its own batch; without GPUs: parts of the CPU")
     seed: int = flag(42, "of weights, dropout and the order of the rows")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
     report_to: str = flag("none", "tracker: tensorboard, wandb, mlflow, ...; none")
@@ -66,46 +61,23 @@ class KerasArguments:
     hub_token: str | None = flag(None, "access token for that; unset: --token")
 
     def __post_init__(self):
-        for name in ("num_train_epochs", "num_devices", "steps_per_execution"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        if not 0 <= self.focal_gamma < 100:
-            raise UserError(f"--focal_gamma {self.focal_gamma}: must be 0 or more, and below 100")
+        if self.num_train_epochs < 1:
+            raise UserError(f"--num_train_epochs {self.num_train_epochs}: must be 1 or more")
         if self.report_to != "none":
             from accelerate.tracking import get_available_trackers
 
             if self.report_to not in [tracker.value for tracker in get_available_trackers()]:
                 raise UserError(f"--report_to {self.report_to}: no such tracker, or its package is not installed")
-        if self.num_devices > 1:  # TensorFlow cannot take a distributed batch in a loop
-            self.steps_per_execution = 1
 
 
 def prepare_keras(batch: int) -> None:
     """Before keras is imported: TensorFlow as its backend, and for small batches one thread per operation, without
-    oneDNN: more cost more than they save there (benchmarks/README.md). What the user has set stays."""
+    oneDNN, which is faster (benchmarks/README.md). What the user has set stays."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on machines without a GPU even errors are said that are none
     if batch < LARGE_BATCH:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-
-
-def devices_scope(count: int):
-    """A model that is built inside is trained on `count` GPUs, or parts of the processor where there is none.
-
-    Nothing may have used TensorFlow before, but for random seeds. Raises `UserError`: there are GPUs, but fewer.
-    """
-    if count == 1:
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    gpus, processor = tf.config.list_physical_devices("GPU"), tf.config.list_physical_devices("CPU")[0]
-    if gpus and len(gpus) < count:
-        raise UserError(f"--num_devices {count}: this machine has {len(gpus)} GPU{'s' * (len(gpus) > 1)}")
-    if not gpus:
-        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * count)
-    kind = "GPU" if gpus else "CPU"
-    return tf.distribute.MirroredStrategy([f"/{kind}:{number}" for number in range(count)]).scope()
 
 
 def build(kind: str, features: int):
@@ -121,33 +93,12 @@ def build(kind: str, features: int):
         return keras.Sequential([*stack, layers.Dense(1, activation="sigmoid")])
     if features < SMALLEST:
         raise UserError(f"--model cnn needs {SMALLEST} features or more, the table gives {features}; use --model mlp")
-    return keras.Sequential(
-        [
-            keras.Input((features, 1)),
-            layers.Conv1D(32, 2, activation="relu"),
-            layers.BatchNormalization(),
-            layers.MaxPooling1D(2),
-            layers.Dropout(0.2),
-            layers.Conv1D(64, 2, activation="relu"),
-            layers.BatchNormalization(),
-            layers.MaxPooling1D(2),
-            layers.Dropout(0.5),
-            layers.Flatten(),
-            layers.Dense(64, activation="relu"),
-            layers.Dropout(0.5),
-            layers.Dense(64, activation="relu"),
-            layers.Dense(1, activation="sigmoid"),
-        ]
-    )
-
-
-def layer_table(model) -> dict:
-    """Layer, type, output of one row and parameters, for the report."""
-    rows = [
-        [layer.name, type(layer).__name__, " x ".join(map(str, layer.output.shape[1:])), f"{layer.count_params():,}"]
-        for layer in model.layers
-    ]
-    return {"title": "The network", "head": ["layer", "type", "output", "parameters"], "rows": rows}
+    stack = [keras.Input((features, 1))]
+    for width, dropout in ((32, 0.2), (64, 0.5)):
+        stack += [layers.Conv1D(width, 2, activation="relu"), layers.BatchNormalization()]
+        stack += [layers.MaxPooling1D(2), layers.Dropout(dropout)]
+    stack += [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dropout(0.5)]
+    return keras.Sequential([*stack, layers.Dense(64, activation="relu"), layers.Dense(1, activation="sigmoid")])
 
 
 def learning_rate_of(args: KerasArguments, steps: int):
@@ -161,11 +112,10 @@ def learning_rate_of(args: KerasArguments, steps: int):
 
 @dataclass
 class Detector:
-    """A Keras model (standardised rows -> [N, 1]; kind "cnn" or "mlp"), the `Columns` and the `Calibration` before and
-    after it, and the probability from which on a row is called fraud: model.keras and columns.json in one folder."""
+    """A Keras model (standardised rows -> [N, 1]), the `Columns` and the `Calibration` before and after it, and the
+    probability from which on a row is called fraud: model.keras and columns.json in one folder."""
 
     model: object
-    kind: str
     columns: object
     threshold: float = 0.5
     calibration: object = None
@@ -175,8 +125,8 @@ class Detector:
         with tempfile.TemporaryDirectory(dir=folder) as partial:  # Keras looks at the ending
             self.model.save(Path(partial) / MODEL_FILE)
             os.replace(Path(partial) / MODEL_FILE, folder / MODEL_FILE)
-        facts = {"kind": self.kind, "threshold": self.threshold, "calibration": None, **asdict(self.columns)}
-        facts |= {"calibration": asdict(self.calibration)} if self.calibration else {}
+        calibration = asdict(self.calibration) if self.calibration else None
+        facts = {"threshold": self.threshold, "calibration": calibration, **asdict(self.columns)}
         write_json(folder / COLUMNS_FILE, facts)
 
     @classmethod
@@ -191,13 +141,14 @@ class Detector:
 
         try:
             facts = json.loads((folder / COLUMNS_FILE).read_text(encoding="utf-8"))
-            columns = Columns(**{name: facts[name] for name in Columns.__dataclass_fields__})
-            calibration = facts["calibration"] and Calibration(**facts["calibration"])
+            threshold, calibration = float(facts.pop("threshold")), facts.pop("calibration")
+            calibration = calibration and Calibration(**calibration)
+            columns = Columns(**facts)
             model = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
             if model.input_shape[1] != len(columns.features):
                 raise ValueError(f"{MODEL_FILE} and {COLUMNS_FILE} are not of the same training")
-            return cls(model, facts["kind"], columns, float(facts["threshold"]), calibration)
-        except (ValueError, TypeError, KeyError, OSError, RecursionError, zipfile.BadZipFile) as error:
+            return cls(model, columns, threshold, calibration)
+        except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError, zipfile.BadZipFile) as error:
             raise UserError(f"--model {folder}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:

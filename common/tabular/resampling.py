@@ -16,28 +16,16 @@ from common.tabular.columns import Part
 
 
 class ADASYN(BaseEstimator):
-    """Adaptive synthetic sampling of the rarer of two classes.
-
-    Source: He et al. 2008, "ADASYN: Adaptive Synthetic Sampling Approach for Imbalanced Learning", IJCNN; written with
-    the arguments of report 004. The same random_state gives the rows of imbalanced-learn's ADASYN.
+    """Adaptive synthetic sampling of the rarer of two classes (He et al. 2008), with the arguments of report 004.
 
     d = m_s / m_l is the degree of imbalance: above `imb_threshold` nothing is done. Otherwise G = (m_l - m_s) * ratio
     rows are wanted. r_i is the share of the majority among the k neighbours of minority row i; it gets
     G_i = G * r_i / sum(r) of them, rounded. Each is x_i + (x_z - x_i) * lambda: x_z one of the k neighbours of x_i in
-    its own class, lambda uniform in [0, 1].
+    its own class, lambda uniform in [0, 1]. The same random_state gives the rows of imbalanced-learn's ADASYN.
 
-    Args:
-        ratio: beta of the paper, above 0, up to 1: the share of the difference that is made up.
-        imb_threshold: above 0, up to 1; the paper's d_th, the imbalance that one tolerates.
-        k: neighbours, or as many as there are.
-        random_state: int, numpy RandomState or None.
-        verbose: print d, G and how many rows are made.
-
-    Attributes, after fit:
-        degree_, wanted_: d and G.
-        density_: float64 [m_s], r_i before normalising; generated_: int64 [m_s], G_i.
-        minority_: int64 [m_s], their rows; neighbours_: int64 [m_s, k], rows of the same class, nearest first.
-        origin_: int64 [rows out], after transform: the row that each is, or was made from.
+    Attributes, after fit: degree_ and wanted_, d and G; of the m_s minority rows minority_, their positions, density_,
+    float64, r_i, generated_, int64, G_i, and neighbours_ [m_s, k], positions in the same class, nearest first. After
+    transform: sample_indices_, of every row out the position of the one that it is, or was made from.
     """
 
     def __init__(self, ratio=1.0, imb_threshold=0.75, k=5, random_state=None, verbose=False):
@@ -50,8 +38,7 @@ class ADASYN(BaseEstimator):
     def fit(self, X, y):
         """Finds how many rows are to be made of each minority row of X [N, F], finite numbers; y: two labels [N].
 
-        Raises:
-            UserError: a parameter out of its range, or not two classes. ValueError: NaN or infinite cells.
+        Raises `UserError`: a parameter out of its range, or not two classes.
         """
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
         labels, counts = np.unique(y, return_counts=True)
@@ -95,16 +82,18 @@ class ADASYN(BaseEstimator):
         if not np.array_equal(y, self.target_):
             raise ValueError("transform resamples the rows that fit was given, and this y is not theirs")
         random, of = check_random_state(self.random_state), np.repeat(np.arange(len(self.minority_)), self.generated_)
-        self.origin_ = np.concatenate([np.arange(len(X)), self.minority_[of]])
+        self.sample_indices_ = np.concatenate([np.arange(len(X)), self.minority_[of]])
         made = X[self.minority_[of]]
         if len(of):
             towards = self.neighbours_[of, random.choice(self.neighbours_.shape[1], size=len(of))]
             made = made + random.uniform(size=(len(of), 1)) * (X[towards] - made)
-        return np.concatenate([X, made.astype(X.dtype)]), y[self.origin_]
+        return np.concatenate([X, made.astype(X.dtype)]), y[self.sample_indices_]
 
     def fit_transform(self, X, y):
         """`fit`, then `transform` of the same rows."""
         return self.fit(X, y).transform(X, y)
+
+    fit_resample = fit_transform  # imbalanced-learn's name
 
 
 def _neighbours(index: NearestNeighbors, points: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
@@ -118,41 +107,30 @@ def _neighbours(index: NearestNeighbors, points: np.ndarray, own: np.ndarray, k:
 def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | None]:
     """The part with rows made, copied or left out as --resample says; and the ADASYN that did it, for the report.
 
-    Args:
-        args: resample, resample_ratio, neighbours, seed of training_args.
-        categories: bool [F], features that cannot be interpolated: a synthetic row has those of the nearest real one.
-
-    Raises:
-        UserError: what imbalanced-learn refuses, such as fewer frauds than neighbours.
+    categories: bool [F], features that cannot be interpolated: a synthetic row has those of the nearest real one.
+    Raises `UserError`: what imbalanced-learn refuses, such as fewer frauds than neighbours.
     """
     from imblearn import over_sampling, under_sampling
 
-    seed, settings, adasyn = args.training_args.seed, {"sampling_strategy": args.resample_ratio}, None
-    kinds = {
-        "smote": over_sampling.SMOTE,
-        "borderline-smote": over_sampling.BorderlineSMOTE,
-        "oversample": over_sampling.RandomOverSampler,
-        "undersample": under_sampling.RandomUnderSampler,
-    }
+    ratio, near = {"sampling_strategy": args.resample_ratio}, {"k_neighbors": args.neighbours}
+    sampler = {
+        "adasyn": ADASYN(args.resample_ratio, k=args.neighbours),
+        "smote": over_sampling.SMOTE(**ratio, **near),
+        "borderline-smote": over_sampling.BorderlineSMOTE(**ratio, **near),
+        "oversample": over_sampling.RandomOverSampler(**ratio),
+        "undersample": under_sampling.RandomUnderSampler(**ratio),
+    }[args.resample].set_params(random_state=args.training_args.seed)
     try:
-        if args.resample == "adasyn":
-            adasyn = ADASYN(ratio=args.resample_ratio, k=args.neighbours, random_state=seed)
-            X, y = adasyn.fit_transform(part.features, part.target)
-            origin = adasyn.origin_
-        else:
-            settings |= {"k_neighbors": args.neighbours} if "smote" in args.resample else {}
-            sampler = kinds[args.resample](random_state=seed, **settings)
-            X, y = sampler.fit_resample(part.features, part.target)
-            origin = getattr(sampler, "sample_indices_", None)
+        X, y = sampler.fit_resample(part.features, part.target)
     except ValueError as error:
         raise UserError(f"--resample {args.resample}: {str(error).splitlines()[0]}") from None
+    origin = getattr(sampler, "sample_indices_", None)
     if args.resample == "undersample":
         return part.take(np.sort(origin)), None
     made = np.arange(len(X)) >= len(part)
     if origin is None:  # SMOTE does not say which rows it went out from
-        frauds = np.flatnonzero(part.target == 1)
+        frauds, origin = np.flatnonzero(part.target == 1), np.arange(len(X))
         nearest = NearestNeighbors(n_neighbors=1).fit(part.features[frauds])
-        origin = np.arange(len(X))
         origin[made] = frauds[nearest.kneighbors(X[made], return_distance=False)[:, 0]]
     X[np.ix_(made, categories)] = part.features[np.ix_(origin[made], categories)]
-    return replace(part.take(origin), features=X, target=y, real=~made), adasyn
+    return replace(part.take(origin), features=X, target=y, real=~made), sampler if args.resample == "adasyn" else None

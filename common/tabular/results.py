@@ -19,7 +19,7 @@ from common.results import headline
 from common.tabular.columns import CLASSES, Part
 from common.tabular.detection import HALF, Decision, Detections, alerts_by_day, detection_metrics
 from common.tabular.resampling import ADASYN
-from common.tabular.splits import facts_of, fingerprint
+from common.tabular.splits import facts_of
 from common.tabular.tables import Tables
 
 HEADLINE = "auprc"
@@ -30,19 +30,20 @@ OURS, NEVER, UNSUPERVISED = "this model", "never fraud", "isolation forest (no l
 
 
 def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[str, dict[str, Detections]]:
-    """Name -> part -> what others would say, trained on the same rows, with thresholds by the same rule: what a
-    practitioner would take instead of a network."""
+    """Name -> part -> what a practitioner would take instead of a network says, trained on the same rows, with its
+    threshold chosen by the same rule."""
     from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
     from sklearn.linear_model import LogisticRegression
 
     # Small trees and steps: with the defaults' 31 leaves a few hundred frauds make boosting diverge.
     boosting = {"learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": 8, "l2_regularization": 1.0}
-    found, train = {}, parts["train"]
-    for name, model in {
+    models = {
         "logistic regression": LogisticRegression(max_iter=1000),
         "gradient boosting": HistGradientBoostingClassifier(**boosting, early_stopping=False, random_state=seed),
         UNSUPERVISED: IsolationForest(random_state=seed),
-    }.items():
+    }
+    found, train = {}, parts["train"]
+    for name, model in models.items():
         model.fit(train.features, train.target)  # which the forest does not look at
         said = {}
         for split in [split for split in parts if split != "train"]:
@@ -54,28 +55,26 @@ def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[
 
 
 def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, list[dict]]:
-    """The parts of results.json about scores (headline, metrics, per_class, confusion, baseline), and tables of all
-    models, and of the days of a fraud desk, for every part but validation.
+    """The parts of results.json about scores, and tables of all models, and of the days of a fraud desk.
 
-    models: name -> part -> what it says; the first is this run's. "Never fraud" is right almost always, and finds none.
+    models: name -> part -> what it says; one is this run's. "Never fraud" is right almost always, and finds none.
     """
     ours, tables = models[OURS], []
     found: dict = {name: {} for name in ("metrics", "per_class", "confusion", "baseline")}
     top = "test" if "test" in ours else "validation"
     for split, one in ours.items():
-        never = Detections(one.part, np.zeros(len(one.probabilities)), HALF)
-        everyone = {name: of[split] for name, of in models.items()} | {NEVER: never}
+        everyone = {name: of[split] for name, of in models.items()}
+        everyone[NEVER] = Detections(one.part, np.zeros(len(one.probabilities)), HALF)
         rows = {n: detection_metrics(of, args.decision, args.alerts_per_day) for n, of in everyone.items()}
         found["metrics"][split] = rows[OURS]
-        without_interval = {"low": None, "high": None}
-        trivial = {name: value | without_interval for name, value in rows[NEVER].items()}
+        trivial = {name: value | {"low": None, "high": None} for name, value in rows[NEVER].items()}
         found["baseline"][split] = {"name": NEVER, "metrics": trivial}
         for key, at in ((split, one.threshold), (f"{split}_at_half", HALF)):
             called = np.eye(2, dtype=np.float32)[(one.probabilities >= at).astype(int)]
             of = {key: classification.Predictions(list(CLASSES), called, one.part.target, ids=())}
             classes = classification.score_predictions(of, {key: 0.0}, headline_metric="f1", train_targets=None)
-            found["per_class"] |= classes["per_class"]
-            found["confusion"] |= classes["confusion"]
+            for name in ("per_class", "confusion"):
+                found[name] |= classes[name]
         if split == "validation" and top != split:
             continue
         cells = [[n, *(format_value(row[k]["value"], row[k]["unit"]) for k in COMPARED)] for n, row in rows.items()]
@@ -90,15 +89,12 @@ def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, 
 
 def flat(metrics: Mapping[str, Mapping]) -> dict[str, dict[str, float]]:
     """Prefix ("eval", "predict", "holdout") -> metrics by name, as official examples save them."""
-    return {
-        PREFIXES[split]: {f"{PREFIXES[split]}_{n}": one["value"] for n, one in of.items() if one["value"] is not None}
-        for split, of in metrics.items()
-    }
+    found = {PREFIXES[split]: {name: one["value"] for name, one in of.items()} for split, of in metrics.items()}
+    return {p: {f"{p}_{name}": v for name, v in of.items() if v is not None} for p, of in found.items()}
 
 
 def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
-    """Writes a row for a row of the data, a part at a time: row, the columns that are no features, truth (empty where
-    unknown), prediction, prediction_at_half, and the probability in full, so that other thresholds can be tried."""
+    """A row for a row of the data: row, columns that are no features, truth, decisions, and the probability in full."""
     names = np.array(CLASSES)
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         for number, one in enumerate(detections):
@@ -115,9 +111,7 @@ def predict_file(
 ) -> tuple[Detections, dict, list[str]]:
     """Writes the predictions of files of any size, a part at a time; skip_bad, truth: as `Columns.part` takes them.
 
-    Returns:
-        What is said of all rows, with as much of them as scores need; what results.json says of them (the fingerprint
-        is that of the parts' fingerprints); and warnings.
+    Returns what is said of all rows, with as much of them as scores need; what results.json says of them; warnings.
     """
     tables, parts, said, digest = Tables(files, skip_bad), [], [], hashlib.sha256()
 
@@ -126,7 +120,7 @@ def predict_file(
             part = detector.columns.part(frame, skip_bad=skip_bad, truth=truth)
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
-            digest.update(fingerprint(part).encode())
+            digest.update(facts_of(part)["fingerprint"].encode())
             parts.append(replace(part, features=part.features[:, :0].copy(), shown=part.shown[[]]))
 
     write_predictions(path, detections())
@@ -137,29 +131,26 @@ def predict_file(
     skipped = dict(sum((Counter(part.skipped) for part in parts), tables.skipped))
     whole = replace(parts[0], available=len(arrays["features"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
     unknown = sum((Counter(part.unknown) for part in parts), Counter())
-    warnings = [f"{count:,} rows have {what} that training had not" for what, count in unknown.items()]
+    new = "or an empty cell, that training had not"
+    warnings = [f"{count:,} rows have a value of {name}, {new}" for name, count in unknown.items()]
     facts = facts_of(whole) | {"fingerprint": digest.hexdigest()}
     return Detections(whole, np.concatenate(said), detector.threshold), facts, warnings
 
 
-def error_cards(one: Detections, features: list[str], count: int = 10) -> list[str]:
+def error_cards(one: Detections, count: int = 10) -> list[str]:
     """The worst errors as HTML: missed frauds, the least suspected first, then false alarms, the surest first."""
-    part, called, cards = one.part, one.probabilities >= one.threshold, []
-    wrong = {"Missed fraud": ((part.target == 1) & ~called, 1), "False alarm": ((part.target == 0) & called, -1)}
-    for kind, (mask, sign) in wrong.items():
+    truth, said, cards = one.part.target == 1, one.probabilities, []
+    called = said >= one.threshold
+    for kind, mask, order in (("Missed fraud", truth & ~called, said), ("False alarm", ~truth & called, -said)):
         rows = np.flatnonzero(mask)
-        for row in rows[np.argsort(sign * one.probabilities[rows], kind="stable")[:count]]:
-            far = np.argsort(-np.abs(part.features[row]), kind="stable")[:5]
-            about = [("Probability of fraud", f"{one.probabilities[row]:.4g} (threshold {one.threshold:.4g})")]
-            about += [(name, str(value)) for name, value in list(part.shown.iloc[row].items())[:5]]
-            deviations = ", ".join(f"{features[at]} {part.features[row, at]:+.1f}" for at in far)
-            cards.append(card(kind, [*about, ("Farthest from the mean (standard deviations)", deviations)]))
+        for row in rows[np.argsort(order[rows], kind="stable")[:count]]:
+            about = {"Probability of fraud": f"{said[row]:.4g} (threshold {one.threshold:.4g})"}
+            cards.append(card(kind, [*about.items(), *one.part.shown.iloc[row, :8].astype(str).items()]))
     return cards
 
 
 def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], output_dir: Path) -> dict[str, str]:
-    """What every report on classes shows, and of each split precision-recall, ROC and calibration; returns file names
-    for results.json."""
+    """What every report on classes shows, and of each part precision-recall, ROC and calibration."""
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
     files, drawn, folder = classification.draw_plots(results, output_dir), [], output_dir / "plots"
@@ -167,18 +158,17 @@ def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], ou
         labels = {"title": "Area under precision-recall (%)", "series": {"validation": "eval_auprc"}}
         drawn.append(plots.curves(results["history"], folder / "auprc", **labels))
     for split, one in models[OURS].items():
-        truth, path = one.part.target, str(folder / split)
+        truth, said = one.part.target, {name: of[split].probabilities for name, of in models.items()}
         if len(np.unique(truth)) < 2:
             continue
-        said = {name: of[split].probabilities for name, of in models.items()}
         (_, alarms), (missed, hits) = confusion_counts(truth, one.probabilities, one.threshold)
         points = {f"threshold {one.threshold:.4g}": (hits / (hits + missed), hits / (hits + alarms))} if hits else {}
         labels = {"title": f"Precision-recall ({split})", "xlabel": "recall", "ylabel": "precision", "points": points}
-        drawn.append(plots.ranked(PrecisionRecallDisplay, truth, said, Path(f"{path}_precision_recall"), **labels))
+        drawn.append(plots.ranked(PrecisionRecallDisplay, truth, said, folder / f"{split}_precision_recall", **labels))
         labels = {"title": f"ROC ({split})", "xlabel": "false alarms per legitimate row", "ylabel": "recall"}
-        drawn.append(plots.ranked(RocCurveDisplay, truth, said, Path(f"{path}_roc"), **labels))
+        drawn.append(plots.ranked(RocCurveDisplay, truth, said, folder / f"{split}_roc", **labels))
         said.pop(UNSUPERVISED, None)  # gives scores, not probabilities
-        drawn.append(plots.reliability(truth, said, Path(f"{path}_calibration"), title=f"Calibration ({split})"))
+        drawn.append(plots.reliability(truth, said, folder / f"{split}_calibration", title=f"Calibration ({split})"))
     return files | {path.stem: f"plots/{path.name}" for path in drawn}
 
 
@@ -190,21 +180,18 @@ def resampling_table(method: str, before: Part, after: Part, adasyn: ADASYN | No
 
 
 def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> dict[str, str]:
-    """ADASYN step by step, as report 004 explains it: r, G, and the neighbourhood of the fraud of which most rows are
-    made; returns file names for results.json."""
+    """ADASYN step by step: r, G, and the neighbourhood of the fraud of which most rows are made."""
     from sklearn.decomposition import PCA
 
-    X, y, n, folder, drawn = before.features, before.target, len(before), output_dir / "plots", []
-    for name, what, values in (
-        ("r", "legitimate rows among a fraud's neighbours", adasyn.density_),
-        ("G", "synthetic rows made of each fraud", adasyn.generated_),
-    ):
-        labels = {"title": f"ADASYN: {name}, {what}", "xlabel": name}
-        drawn.append(plots.histogram(values, folder / f"adasyn_{name.lower()}", **labels))
+    X, y, n, folder = before.features, before.target, len(before), output_dir / "plots"
+    labels = {"title": "ADASYN: r, legitimate rows among a fraud's neighbours", "xlabel": "r"}
+    drawn = [plots.histogram(adasyn.density_, folder / "adasyn_r", **labels)]
+    labels = {"title": "ADASYN: G, synthetic rows made of each fraud", "xlabel": "G"}
+    drawn.append(plots.histogram(adasyn.generated_, folder / "adasyn_g", **labels))
     most = adasyn.generated_.argmax()
     centre = adasyn.minority_[most]
     near = np.union1d(np.argsort(((X - X[centre]) ** 2).sum(1))[:60], adasyn.neighbours_[most])
-    made = after.features[n:][adasyn.origin_[n:] == centre]
+    made = after.features[n:][adasyn.sample_indices_[n:] == centre]
     plane = PCA(2, random_state=0).fit(np.concatenate([X[near], made]))
     groups = {"legitimate": X[near[y[near] == 0]], "fraud": X[near[y[near] == 1]], "synthetic": made}
     points = {name: plane.transform(rows) for name, rows in groups.items() if len(rows)}

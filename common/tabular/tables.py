@@ -1,20 +1,18 @@
-"""Tables as people save them, read by pandas: whole for training, a part at a time for files larger than memory.
-
-Not for what a column means (`common.tabular.columns`).
-"""
+"""Tables as people save them: whole for training, a part at a time for files larger than memory."""
 
 import contextlib
 import csv
 import glob
 import io
+import itertools
 import re
-import warnings
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 
@@ -23,40 +21,29 @@ from common.errors import UserError
 from common.tabular.columns import MOSTLY
 
 PART = 65_536  # rows
-HEAD = 2**16  # bytes looked at to see how a text file is written
 MARKS = ",;\t|"
-# 12,345.67 and, where a comma is the decimal point, 12.345,67; blanks and apostrophes may part the groups, too
-POINT = re.compile(r"-?(\d{1,3}([, ']\d{2,3})*[, ']\d{3}|\d+)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE)
-COMMA = re.compile(r"-?(\d{1,3}([. ']\d{3})+|\d+)(,\d+)?(e[-+]?\d+)?", re.IGNORECASE)
-UNIT = re.compile(r"[$€£¥₹%]|[A-Z]{3}(?= )|(?<= )[A-Z]{3}$")
-MINUS = re.compile(r"\((.+)\)|(.+)-|- *(.+)")  # (12.50), 12.50- and - 12.50
-TYPED = str.maketrans("\xa0\u202f\u2019\u2212", "  '-")  # blanks that do not break, apostrophe, minus
+BLANKS = " '\u2019\xa0\u202f"  # which may part thousands, as the sign does that is not the decimal one
+POINT = re.compile(rf"-?(\d{{1,3}}([,{BLANKS}]\d{{2,3}})*[,{BLANKS}]\d{{3}}|\d+)(\.\d*)?")
+COMMA = re.compile(rf"-?(\d{{1,3}}([.{BLANKS}]\d{{3}})+|\d+)(,\d+)?")
 
 
 class Tables:
-    """The rows of one file or of several with the same columns; iterating reads them anew, in parts.
+    """The rows of one file or of several with the same columns; iterating reads them anew, in parts of `rows` rows.
 
     csv, tsv and other separated text (comma, semicolon, tab or bar; UTF-8 or UTF-16; decimal comma; thousands), also
-    compressed; parquet, xlsx, json and jsonl. The index of a part is (file, row); row 1 is the first under the header.
+    compressed; parquet, json and jsonl; paths, globs or URLs. The index of a part is (file, row); row 1 is the first
+    under the header. With skip_bad, rows of text with more or fewer cells than the header are left out and counted.
 
-    Args:
-        files: paths, globs or URLs.
-        skip_bad: leave out and count rows with too many cells, instead of refusing the file.
-        rows: of a part.
-
-    Attributes:
-        source: the files, in words; also in the `attrs` of every part.
-        skipped: reason -> rows left out, of what has been read so far.
-        indexes: columns that parquet files name as the index of a saved data frame.
-
-    Raises:
-        UserError: no such file, nothing in it, broken, other columns than the file before, a column twice.
+    Raises `UserError`: no such file, nothing in it, broken, other columns than the file before, a column twice.
     """
 
     def __init__(self, files: Sequence[str], skip_bad: bool = False, rows: int = PART):
         self.files = _each_once([n for pattern in files for n in _matching(str(pattern))], "the data", "file")
-        self.source = ", ".join(self.files[:3]) + (f" and {len(self.files) - 3} more" if len(self.files) > 3 else "")
-        self.skip_bad, self.rows, self.skipped, self.indexes = skip_bad, rows, Counter(), set()
+        more = f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
+        self.source = ", ".join(self.files[:3]) + more
+        self.skip_bad, self.rows = skip_bad, rows
+        self.skipped: Counter = Counter()  # reason -> rows left out, of what has been read so far
+        self.indexes: set[str] = set()  # columns that parquet files name as the index of a saved data frame
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         columns = None
@@ -71,74 +58,70 @@ class Tables:
                 rows = part.attrs.pop("rows", range(begin + 1, begin + len(part) + 1))
                 part.index = pd.MultiIndex.from_product([[file], rows], names=["file", "row"])
                 part.attrs["source"] = self.source
-                for name in part.select_dtypes("timedelta"):
-                    part[name] = part[name].dt.total_seconds()
                 begin += len(part)
                 yield part[columns]
             if not begin:
                 raise UserError(f"{file}: the file has no rows")
 
     def whole(self) -> pd.DataFrame:
-        """All rows."""
-        return pd.concat(list(self))
+        """All rows; `skipped` and `indexes` are in its `attrs`, too."""
+        table = pd.concat(list(self))
+        table.attrs = {"source": self.source, "skipped": dict(self.skipped), "indexes": self.indexes}
+        return table
 
     def _parts(self, file: str) -> Iterator[pd.DataFrame]:
         with _one_sentence(file):
-            address = _address(file)
-            name = re.sub(r"\.(gz|bz2|xz)$", "", address.partition("::")[0].lower())
-            if name.endswith(".parquet"):
+            if file.lower().endswith(".parquet"):
                 yield from self._parquet(file)
-            elif name.endswith((".xlsx", ".xls", ".ods")):
-                yield _with_numbers(_sheet(file))
-            elif name.endswith((".json", ".jsonl")):
-                yield _with_numbers(read_files(file))
+            elif file.lower().removesuffix(".gz").endswith((".json", ".jsonl")):
+                yield read_files(file).infer_objects()
             else:
-                yield from self._text(file, address)
+                yield from self._text(file)
 
-    def _text(self, file: str, address: str) -> Iterator[pd.DataFrame]:
-        import fsspec
-
-        with fsspec.open(address, "rb", compression="infer") as content:
-            encoding, mark, names, comma = _written(content.read(HEAD), file)
+    def _text(self, file: str) -> Iterator[pd.DataFrame]:
+        csv.field_size_limit(2**31 - 1)
+        with fsspec.open(_address(file), "rb", compression="infer") as content:
+            encoding = "utf-16" if content.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
             content.seek(0)
-            settings = {
-                "sep": mark,
-                "encoding": encoding,
-                "decimal": "," if comma else ".",
-                "low_memory": False,
-                "na_values": ["?"],
-            }
-            settings |= {"index_col": False, "skipinitialspace": True, "chunksize": self.rows}
-            settings |= {"on_bad_lines": "warn" if self.skip_bad else "error"}
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always", pd.errors.ParserWarning)
-                begin, rows = 0, None
-                for part in pd.read_csv(content, **settings):
-                    if any("Length of header" in str(warning.message) for warning in told):
-                        raise UserError(
-                            f"{file}: rows have more cells than the first line, which must name every column"
-                        )
-                    long = sum(str(warning.message).count("Skipping line") for warning in told)
-                    self.skipped += Counter({"more cells than the header": long})
-                    told.clear()
-                    if rows is None and len(names) > 1 and (long or part.iloc[:, -1].isna().any()):
-                        rows = _rows(address, encoding, mark, len(names))
-                    first, begin = begin, begin + len(part)
-                    if rows is not None:
-                        part = self._without_short(part, rows[first:begin], file)
-                    part.columns = _each_once(names, file)  # pandas would call one that is there twice NAME.1
-                    yield _with_numbers(part, (COMMA, POINT) if comma else (POINT, COMMA))
+            lines = io.TextIOWrapper(content, encoding, newline="")
+            header = next((line for line in lines if line.strip()), "")
+            if not header:
+                raise UserError(f"{file}: the file is empty")
+            if "\0" in header:  # UTF-16 without its mark, or no text
+                raise UnicodeError
+            mark = max(MARKS, key=header.count)  # of equally many the first
+            names = next(csv.reader(itertools.chain([header], lines), delimiter=mark, skipinitialspace=True))
+            names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(names)]  # as pandas calls them
+            rows, comma = self._rows(lines, mark, len(_each_once(names, file)), file), None
+            while part := list(itertools.islice(rows, self.rows)):
+                numbers, texts = zip(*part)
+                if comma is None:
+                    cells = itertools.chain.from_iterable(csv.reader(texts[:200], delimiter=mark))
+                    comma = mark != "," and any("," in cell and COMMA.fullmatch(cell) for cell in cells)
+                settings = {"sep": mark, "decimal": "," if comma else ".", "na_values": ["?"], "skipinitialspace": True}
+                settings |= {"names": names, "header": None, "index_col": False, "low_memory": False}
+                frame = _with_numbers(pd.read_csv(io.BytesIO("".join(texts).encode()), **settings), comma)
+                frame.attrs["rows"] = numbers
+                yield frame
 
-    def _without_short(self, part: pd.DataFrame, rows: np.ndarray, file: str) -> pd.DataFrame:
-        """The part with numbers of its rows, and without those that have fewer cells than the header."""
-        short = rows[:, 1] == 1
-        if short.any() and not self.skip_bad:
-            problem = "has fewer cells than the header; mend it or pass --on_bad_example skip"
-            raise UserError(f"{file}, row {rows[short.argmax(), 0]}: {problem}")
-        self.skipped += Counter({"fewer cells than the header": int(short.sum())})
-        part = part[~short].reset_index(drop=True)
-        part.attrs["rows"] = rows[~short, 0]
-        return part
+    def _rows(self, lines: Iterator[str], mark: str, width: int, file: str) -> Iterator[tuple[int, str]]:
+        """Number and text of the rows that have as many cells as the header."""
+        for number, line in enumerate((line for line in lines if line.strip(" \r\n")), start=1):
+            cells, text = line.count(mark) + 1, [line]
+            if '"' in line:  # marks and ends of lines may be within quotes
+                more = (text.append(line) or line for line in lines)
+                table = csv.reader(itertools.chain([line], more), delimiter=mark, skipinitialspace=True, strict=True)
+                try:
+                    cells = len(next(table))
+                except csv.Error as error:
+                    raise UserError(f"{file}, row {number}: {error}") from None
+            if cells == width:
+                yield number, "".join(text)
+                continue
+            problem = f"{'more' if cells > width else 'fewer'} cells than the header"
+            if not self.skip_bad:
+                raise UserError(f"{file}, row {number}: has {problem}; mend it or pass --on_bad_example skip")
+            self.skipped[problem] += 1
 
     def _parquet(self, file: str) -> Iterator[pd.DataFrame]:
         import pyarrow.parquet
@@ -148,7 +131,7 @@ class Tables:
             saved = content.schema_arrow.pandas_metadata or {}
             self.indexes |= {name for name in saved.get("index_columns", []) if isinstance(name, str)}
             for batch in content.iter_batches(self.rows):
-                yield _with_numbers(batch.to_pandas(ignore_metadata=True))
+                yield batch.to_pandas(ignore_metadata=True)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -164,34 +147,10 @@ def _address(file: str) -> str:
     """Where fsspec finds a file: of a zip the one file in it."""
     if not file.lower().endswith(".zip"):
         return file
-    import fsspec
-
     found = [name for name in fsspec.filesystem("zip", fo=file).find("") if not name.startswith("__MACOSX/")]
-    if len(found) != 1:
-        raise UserError(f"{file}: must hold one file, but holds {len(found)}; unpack it and name the files")
+    if len(found) != 1 or found[0].endswith((".parquet", ".json", ".jsonl")):
+        raise UserError(f"{file}: must hold one csv, but holds {', '.join(found[:5]) or 'nothing'}; unpack it")
     return f"zip://{found[0]}::{file}"
-
-
-def _sheet(file: str) -> pd.DataFrame:
-    sheets = {name: rows for name, rows in pd.read_excel(file, sheet_name=None, header=None).items() if len(rows)}
-    if len(sheets) != 1:
-        names = f" ({', '.join(sheets)})" * bool(sheets)
-        raise UserError(f"{file}: {len(sheets)} of its sheets hold rows{names}; save the one with the table as a file")
-    (rows,) = sheets.values()
-    names = [f"Unnamed: {at}" if pd.isna(cell) else cell for at, cell in enumerate(rows.iloc[0])]
-    return rows[1:].set_axis(names, axis=1).infer_objects()
-
-
-def _rows(address: str, encoding: str, mark: str, width: int) -> np.ndarray:
-    """int64 [N, 2] of the N rows that pandas gives: the number in the file, and whether there are fewer cells."""
-    import fsspec
-
-    csv.field_size_limit(2**31 - 1)
-    with fsspec.open(address, "rt", compression="infer", encoding=encoding, newline="") as lines:
-        cells = csv.reader((line.replace("\0", "") for line in lines), delimiter=mark, skipinitialspace=True)
-        counts = np.array([len(row) for row in cells if len(row) > 1 or "".join(row).strip()])[1:]
-    numbers = np.column_stack([np.arange(1, len(counts) + 1), counts < width])
-    return numbers[counts <= max(width, counts[0])]
 
 
 def _each_once(names: list[str], file: str, what: str = "column") -> list[str]:
@@ -205,59 +164,21 @@ def _one_sentence(file: str) -> Iterator[None]:
     try:
         yield
     except UnicodeError:
-        raise UserError(f"{file}: is not UTF-8 text; save it as UTF-8, or name it after what it is") from None
+        raise UserError(f"{file}: is not UTF-8 text; save the table as csv (UTF-8), json or parquet") from None
     except (ValueError, OSError, EOFError, ImportError, zlib.error, zipfile.BadZipFile) as error:
         problem = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{file}: not a readable table: {problem}") from None
 
 
-def _written(head: bytes, file: str) -> tuple[str, str, list[str], bool]:
-    """How a text file is written: encoding, separator, names of the columns, and whether decimals have a comma."""
-    if not head.strip():
-        raise UserError(f"{file}: the file is empty")
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = head.decode(encoding, errors="ignore" if len(head) >= HEAD - 1 else "strict")
-    if "\0" in text:  # UTF-16 or 32 without a mark, or no text
-        raise UnicodeError
-    lines = [line for line in text.splitlines() if line.strip()][:200]
-    mark = max(MARKS, key=lines[0].count)  # of equally many the first
-    rows = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=mark))
-    cells = [_bare(cell)[0] for row in rows[1:] for cell in row]
-    comma = mark != "," and any("," in cell and COMMA.fullmatch(cell) for cell in cells)
-    names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(rows[0])]  # as pandas calls them
-    return encoding, mark, names, comma
-
-
-def _with_numbers(part: pd.DataFrame, notations: Sequence[re.Pattern] = (POINT, COMMA)) -> pd.DataFrame:
-    """The part with numbers instead of text in columns of numbers in one notation, the likelier first, and at most one
-    currency; a few cells may be mistakes, and stay as they are."""
-    for name in part.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in part.dtypes]]:
-        cells = part[name].dropna()
-        for number in notations:
-            numbers, units = _numbers(cells[:100], number)
-            if len(numbers) < MOSTLY * len(cells[:100]) or not len(numbers):
-                continue
-            numbers, units = _numbers(cells, number)
-            if len(numbers) >= MOSTLY * len(cells) and len(units) < 2:
-                whole = len(numbers) == len(cells)
-                numbers = numbers.reindex(part.index)
-                part[name] = numbers if whole else numbers.astype(object).where(numbers.notna(), part[name])
+def _with_numbers(part: pd.DataFrame, comma: bool) -> pd.DataFrame:
+    """Numbers instead of text where nearly all cells of a column are numbers in one notation."""
+    for name in part.select_dtypes(exclude=["number", "bool"]):
+        present = part[name].dropna().astype(str).str.strip()
+        for number, point in ((COMMA, ","), (POINT, ".")) if comma else ((POINT, "."), (COMMA, ",")):
+            fitting = present[present.str.fullmatch(number)]
+            if len(fitting) and len(fitting) >= MOSTLY * len(present):
+                plain = fitting.str.replace(rf"[^-\d{point}]", "", regex=True).str.replace(",", ".")
+                numbers = plain.astype(np.float64).reindex(part.index)
+                part[name] = part[name].astype(object).where(numbers.isna(), numbers).infer_objects()
                 break
     return part
-
-
-def _numbers(cells: pd.Series, number: re.Pattern) -> tuple[pd.Series, set[str]]:
-    """float64 of the cells that are numbers in a notation, and the units that they have."""
-    bare = {at: _bare(cell) for at, cell in cells.items()}
-    good = {at: text for at, (text, _) in bare.items() if number.fullmatch(text)}
-    plain = pd.Series(good, dtype=str).str.replace(f"[{',.'[number is COMMA]} ']", "", regex=True)
-    return plain.str.replace(",", ".").astype(np.float64), {bare[at][1] for at in good} - {""}
-
-
-def _bare(cell: object) -> tuple[str, str]:
-    """A number as it stands, with a minus, where there is one, before it, but for its unit; and the unit."""
-    text = str(cell).translate(TYPED).strip()
-    unit = UNIT.search(text)
-    text = UNIT.sub("", text, count=1).strip()
-    minus = MINUS.fullmatch(text)
-    return f"-{minus[minus.lastindex]}" if minus else text.removeprefix("+"), unit[0] if unit else ""

@@ -1,14 +1,12 @@
 """Scores as scikit-learn has them; thresholds against every possible one; calibration, alerts and leaks by hand."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
 from sklearn.isotonic import IsotonicRegression
 
-from common.metrics.intervals import auprc_interval
+from common.metrics.intervals import wilson_interval
 from common.tabular.columns import Part
 from common.tabular.detection import (
     Calibration,
@@ -54,7 +52,7 @@ def test_values_are_scikit_learns():
         assert found[name]["low"] <= found[name]["value"] <= found[name]["high"] and found[name]["examples"] == 3_000
     assert found["loss"]["value"] == pytest.approx(sk.log_loss(truth, np.clip(said, 1e-7, 1 - 1e-7)))
     assert found["mcc"]["unit"] == "score" and found["cost"]["unit"] == "count" and found["loss"]["unit"] == "nats"
-    assert found["auprc"]["low"] == 100 * auprc_interval(expected["auprc"], int(truth.sum()))[0]
+    assert found["auprc"]["low"] == 100 * wilson_interval(expected["auprc"], int(truth.sum()))[0]
     missed = one.part.amount[(truth == 1) & (said < 0.21)].sum()
     assert found["cost"]["value"] == pytest.approx(missed + (said >= 0.21).sum())
     flat = Decision.of("f1", 7.0, 2.0).cost(part_of(truth), said >= 0.21)
@@ -127,8 +125,7 @@ def test_prior_correction_gives_back_the_share_of_real_rows():
 
 def test_isotonic_calibration_is_scikit_learns():
     one, seen = drawn(seed=1), drawn(seed=2)
-    detector = SimpleNamespace(raw=lambda features: seen.probabilities)
-    found = Calibration.fit("isotonic", one.part, one.part, np.ones(2), seen.part, detector)
+    found = Calibration.fit("isotonic", one.part, one.part, np.ones(2), seen.part, seen.probabilities)
     reference = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(seen.probabilities, seen.part.target)
     np.testing.assert_allclose(found(one.probabilities), reference.predict(one.probabilities), atol=1e-12)
 

@@ -71,7 +71,7 @@ def test_worked_by_hand():
     assert sampler.generated_.tolist() == [2, 1, 1]  # of 5 * (1/2, 1/4, 1/4), 2.5 being rounded to the even number
     assert sampler.neighbours_.tolist() == [[9, 10], [10, 0], [9, 0]]
     found, labels = sampler.transform(X, y)
-    assert sampler.origin_.tolist() == [*range(11), 0, 0, 9, 10] and labels[11:].tolist() == [1] * 4
+    assert sampler.sample_indices_.tolist() == [*range(11), 0, 0, 9, 10] and labels[11:].tolist() == [1] * 4
     assert (found[11:13] >= 0.4).all() and (found[11:] <= 21).all() and np.array_equal(found[:11], X)
     moved = sampler.transform(10 * X, y)[0]
     np.testing.assert_allclose(moved, 10 * found)  # in another scale than that of the neighbours

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.tabular.splits import keys, order_of, split_rows, stratified, training_parts
+from common.tabular.splits import describe, order_of, split_rows, stratified, training_parts
 from tests.helpers import message
 
 SHARES = {"test": 0.3, "validation": 0.2}
@@ -38,8 +38,9 @@ def arguments(train_file, **more) -> SimpleNamespace:
     }
     given |= {"on_bad_example": "stop", "ignore_columns": [], "time_column": "Time", "amount_column": None}
     given |= {"test_share": 0.3, "validation_share": 0.2, "protocol": "honest", "split": "stratified", "split_seed": 42}
-    given |= {"max_train_samples": None, "sample_seed": 42, "missing": "impute", "max_categories": 32}
-    return SimpleNamespace(**given | {"drop_duplicates": False, "explicit": set(more)} | more)
+    given |= {"max_train_samples": None, "max_eval_samples": None, "max_predict_samples": None, "sample_seed": 42}
+    given |= {"missing": "impute", "max_categories": 32}
+    return SimpleNamespace(**given | {"explicit": set(more)} | more)
 
 
 def parts_of(frame: pd.DataFrame, tmp_path, **more):
@@ -107,7 +108,6 @@ def test_the_order_of_time_is_there_or_refused():
     dates = ["2024-03-01", "2023-12-31", "2024-01-01"]
     assert np.argsort(order_of(framed({"when": dates}), "when")).tolist() == [1, 2, 0]
     assert order_of(framed({"t": [3, 1, 2]}), "t").tolist() == [3, 1, 2]
-    assert "no column 'Time'" in message(order_of, framed({"when": dates}), "Time")
     for days, held in ((["Mon", "Tue", "Mon"], "row 1: day holds 'Mon'"), ([1.0, None, 3.0], "row 2: day is empty")):
         said = message(order_of, framed({"day": days}), "day")
         assert held in said and "--split stratified" in said
@@ -116,8 +116,10 @@ def test_the_order_of_time_is_there_or_refused():
 def test_too_few_rows_and_parts_without_a_class():
     assert "too few rows for a part 'test'" in message(split_rows, rare(50, 1), SHARES, 0, None, "t.csv")
     early = np.array([1] * 5 + [0] * 45, dtype=np.int8)
-    assert "no fraud row among" in message(split_rows, early, SHARES, 0, np.arange(50.0), "t.csv")
-    assert "no two different times" in message(split_rows, rare(50, 9), SHARES, 0, np.zeros(50), "t.csv")
+    assert "the 15 rows of 'test' are not of both classes" in message(
+        split_rows, early, SHARES, 0, np.arange(50.0), "t.csv"
+    )
+    assert "the 0 rows of 'train'" in message(split_rows, rare(50, 9), SHARES, 0, np.zeros(50), "t.csv")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +140,16 @@ def test_parts_are_learned_from_the_training_rows_alone(table, tmp_path):
     assert parts["train"].time.max() < parts["validation"].time.min() <= parts["test"].time.min()
 
 
+def test_parts_may_be_limited(table, tmp_path):
+    parts, _ = parts_of(table, tmp_path, max_train_samples=100, max_eval_samples=50, max_predict_samples=70)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 100, "validation": 50, "test": 70}
+    assert parts["validation"].available == 140 and parts["validation"].selection.startswith("50 of 1,000 rows, strat")
+    assert all(part.target.sum() == pytest.approx(0.06 * len(part), abs=1) for part in parts.values())
+    whole, _ = parts_of(table, tmp_path)
+    rows = set(whole["test"].shown["row"])
+    assert rows > set(parts["test"].shown["row"])
+
+
 def test_the_time_need_not_be_a_feature(table, tmp_path):
     parts, columns = parts_of(table, tmp_path, split="time", ignore_columns=["Time"])
     assert columns.features == ["V1", "V2"] and parts["train"].time.max() < parts["test"].time.min()
@@ -150,19 +162,16 @@ def test_a_running_number_is_no_feature_though_the_training_rows_have_gaps(table
     assert columns.left_out == {"id": "a saved index or running number"} and "id" in parts["test"].shown.columns
 
 
-def test_copies_are_left_out_before_the_split(table, tmp_path):
-    doubled = pd.concat([table, table[:200]], ignore_index=True).assign(id=range(1_200))
-    parts, _ = parts_of(doubled, tmp_path, drop_duplicates=True)
-    assert sum(map(len, parts.values())) == 1_000
-    assert parts["train"].skipped == {"copy of an earlier row": 200}
-    assert len(np.unique(np.concatenate([keys(part.features) for part in parts.values()]))) == 1_000
-
-
-def test_copies_are_found_without_the_target_and_with_rounding():
-    rows = np.random.default_rng(0).standard_normal((5_000, 8)).astype(np.float32)
-    near = rows + np.float32(1e-7)
-    assert np.mean(keys(rows) == keys(near)) > 0.97
-    assert not np.isin(keys(rows), keys(rows[:, ::-1])).any() and len(np.unique(keys(rows))) == 5_000
+def test_copies_are_found_without_the_target_and_with_rounding(table, tmp_path):
+    near = table[:200].assign(V1=table["V1"] + 1e-7, Class=1 - table["Class"])
+    near.to_parquet(tmp_path / "near.parquet", index=False)
+    parts, _ = parts_of(table, tmp_path, test_file=[str(tmp_path / "near.parquet")])
+    said, told = [], []
+    describe(parts, SimpleNamespace(describe=said.append, warn=told.append))
+    shared = {tuple(one["between"]): one["examples"] for one in said[0].overlaps}
+    assert 195 < shared["train", "test"] + shared["validation", "test"] <= 200 and len(told) == len(shared)
+    assert ("train", "validation") not in shared
+    assert said[0].facts["test"]["fingerprint"] != said[0].facts["validation"]["fingerprint"]
 
 
 def test_what_is_missing_is_said(table, tmp_path):
@@ -170,6 +179,7 @@ def test_what_is_missing_is_said(table, tmp_path):
         ({"target": "fraud"}, "no column 'fraud'"),
         ({"ignore_columns": ["V9"]}, "no column 'V9'"),
         ({"time_column": "when"}, "no column 'when'"),
+        ({"split": "time", "time_column": "when"}, "no column 'when'"),
         ({"amount_column": "Amount"}, "no column 'Amount'"),
     ):
         assert words in message(parts_of, table, tmp_path, **more)

@@ -103,25 +103,23 @@ def test_numbers_are_exact(tmp_path):
     assert Tables([str(tmp_path / "t.csv")]).whole()["a"].tolist() == numbers.tolist()
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl"])
 @pytest.mark.parametrize(
     "cells, numbers",
     [
-        (["$1,234.50", "$7", "-$8.25", "$ 9"], [1234.5, 7, -8.25, 9]),
-        (["1.234,50 €", "7,25 €", "8 €", "9 €"], [1234.5, 7.25, 8, 9]),
-        (["1 234,50", "7,25", "1\xa0000,5", "9"], [1234.5, 7.25, 1000.5, 9]),
+        (["1,234.50", "7", "-8.25", "9"], [1234.5, 7, -8.25, 9]),
+        (["1.234,50", "7,25", "8", "9"], [1234.5, 7.25, 8, 9]),
+        (["1 234,50", "7,25", "1\xa0000,5", "-9"], [1234.5, 7.25, 1000.5, -9]),
         (["1'234.50", "12\u2019000", "8", "9"], [1234.5, 12000, 8, 9]),
-        (["CHF 12.50", "CHF 7", "CHF 8", "CHF 9"], [12.5, 7, 8, 9]),
-        (["(12.50)", "7.25-", "\u22128", "- 9"], [-12.5, -7.25, -8, -9]),
         (["1,23,456.50", "7", "8", "9"], [123456.5, 7, 8, 9]),
-        (["12%", "7.5%", "0%", "9%"], [12, 7.5, 0, 9]),
-        (["$12", "€7", "8", "9"], None),
+        (["$1,234.50", "$7", "-$8.25", "$9"], None),
+        (["(12.50)", "7.25-", "8", "9"], None),
+        (["31.01.2024", "01.02.2024", "02.02.2024", "03.02.2024"], None),
         (["REF12", "REF7", "REF8", "REF9"], None),
     ],
 )
-def test_amounts_as_people_write_them(tmp_path, cells, numbers, ending):
-    path, frame = tmp_path / f"t.{ending}", pd.DataFrame({"a": cells * 3, "b": range(12)})
-    frame.to_csv(path, index=False) if ending == "csv" else frame.to_json(path, orient="records", lines=True)
+def test_numbers_as_people_write_them(tmp_path, cells, numbers):
+    path, frame = tmp_path / "t.csv", pd.DataFrame({"a": cells * 3, "b": range(12)})
+    frame.to_csv(path, index=False)
     found = Tables([str(path)]).whole()["a"].tolist()
     assert found == (cells if numbers is None else numbers) * 3
 
@@ -142,15 +140,13 @@ def test_the_index_of_a_saved_frame_is_known(tmp_path):
 def test_rows_with_too_many_cells(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b\n1,2\n3,4,5\n6,7\n", encoding="utf-8")
-    assert str(path) in (said := message(Tables([str(path)]).whole)) and "line 3" in said
+    assert f"{path}, row 2: has more cells than the header" in message(Tables([str(path)]).whole)
     tables = Tables([str(path)], skip_bad=True)
     assert tables.whole()["a"].tolist() == [1, 6] and tables.skipped == {"more cells than the header": 1}
     assert [row for _, row in tables.whole().index] == [1, 3]
-    path.write_text("a,b\n1,2,\n4,5,\n", encoding="utf-8")
-    assert Tables([str(path)]).whole()["b"].tolist() == [2, 5]
     path.write_text("a,b\n1,2,3\n4,5,6\n", encoding="utf-8")
-    for skip in (False, True):
-        assert "more cells than the first line" in message(Tables([str(path)], skip_bad=skip).whole)
+    assert "row 1: has more cells" in message(Tables([str(path)]).whole)
+    assert "no rows" in message(Tables([str(path)], skip_bad=True).whole)
 
 
 @pytest.mark.parametrize("rows", [2, 100])
@@ -164,9 +160,13 @@ def test_rows_with_too_few_cells(tmp_path, end, rows):
     assert tables.whole()["a"].tolist() == [1, 2, 5] and tables.skipped == {"fewer cells than the header": 1}
 
 
-def test_of_several_files_in_one_none_is_chosen(tmp_path, monkeypatch):
+def test_of_several_files_in_one_none_is_chosen(tmp_path):
     path = tmp_path / "t.zip"
-    for inside, words in ((["f/a.csv", "__MACOSX/._a.csv"], None), (["a.csv", "b.csv"], "holds 2"), ([], "holds 0")):
+    for inside, words in (
+        (["f/a.csv", "__MACOSX/._a.csv"], None),
+        (["a.csv", "b.csv"], "holds a.csv, b.csv"),
+        ([], "nothing"),
+    ):
         with zipfile.ZipFile(path, "w") as archive:
             archive.mkdir("f")
             for name in inside:
@@ -175,10 +175,6 @@ def test_of_several_files_in_one_none_is_chosen(tmp_path, monkeypatch):
             assert words in message(Tables([str(path)]).whole)
         else:
             assert Tables([str(path)]).whole()["Time"].tolist() == FRAME["Time"].tolist()
-    grid = pd.DataFrame([FRAME.columns, *FRAME.values.tolist()])
-    path.with_suffix(".xlsx").touch()
-    monkeypatch.setattr(pd, "read_excel", lambda *_, **__: {"jan": grid, "feb": grid, "notes": grid[:0]})
-    assert "2 of its sheets hold rows (jan, feb)" in message(Tables([str(path.with_suffix(".xlsx"))]).whole)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +188,11 @@ def test_of_several_files_in_one_none_is_chosen(tmp_path, monkeypatch):
         ("t.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
         ("t.csv", "a,b\n1,2\n".encode("utf-16-le"), "not UTF-8"),
         ("t.csv", "a,b\n1,2\n".encode("utf-32"), "not UTF-8"),
-        ("t.csv", b'a,b\n"1,2\n', "not a readable table"),
+        ("t.csv", b'a,b\n1,2\n3,"4\n5,6\n', "row 2: unexpected end of data"),
         ("t.parquet", b"PAR1 and no more", "not a readable table"),
         ("t.csv.gz", b"not gzip", "not a readable table"),
         ("t.zip", b"not zip", "not a readable table"),
-        ("t.xlsx", b"PK", ""),
+        ("t.xlsx", b"PK\x03\x04\x14\0\x06\0\x08\0", "save the table as csv"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, words):
