@@ -5,26 +5,20 @@ value decides (`variants`), else the recipe, else the default; `record` says whi
 """
 
 import argparse
-import dataclasses
-import inspect
 import json
-import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar
 
 import yaml
 
-from common.errors import UserError, quiet_interrupt
-from common.legacy_flags import DROPPED, Spelling, translate
+from common.errors import UserError
+from common.help import options_of, script_of, show_help
+from common.legacy_flags import DROPPED, Row, translate
 from common.training_flags import (
-    ALWAYS,
     PHASES,
-    CommonTrainingArguments,
     Values,
     check_ranges,
     flag,
@@ -34,7 +28,6 @@ from common.training_flags import (
 T = TypeVar("T", bound="Arguments")
 SECRETS = {"token", "hub_token", "push_to_hub_token", "use_auth_token"}
 LIMITS = {"train_file": "max_train_samples", "validation_file": "max_eval_samples", "test_file": "max_predict_samples"}
-KINDS = {bool: "[true|false]", int: "N", float: "X"}
 
 
 class Arguments:
@@ -117,10 +110,8 @@ class LabelArguments(Arguments):
     label_order: str | None = flag(
         None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
     )
-    class_weights: Literal["none", "balanced", "sqrt", "effective"] = flag(
-        "none",
-        "weight of a class in the loss: as scikit-learn's balanced, its square root, or by the effective number of "
-        "examples (Cui et al. 2019)",
+    class_weights: Literal["none", "balanced", "sqrt"] = flag(
+        "none", "weight of a class in the loss: as scikit-learn's balanced, or its square root"
     )
 
     def __post_init__(self):
@@ -159,7 +150,7 @@ def parse_arguments(
     *,
     recipe: Mapping[str, Any],
     demo: Mapping[str, Any] | None = None,
-    legacy: Mapping[str, str | Spelling] | None = None,
+    legacy: Mapping[str, Row] | None = None,
     variants: Mapping[str, Mapping[Any, Mapping[str, Any]]] | None = None,
     training: type | Literal["transformers"] = "transformers",
     phases: Sequence[str] = ("do_train", "do_eval"),
@@ -189,7 +180,7 @@ def parse_arguments(
 
     from transformers.hf_argparser import HfArgumentParser
 
-    command = [_script_of(kind).name, *([file] if file else []), *_masked(argv)]
+    command = [script_of(kind).name, *([file] if file else []), *_masked(argv)]
     on_transformers = training == "transformers"
     if on_transformers:
         from transformers import TrainingArguments as training
@@ -201,7 +192,7 @@ def parse_arguments(
             raise KeyError(f"the recipe, the demo or a variant sets {sorted(unknown)}, which is no argument")
 
     parser = HfArgumentParser((kind, training), allow_abbrev=False, add_help=False, exit_on_error=False)
-    known = {option for field in every.values() for option in _options(field)}
+    known = {option for field in every.values() for option in options_of(field)}
     if file:
         in_file = _parse(parser, every, translate(from_file, rows, known, f"{file}: "), f"{file}: ")
     given = _parse(parser, every, translate(argv, rows, known))
@@ -239,13 +230,6 @@ def _derive(values: Values, recipe: Mapping[str, Any], phases: Sequence[str]) ->
     if not any(values.get(phase) for phase in PHASES):
         asked = {"do_predict": True} if values.get("test_file") else {}
         values.derive(**(dict.fromkeys(phases, True) | asked))
-
-
-def _options(field: dataclasses.Field) -> list[str]:
-    """The flag's names with underscores; HfArgumentParser adds --no_x to what is true by default."""
-    negated = [f"--no_{field.name}"] if field.default is True else []
-    aliases = field.metadata.get("aliases", [])
-    return [f"--{field.name}", *([aliases] if isinstance(aliases, str) else aliases), *negated]
 
 
 def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[str], where: str = "") -> dict[str, Any]:
@@ -326,74 +310,3 @@ def _tokens_of_file(path: str) -> list[str]:
         elif items and not items[0].tag.endswith(":null"):
             tokens.append(f"--{name}={items[0].value}")
     return tokens
-
-
-def _script_of(kind: type) -> Path:
-    """The module that defines `kind`; a notebook has no file."""
-    return Path(getattr(sys.modules[kind.__module__], "__file__", None) or kind.__name__)
-
-
-def show_help(
-    kind: type[T],
-    argv: Sequence[str] | None = None,
-    *,
-    recipe: Mapping[str, Any],
-    demo: Mapping[str, Any] | None = None,
-    variants: Mapping[str, Mapping[Any, Mapping[str, Any]]] | None = None,
-    training: type | Literal["transformers"] = "transformers",
-    phases: Sequence[str] = ("do_train", "do_eval"),
-    **_,
-) -> None:
-    """With --help or --help_all prints what a run does without each flag, and exits with 0.
-
-    Takes what `parse_arguments` takes, which calls it. A script calls it first, before its slow imports; then it looks
-    at the arguments of the process, if that is the script's own, and Ctrl-C is one sentence from then on.
-    """
-    script = _script_of(kind)
-    if argv is None and Path(sys.argv[0]).stem == script.stem:
-        argv, sys.excepthook = sys.argv[1:], quiet_interrupt
-    if not (asked := {"-h", "--help", "--help_all", "--help-all"} & set(argv or ())):
-        return
-    recipe = {**dict.fromkeys(phases, True), **ALWAYS, **recipe}
-    others = {f"--{name} {value}": row for name, cases in (variants or {}).items() for value, row in cases.items()}
-    others["--demo"] = demo or {}
-    width = min(120, shutil.get_terminal_size().columns)
-    sources = [*kind.__mro__[:-2], CommonTrainingArguments if training == "transformers" else training]
-    if not {"-h", "--help"} & asked and training == "transformers":
-        from transformers import TrainingArguments
-
-        sources.append(TrainingArguments)
-    groups: dict[str, list[str]] = {}
-    seen: set[str] = set()
-    for group in sources:
-        lines = groups.setdefault(getattr(group, "_argument_group_name", group.__name__), [])
-        own, hints = inspect.get_annotations(group).keys(), get_type_hints(group)
-        for field in (field for field in fields(group) if field.init and field.name in own - seen):
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            known = {"default": recipe.get(field.name, default)}
-            known |= {other: row[field.name] for other, row in others.items() if field.name in row}
-            told = "; ".join(f"{of}: {value}" for of, value in known.items() if value not in (None, "", []))
-            text = field.metadata.get("help", "").replace("%%", "%") + f" ({told})" * bool(told)
-            lines.append(f"  {', '.join(_options(field))} {_metavar(hints[field.name])}")
-            lines.append(textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
-        seen |= own
-    groups["training"] = groups.pop("training", [])  # the run's and the trainer's
-    head = sys.modules[kind.__module__].__doc__ or ""
-    try:
-        print(f"usage: {script.name} [arguments.yaml] [--flag value ...]\n\n{head.strip()}")
-        for title in (title for title in groups if groups[title]):
-            print(f"\n{title}:", *groups[title], sep="\n")
-        if sources[-1] is CommonTrainingArguments:
-            print("\n--help_all: the other flags of transformers' TrainingArguments, too")
-        sys.stdout.flush()
-    except BrokenPipeError:  # `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
-
-
-def _metavar(hint: Any) -> str:
-    """What the help writes after a flag: the choices, or the kind of value."""
-    parts = (hint, *get_args(hint))
-    choices = next((get_args(part) for part in parts if get_origin(part) is Literal), None)
-    kind = next((KINDS[part] for part in parts if part in KINDS), "TEXT")
-    return f"{{{','.join(map(str, choices))}}}" if choices else kind + " ..." * (get_origin(hint) is list)

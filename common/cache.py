@@ -1,4 +1,4 @@
-"""The cache: what is computed, downloaded or unpacked once, and computed by all processes together.
+"""The cache: what is computed or unpacked once, and computed by all processes together.
 
 `python -m common.cache` says where it is and how large; `--clear` empties it. Everything in it can be made again.
 """
@@ -6,34 +6,28 @@
 import contextlib
 import errno
 import hashlib
-import http.client
 import json
 import logging
 import lzma
 import os
 import shutil
-import string
 import sys
 import tarfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import uuid
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import DISK_ERRORS, UserError, whole_file, write_json
+from common.errors import DISK_ERRORS, UserError
 
 if TYPE_CHECKING:
     import datasets
     import numpy as np
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-CONDITIONS = {"If-None-Match": "ETag", "If-Modified-Since": "Last-Modified"}
 STARTED = time.time()
 logger = logging.getLogger(__name__)
 
@@ -144,47 +138,7 @@ def arrays(dataset: "datasets.Dataset", column: str, rows: list[int]) -> list["n
     return [item.values.to_numpy(zero_copy_only=False) for chunk in chunks for item in chunk]
 
 
-# Files from elsewhere
-
-
-def _folder(kind: str, key: str, args) -> Path:
-    """Where what belongs to `key` is, or will be; what it is in is there."""
-    folder = cache_dir(args) / kind / hashlib.sha256(key.encode()).hexdigest()[:40]
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder.parent}: cannot be made ({error.strerror}); give another --cache_dir") from None
-    return folder
-
-
-def downloaded(url: str, args=None) -> Path:
-    """The file at an http(s) address; asked for again only if it has changed, and the old one if there is no answer."""
-    import filelock
-
-    folder = _folder("downloads", url, args)
-    folder.mkdir(exist_ok=True)
-    path, about = folder / (PurePosixPath(url.partition("?")[0]).name or "file"), folder / "headers.json"
-    with filelock.FileLock(folder / "lock"):
-        known = json.loads(about.read_text("utf-8")) if path.exists() and about.exists() else {}
-        asked = {ask: known[got] for ask, got in CONDITIONS.items() if got in known}
-        try:
-            request = urllib.request.Request(urllib.parse.quote(url, safe=string.punctuation), headers=asked)
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                with whole_file(path) as partial, partial.open("wb") as file:
-                    shutil.copyfileobj(answer, file, 2**20)
-                    if answer.length:  # what was announced and did not come
-                        raise http.client.IncompleteRead(b"", answer.length)
-                write_json(about, {name: answer.headers[name] for name in CONDITIONS.values() if answer.headers[name]})
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in DISK_ERRORS:
-                raise
-            unchanged = getattr(error, "code", None) == 304
-            if not (path.exists() and (unchanged or not isinstance(error, urllib.error.HTTPError))):
-                said = " ".join(str(error).split())
-                raise UserError(f"{url}: cannot be fetched ({said}); fetch it yourself and give the file") from None
-            if not unchanged:
-                logger.warning("%s: cannot be reached (%s); the copy that was fetched before is used", url, error)
-    return path
+# Archives
 
 
 def is_archive(path: str | Path) -> bool:
@@ -205,7 +159,9 @@ def unpacked(path: str | Path, args=None) -> Path:
         raise UserError(f"{path}: no such file")
     try:
         status = path.stat()
-        folder = _folder("archives", json.dumps([str(path), status.st_size, status.st_mtime_ns]), args)
+        key = hashlib.sha256(json.dumps([str(path), status.st_size, status.st_mtime_ns]).encode()).hexdigest()[:40]
+        folder = cache_dir(args) / "archives" / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 _unpack(path, folder.with_name(f"{folder.name}.partial"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import fnmatch
+import hashlib
 import json
 import logging
 import os
@@ -14,14 +15,14 @@ from pathlib import Path
 
 from common.errors import UserError, write_json
 
-RUN_FILE, LOCK_FILE, HOLDER_FILE = "run.json", ".run.lock", ".run.holder"
+RUN_FILE, LOCK_FILE, HOLDER_FILE, SUMS_FILE = "run.json", ".run.lock", ".run.holder", "checksums.json"
 # What a run writes: --overwrite_output_dir removes it, and nothing else.
 WRITTEN = (
     *("checkpoint-*", RUN_FILE, LOCK_FILE, HOLDER_FILE, "demo", "merged", "runs", "plots", "README.md", "report.html"),
     *("*results.json", "trainer_state.json", "training_args.bin", "*predictions.csv", "*predictions.json"),
     *("*null_odds.json", "config.json", "generation_config.json", "model*.safetensors*", "adapter_*", "*.keras"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.jinja"),
-    *("preprocessor_config.json", "processor_config.json", "columns.json", "keywords.csv", "recordings.csv"),
+    *("preprocessor_config.json", "processor_config.json", "columns.json", "recordings.csv"),
 )
 logger = logging.getLogger(__name__)
 
@@ -32,42 +33,29 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[11:]))
 
 
+def seal(checkpoint: Path) -> None:
+    """Puts a checkpoint safely on the disk; written last, the sums of its files show later that it is whole."""
+    finish_files(checkpoint)
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    write_json(checkpoint / SUMS_FILE, {path.relative_to(checkpoint).as_posix(): _sum(path) for path in files})
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, in words; None if every file of it can be read to its end."""
-    import zipfile
-
-    from safetensors import SafetensorError, safe_open
-
-    state = checkpoint / "trainer_state.json"
-    if not state.is_file():
-        return "trainer_state.json is missing"
+    """What is wrong with a checkpoint, in words; None if every file is as it was saved."""
     try:
-        if not json.loads(state.read_text(encoding="utf-8")).get("global_step"):
-            return "trainer_state.json says no step"
-    except (ValueError, AttributeError):
-        return "trainer_state.json is damaged"
-    weights = [*checkpoint.rglob("*.safetensors"), *checkpoint.rglob("pytorch_model*"), *checkpoint.rglob("*.distcp")]
-    if not weights:
-        return "the weights are missing"
-    unsharded = any(path.name in ("model.safetensors", "adapter_model.safetensors") for path in weights)
-    for name in ("optimizer.pt", "scheduler.pt") if unsharded else ():
+        sums = json.loads((checkpoint / SUMS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return f"it is not whole, or not of these scripts ({SUMS_FILE} is missing or damaged)"
+    for name, expected in sums.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
-    if not any(checkpoint.glob("rng_state*.pth")) and not (checkpoint / "state.safetensors").is_file():  # Keras: in it
-        return "the state of the random numbers is missing"
-    for path in sorted(checkpoint.rglob("*")):
-        try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="numpy") as file:
-                    file.keys()
-            elif path.suffix in (".pt", ".pth"):
-                with zipfile.ZipFile(path) as file:
-                    if file.testzip():
-                        return f"{path.name} is damaged"
-            elif path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
-        except (SafetensorError, zipfile.BadZipFile, ValueError, OSError):
-            return f"{path.name} is damaged"
+        if _sum(checkpoint / name) != expected:
+            return f"{name} is damaged"
     return None
 
 

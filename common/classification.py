@@ -23,7 +23,6 @@ from common.metrics.classification.classification import (
 from common.metrics.intervals import table_interval
 from common.results import headline, metric, plain_metric
 
-BETA = 0.999  # Cui et al. try 0.9 to 0.9999; classes of more than about 1 / (1 - BETA) examples weigh alike
 LARGE = 50.0
 LOSSES = {"train": "loss", "training set": "train_loss", "validation": "eval_loss"}
 ACCURACIES = {"training set": "train_accuracy", "validation": "eval_accuracy"}
@@ -231,24 +230,15 @@ def draw_plots(results: Mapping, output_dir: Path, *, references: Mapping[str, M
     return {path.stem: str(path.relative_to(output_dir)) for path in drawn}
 
 
-def class_weights(
-    labels: np.ndarray, classes: int, how: Literal["none", "balanced", "sqrt", "effective"]
-) -> np.ndarray:
+def class_weights(labels: np.ndarray, classes: int, how: Literal["none", "balanced", "sqrt"]) -> np.ndarray:
     """float64 [classes]: weights whose mean over the examples is 1; 0 for a class without examples (but for "none").
 
     Args:
         labels: int [N], 0 to classes - 1.
-        how: "balanced": inverse to the class's count, as scikit-learn's; "sqrt": the square root of that; "effective":
-            inverse to the effective number of examples (Cui et al. 2019, "Class-Balanced Loss Based on Effective
-            Number of Samples", equation 4).
+        how: "balanced": inverse to the class's count, as scikit-learn's; "sqrt": the square root of that.
     """
     counts = np.bincount(labels, minlength=classes).astype(float)
-    sizes = {
-        "none": np.ones(classes),
-        "balanced": counts,
-        "sqrt": np.sqrt(counts),
-        "effective": -np.expm1(counts * np.log(BETA)),
-    }
+    sizes = {"none": np.ones(classes), "balanced": counts, "sqrt": np.sqrt(counts)}
     with np.errstate(divide="ignore"):
         weights = np.where((counts > 0) | (how == "none"), 1 / sizes[how], 0.0)
     return weights * counts.sum() / (weights @ counts)
@@ -280,20 +270,6 @@ def weight_warning(weights: np.ndarray, names: Sequence[str]) -> str | None:
         f"the class {names[largest]!r} has the weight {weights[largest]:,.0f} in the loss: each of its few examples "
         "counts like that many; --class_weights sqrt is milder"
     )
-
-
-def oversampled_rows(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Rows, ascending, with copies: every class that there is has at least `share` (0 to 1) of the largest one's count.
-
-    All examples of a class (labels: int [N]) are copied equally often, but for a rest at random.
-    """
-    random, counts = np.random.default_rng(seed), np.bincount(labels)
-    wanted, rows = round(share * counts.max()), [np.arange(len(labels))]
-    for label in np.flatnonzero((counts > 0) & (counts < wanted)):
-        of_class = np.flatnonzero(labels == label)
-        copies, rest = divmod(wanted, len(of_class))
-        rows += [np.repeat(of_class, copies - 1), random.permutation(of_class)[:rest]]
-    return np.sort(np.concatenate(rows))
 
 
 def copied_rows(labels: np.ndarray, factors: Mapping[int, int]) -> np.ndarray:

@@ -23,9 +23,8 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from common.cache import downloaded
 from common.errors import UserError
-from common.hub import frame_of, load_file, load_frame, numbered
+from common.hub import downloaded, frame_of, load_file, load_frame, numbered
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 SPLITS = ("train", "validation", "test")

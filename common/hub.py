@@ -92,6 +92,19 @@ def fetching(kind: str, name: str) -> Iterator[None]:
         ) from error
 
 
+def downloaded(url: str, args=None) -> Path:
+    """The file at an http(s) address, from the cache of `datasets`; fetched anew when its ETag has changed."""
+    import datasets
+
+    settings = {
+        "cache_dir": getattr(args, "cache_dir", None),
+        "force_download": getattr(args, "overwrite_cache", False),
+    }
+    with fetching("file", url):
+        path = datasets.DownloadManager(download_config=datasets.DownloadConfig(**settings)).download(url)
+    return Path(path)
+
+
 def load_split(args, split: str, folder: str | None = None) -> "tuple[datasets.Dataset, str]":
     """One split of `--dataset`, memory-mapped, and where it came from (id, commit, split).
 

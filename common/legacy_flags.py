@@ -1,64 +1,64 @@
-"""Flags of the official examples and of transformers 4, and what says the same here: tables, and their reader."""
+"""Flags of the official examples and of transformers 4, and what says the same here: tables, and their reader.
+
+A row of a table is a flag's name today; None, where nothing depends on the flag here; or a function of the flag's name
+and value ("" where none is given) that returns today's arguments, or raises `UserError`.
+"""
 
 import contextlib
 import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from common.errors import UserError
 
-
-@dataclass(frozen=True)
-class Spelling:
-    """A flag that needs more than a new name (a mere new name is a string in the tables).
-
-    today: its value (of a switch a bool, else the text) -> today's arguments, or UserError; none: `why` ends the note.
-    switch: the value is true or false, and may be missing; otherwise there is one, or several with blanks between.
-    """
-
-    today: Callable[..., list[str]] = lambda value: []
-    switch: bool = False
-    why: str = ""
+Row = str | Callable[[str, str], list[str]] | None
 
 
-def only(name: str, value: str, otherwise: str) -> Spelling:
-    """A flag that may say what a script does anyway; every other value is refused, with the sentence `otherwise`."""
+def only(value: str, otherwise: str) -> Row:
+    """A flag that may say what a script does anyway; another value is refused with the sentence `otherwise`."""
 
-    def today(given: str | bool) -> list[str]:
-        if str(given).lower() != value:
+    def today(name: str, given: str) -> list[str]:
+        if (given or "true").lower() != value:
             raise UserError(f"{name} {given}: {otherwise}")
         return []
 
-    return Spelling(today, switch=value in ("true", "false"), why=f"has no effect: it is {value} anyway")
+    return today
 
 
-def unused(why: str, *names: str, switch: bool = False) -> dict[str, Spelling]:
-    """Flags that nothing depends on here, with the reason."""
-    return {name: Spelling(switch=switch, why=f"has no effect: {why}") for name in names}
+def switch(on: str, off: str | None = None) -> Row:
+    """A flag that is true or false: today's argument for either."""
+
+    def today(name: str, given: str) -> list[str]:
+        if (word := given.lower()) not in (*YES, *NO):
+            raise UserError(f"{name} takes true or false")
+        return [token for token in [on if word in YES else off] if token]
+
+    return today
 
 
-def _warmup_ratio(value: str) -> list[str]:
+def _warmup_ratio(name: str, value: str) -> list[str]:
     with contextlib.suppress(ValueError):
         if 0 <= float(value) < 1:
             return [f"--warmup_steps={value}"]
-    raise UserError(f"--warmup_ratio {value}: must be a share from 0 up to 1; --warmup_steps takes steps")
+    raise UserError(f"{name} {value}: must be a share from 0 up to 1; --warmup_steps takes steps")
 
 
-def _two_columns(value: str) -> list[str]:
-    names = value.split(",")
+def _logging_dir(name: str, folder: str) -> list[str]:
+    os.environ["TENSORBOARD_LOGGING_DIR"] = folder  # which it is today
+    return []
+
+
+def _two_columns(name: str, value: str) -> list[str]:
+    names = [column.strip() for column in value.split(",")]
     if len(names) != 2:
-        raise UserError(f"--text_column_names {value}: must be two names with a comma between")
+        raise UserError(f"{name} {value}: must be two names with a comma between")
     return [f"--premise_column={names[0]}", f"--hypothesis_column={names[1]}"]
 
 
-def _if_true(*today: str) -> Spelling:
-    return Spelling(lambda on: list(today) if on else [], switch=True, why="changes nothing when false")
-
-
+YES, NO = ("", "yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 # The fields of TrainingArguments of transformers 4.57 and earlier that 5.23 does not have.
-DROPPED: dict[str, str | Spelling] = {
+DROPPED: dict[str, Row] = {
     "--evaluation_strategy": "--eval_strategy",
     "--no_cuda": "--use_cpu",
     "--per_gpu_train_batch_size": "--per_device_train_batch_size",
@@ -66,109 +66,74 @@ DROPPED: dict[str, str | Spelling] = {
     "--push_to_hub_model_id": "--hub_model_id",
     "--push_to_hub_token": "--hub_token",
     "--torchdynamo": "--torch_compile_backend",
-    "--warmup_ratio": Spelling(_warmup_ratio),
-    "--logging_dir": Spelling(
-        lambda folder: os.environ.update(TENSORBOARD_LOGGING_DIR=folder) or [],
-        why="is the environment variable TENSORBOARD_LOGGING_DIR today, now set",
-    ),
-    "--group_by_length": Spelling(
-        lambda on: [f"--train_sampling_strategy={'group_by_length' if on else 'random'}"], switch=True
-    ),
-    "--adafactor": _if_true("--optim=adafactor"),
-    "--include_inputs_for_metrics": _if_true("--include_for_metrics=inputs"),
-    "--tpu_metrics_debug": _if_true("--debug=tpu_metrics_debug"),
-    **unused("transformers decides it", "--save_safetensors", "--no_save_safetensors", "--use_ipex", switch=True),
-    **unused("transformers decides it", "--use_mps_device", "--use_legacy_prediction_loop", switch=True),
-    **unused("see --torch_compile", "--jit_mode_eval", switch=True),
-    **unused("see --accelerator_config", "--dispatch_batches", "--split_batches", switch=True),
-    **unused("see --include_num_input_tokens_seen", "--include_tokens_per_second", switch=True),
-    **unused("log in with `hf auth login`, or give --token", "--use_auth_token", switch=True),
-    **unused("transformers has dropped it", "--ray_scope", "--past_index", "--mp_parameters", "--tpu_num_cores"),
-    **unused("--fp16 and --bf16 are torch's", "--fp16_backend", "--half_precision_backend", "--fp16_opt_level"),
-    **unused("see --fsdp_config", "--fsdp_min_num_params", "--fsdp_transformer_layer_cls_to_wrap"),
-    **unused("see --hub_model_id ORGANIZATION/NAME", "--push_to_hub_organization"),
+    "--warmup_ratio": _warmup_ratio,
+    "--logging_dir": _logging_dir,
+    "--group_by_length": switch("--train_sampling_strategy=group_by_length", "--train_sampling_strategy=random"),
+    "--adafactor": switch("--optim=adafactor"),
+    "--include_inputs_for_metrics": switch("--include_for_metrics=inputs"),
+    "--tpu_metrics_debug": switch("--debug=tpu_metrics_debug"),
+    **dict.fromkeys(("--save_safetensors", "--no_save_safetensors", "--use_ipex", "--use_mps_device", "--ray_scope")),
+    **dict.fromkeys(("--use_legacy_prediction_loop", "--jit_mode_eval", "--dispatch_batches", "--split_batches")),
+    **dict.fromkeys(("--include_tokens_per_second", "--use_auth_token", "--past_index", "--mp_parameters")),
+    **dict.fromkeys(("--tpu_num_cores", "--fp16_backend", "--half_precision_backend", "--fp16_opt_level")),
+    **dict.fromkeys(("--fsdp_min_num_params", "--fsdp_transformer_layer_cls_to_wrap", "--push_to_hub_organization")),
 }
-
-_TOKENIZERS = unused("tokenizers are fast ones", "--use_fast_tokenizer", "--no_use_fast_tokenizer", switch=True)
-_HEADS = unused(
-    "training replaces a head for other classes, all else refuses it", "--ignore_mismatched_sizes", switch=True
-)
+_TOKENIZERS = dict.fromkeys(("--use_fast_tokenizer", "--no_use_fast_tokenizer"))
 # run_qa.py
 QUESTION_ANSWERING = {"--null_score_diff_threshold": "--null_threshold", **_TOKENIZERS}
 # run_glue.py, run_xnli.py, run_classification.py
 TEXT_CLASSIFICATION = {
     "--label_column_name": "--label_column",
-    "--text_column_names": Spelling(_two_columns),
-    "--do_regression": only("--do_regression", "false", "this script is for classes, not for scores"),
-    **unused("rows are shuffled in every epoch", "--shuffle_train_dataset", switch=True),
-    **unused("see --sample_seed", "--shuffle_seed"),
-    **unused("only what is needed is read", "--remove_columns", "--remove_splits"),
-    **unused("the model's own separator is used", "--text_column_delimiter"),
-    **unused("all scores of the task are computed", "--metric_name"),
+    "--text_column_names": _two_columns,
+    "--do_regression": only("false", "this script is for classes, not for scores"),
+    **dict.fromkeys(("--shuffle_train_dataset", "--shuffle_seed", "--remove_columns", "--remove_splits")),
+    **dict.fromkeys(("--text_column_delimiter", "--metric_name", "--ignore_mismatched_sizes")),
     **_TOKENIZERS,
-    **_HEADS,
 }
 # run_audio_classification.py, run_speech_recognition_ctc.py
-_FREEZE = Spelling(lambda on: [f"--freeze={'convolution' if on else 'none'}"], switch=True)
-_THAW = Spelling(lambda on: ["--freeze=none"] if on else [], switch=True, why="changes nothing when false")
 SPEECH = {
     "--feature_extractor_name": "--tokenizer_name",
     "--tokenizer_name_or_path": "--tokenizer_name",
     "--eval_file": "--validation_file",
-    **dict.fromkeys(("--freeze_feature_encoder", "--freeze_feature_extractor"), _FREEZE),
-    **dict.fromkeys(("--no_freeze_feature_encoder", "--no_freeze_feature_extractor"), _THAW),
-    "--ctc_loss_reduction": only("--ctc_loss_reduction", "mean", "the loss is the mean over utterances"),
-    "--ctc_zero_infinity": only("--ctc_zero_infinity", "true", "an infinite loss is left out"),
-    "--add_adapter": only("--add_adapter", "false", "no layers are added between encoder and head"),
-    "--preprocessing_only": only("--preprocessing_only", "false", "what was prepared is in the cache anyway"),
-    **unused("padding never changes a score", "--attention_mask", "--no_attention_mask", switch=True),
-    **unused("clips are taken whole", "--max_length_seconds"),
-    **unused("see --punctuation", "--chars_to_ignore"),
-    **unused("word and character error rates are computed", "--eval_metrics"),
-    **unused("a vocabulary has its own", "--unk_token", "--pad_token", "--word_delimiter_token"),
-    **_HEADS,
+    **dict.fromkeys(
+        ("--freeze_feature_encoder", "--freeze_feature_extractor"), switch("--freeze=convolution", "--freeze=none")
+    ),
+    **dict.fromkeys(("--no_freeze_feature_encoder", "--no_freeze_feature_extractor"), switch("--freeze=none")),
+    "--ctc_loss_reduction": only("mean", "the loss is the mean over utterances"),
+    "--ctc_zero_infinity": only("true", "an infinite loss is left out"),
+    "--add_adapter": only("false", "no layers are added between encoder and head"),
+    "--preprocessing_only": only("false", "what was prepared is in the cache anyway"),
+    **dict.fromkeys(("--attention_mask", "--no_attention_mask", "--max_length_seconds", "--chars_to_ignore")),
+    **dict.fromkeys(("--eval_metrics", "--unk_token", "--pad_token", "--word_delimiter_token")),
+    "--ignore_mismatched_sizes": None,
 }
 
 
-def translate(tokens: Iterable[str], rows: Mapping[str, str | Spelling], known: set[str], where: str = "") -> list[str]:
+def translate(tokens: Iterable[str], rows: Mapping[str, Row], known: set[str], where: str = "") -> list[str]:
     """Today's arguments for those given: dashes become underscores, older flags become today's, with a note each."""
     waiting, translated = list(tokens), []
     while waiting:
         token = waiting.pop(0)
         name, equals, value = token.partition("=")
         name = "--" + name[2:].replace("-", "_")
-        row = rows.get(name)
         if not token.startswith("--") or name in known:
             translated.append(name + equals + value if token.startswith("--") else token)
-        elif row is None:
+            continue
+        if name not in rows:
             raise UserError(f"{where}unknown flag {name}{suggestion(name, known | rows.keys())}")
-        elif isinstance(row, str):
-            _note(f"{where}{name} is {row} today")
-            translated.append(row + equals + value)
+        row, today = rows[name], []
+        if isinstance(row, str):
+            today = [row + equals + value]
         else:
-            is_flag = "-" if row.switch else "--"  # a value may be a negative number, true or false may not
             given = [value] if equals else []
-            while not equals and waiting and not waiting[0].startswith(is_flag) and not (row.switch and given):
+            while not equals and waiting and not waiting[0].startswith("--"):
                 given.append(waiting.pop(0))
-            if not given and not row.switch:
-                raise UserError(f"{where}{name} expects a value")
-            today = row.today(_truth(name, "".join(given)) if row.switch else " ".join(given))
-            _note(f"{where}{name} is {' '.join(today)} today" if today else f"{where}{name} {row.why}")
-            translated += today
+            today = row(name, " ".join(given)) if row else []
+        if os.environ.get("RANK", "0") == "0":
+            said = "has no effect here" if row is None else f"is {' '.join(today) or 'no flag'} today"
+            print(f"note: {where}{name} {said}", file=sys.stderr, flush=True)
+        translated += today
     return translated
-
-
-def _truth(name: str, value: str) -> bool:
-    if value.lower() in ("", "yes", "true", "t", "y", "1"):
-        return True
-    if value.lower() in ("no", "false", "f", "n", "0"):
-        return False
-    raise UserError(f"{name} takes true or false")
-
-
-def _note(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def suggestion(name: str, candidates: Iterable[str]) -> str:

@@ -14,20 +14,19 @@ A script's subclass says what the loss of an example is.
 
 import importlib
 import itertools
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PredictionOutput
 
+from common.callbacks import Bars, LogLines, StopAndResume
 from common.checkpoints import finish_files
-from common.errors import Interrupted, UserError
+from common.errors import UserError
 from common.models import (
     count_parameters,
     frozen_modules,
@@ -35,71 +34,13 @@ from common.models import (
     model_commit,
     weights_fingerprint,
 )
-from common.progress import Bars, LogLines
 from common.results import final_metrics
 from common.run import Run
+from common.samplers import EpochSampler, evaluation_order, lengths_of
 
 Batch = dict[str, torch.Tensor]
 PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
 LOWER_IS_BETTER = ("loss", "wer", "cer")
-POOL = 64  # batches that are sorted by length together
-
-
-def lengths_of(dataset) -> np.ndarray | None:
-    """int [N]: how long each example is, from a column "length" or an attribute `lengths`; None where neither is."""
-    if "length" in (getattr(dataset, "column_names", None) or ()):
-        return np.asarray(dataset["length"][:])
-    lengths = getattr(dataset, "lengths", None)
-    return None if lengths is None else np.asarray(lengths)
-
-
-def epoch_order(count: int, seed: int, epoch: int, lengths: np.ndarray | None = None, step_size: int = 1) -> np.ndarray:
-    """int [N]: the order of an epoch. With `lengths`, steps are of similar length, and the longest comes first.
-
-    Every 64 steps' worth of a shuffled epoch are sorted by length and cut into steps, which are shuffled. What is left
-    over comes last, so that a step is not filled up twice.
-
-    Args:
-        step_size: examples of a step, over accumulation and processes.
-    """
-    random = np.random.default_rng((seed, epoch))
-    order = random.permutation(count)
-    if lengths is None:
-        return order
-    whole = count - count % step_size
-    if whole:  # the longest example is never left over: too little memory shows at once
-        at = int(lengths[order].argmax())
-        order[[0, at]] = order[[at, 0]]
-    pool = POOL * step_size
-    sorted_pools = [
-        part[np.argsort(lengths[part], kind="stable")]
-        for part in np.split(order[:whole], range(pool, whole, pool))
-        if len(part)
-    ]
-    steps = np.concatenate(sorted_pools or [order[:0]]).reshape(-1, step_size)
-    steps = steps[random.permutation(len(steps))]
-    if len(steps):
-        longest = int(lengths[steps].max(axis=1).argmax())
-        steps[[0, longest]] = steps[[longest, 0]]
-    return np.concatenate([steps.ravel(), order[whole:]])
-
-
-class EpochSampler(torch.utils.data.Sampler[int]):
-    """The order of the epoch that the trainer is in, drawn when it is iterated."""
-
-    def __init__(self, trainer: "FinetuneTrainer", count: int, lengths: np.ndarray | None):
-        self.trainer, self.count, self.lengths = trainer, count, lengths
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        args = self.trainer.args
-        seed, epoch = args.seed if args.data_seed is None else args.data_seed, int(self.trainer.state.epoch or 0)
-        step_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        if args.train_sampling_strategy == "sequential":
-            return iter(range(self.count))
-        return iter(epoch_order(self.count, seed, epoch, self.lengths, step_size).tolist())
 
 
 class FinetuneTrainer(Trainer):
@@ -389,60 +330,6 @@ class FinetuneTrainer(Trainer):
             getattr(importlib.import_module(name), keeps[name])(str(self.run.output_dir / "report.html"))
 
 
-class StopAndResume(TrainerCallback):
-    """Saves and leaves when the run was asked to stop, and puts right what a resumed state says of its folder."""
-
-    def __init__(self, trainer: FinetuneTrainer):
-        self.trainer, self.stopping = trainer, False
-
-    def _asked(self) -> bool:
-        """Whether any process was asked to stop; all of them get the same answer, at the same step."""
-        asked = self.trainer.run.stop.signal_number is not None
-        if self.trainer.args.world_size > 1:
-            flag = torch.tensor(float(asked), device=self.trainer.args.device)
-            asked = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
-        self.stopping = self.stopping or asked
-        return self.stopping
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        del self.trainer.model.config.task_flags
-        if (checkpoint := self.trainer.run.checkpoint) is None:
-            return
-        load_whole(self.trainer.model, checkpoint)
-        self.trainer._earlier_seconds = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
-        if state.best_global_step:  # the folder may have been renamed or copied since
-            best = checkpoint.parent / f"checkpoint-{state.best_global_step}"
-            if not best.is_dir() and args.load_best_model_at_end:
-                raise UserError(f"{best}: the best model of this run is missing; start anew in another --output_dir")
-            state.best_model_checkpoint = str(best)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if control.should_evaluate or state.global_step >= state.max_steps:
-            control.should_log = True
-        if self._asked() and state.epoch % 1:  # at the end of an epoch what is due then comes first
-            control.should_log = control.should_save = True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_log = True
-        if self.stopping:
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if args.should_save:
-            finish_files(checkpoint)
-        if not self.stopping:
-            return
-        self.trainer.accelerator.wait_for_everyone()
-        self.trainer.is_in_train = False
-        number = self.trainer.run.stop.signal_number
-        raise Interrupted(
-            f"stopped at step {state.global_step} of {state.max_steps}; {checkpoint.name} is saved in "
-            f"{args.output_dir}: run the same command with --resume_from_checkpoint auto to go on",
-            number if number is not None else signal.SIGTERM,  # another process got it
-        )
-
-
 def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict) -> None:
     """Checks --metric_for_best_model before anything is trained, and which way it is better."""
     if not args.do_train or not args.load_best_model_at_end or args.eval_strategy == "no":
@@ -457,9 +344,3 @@ def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict)
         raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
     args.metric_for_best_model = wanted
     args.greater_is_better = not wanted.endswith(LOWER_IS_BETTER)
-
-
-def evaluation_order(dataset) -> np.ndarray:
-    """int [N]: the longest first, so that batches need little padding; the same for every process."""
-    lengths = lengths_of(dataset)
-    return np.arange(len(dataset)) if lengths is None else np.argsort(-lengths, kind="stable")

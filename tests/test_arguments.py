@@ -24,7 +24,7 @@ from transformers.hf_argparser import HfArgumentParser
 
 from common.arguments import DataArguments, ModelArguments, RunArguments, TaskArguments, flag, parse_arguments
 from common.errors import UserError
-from common.legacy_flags import DROPPED, QUESTION_ANSWERING, SPEECH, TEXT_CLASSIFICATION, Spelling, only
+from common.legacy_flags import DROPPED, QUESTION_ANSWERING, SPEECH, TEXT_CLASSIFICATION, only
 from common.training_flags import CommonTrainingArguments
 from tests.helpers import ROOT, message
 
@@ -219,7 +219,8 @@ def test_secrets_are_used_but_written_nowhere(tmp_path, capsys):
     assert args.command[2:] == ["--token", "***", "--hub-token=***", "--run_name", "token", "--seed", "1"]
     assert parse("--push_to_hub_token", "hf_three").command[1:] == ["--push_to_hub_token", "***"]
     assert parse().record["token"]["value"] is None
-    assert "hf_" not in refusal("--use_auth_token", "hf_four") + capsys.readouterr().err
+    assert parse("--use_auth_token", "hf_four").command[1:] == ["--use_auth_token", "***"]
+    assert "hf_" not in capsys.readouterr().err
 
 
 # Mistakes
@@ -275,10 +276,10 @@ def test_secrets_are_used_but_written_nowhere(tmp_path, capsys):
         (["--report_to", ""], ["--report_to: its value is empty"]),
         (["--train_file", "a.csv", ""], ["--train_file: its value is empty"]),
         (["--early_stopping_threshold", "nan"], ["--early_stopping_threshold nan: must be"]),
-        (["--warmup_ratio", "--seed", "1"], ["--warmup_ratio expects a value"]),
+        (["--warmup_ratio", "--seed", "1"], ["--warmup_ratio", "must be a share"]),
         (["--warmup_ratio", "1.5"], ["--warmup_ratio 1.5"]),
         (["--warmup_ratio=nan"], ["--warmup_ratio nan"]),
-        (["--use_ipex", "maybe"], ["--use_ipex takes true or false"]),
+        (["--adafactor", "maybe"], ["--adafactor takes true or false"]),
     ],
 )
 def test_mistakes_are_one_sentence(argv, words):
@@ -468,14 +469,9 @@ def test_older_and_official_flags_act_as_they_did(argv, name, value, capsys):
 
 def test_flags_without_effect_are_consumed_with_a_note(capsys):
     tables = {**DROPPED, **QUESTION_ANSWERING, **TEXT_CLASSIFICATION, **SPEECH}
-    silent = {name: row for name, row in tables.items() if isinstance(row, Spelling) and "no effect" in row.why}
+    silent = [name for name, row in tables.items() if row is None]
     assert len(silent) > 30
-    argv = [token for name, row in silent.items() for token in ([name] if row.switch else [name, "-1"])]
-    wanted = {"--do_regression": "false", "--add_adapter": "false", "--preprocessing_only": "false"}
-    wanted |= {"--ctc_zero_infinity": "true", "--ctc_loss_reduction": "mean", "--chars_to_ignore": ","}
-    for name, value in wanted.items():
-        argv[argv.index(name)] = f"{name}={value}"
-    del argv[argv.index("--ctc_loss_reduction=mean") + 1], argv[argv.index("--chars_to_ignore=,") + 1]
+    argv = [token for i, name in enumerate(silent) for token in ([name], [name, "-1"], [f"{name}=x"])[i % 3]]
     argv += ["--chars_to_ignore", ",", "?", "-"]
     args = parse(*argv, "--seed", "7", legacy=tables)
     assert args.explicit == {"seed"} and args.training_args.seed == 7
@@ -494,17 +490,18 @@ def test_every_field_that_transformers_4_57_had_is_known():
     assert not {name.removeprefix("--") for name in DROPPED} & today
 
 
-def test_logging_dir_becomes_the_environment_variable(monkeypatch):
+def test_logging_dir_becomes_the_environment_variable(monkeypatch, capsys):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "before")
     parse("--logging_dir", "logs/here")
+    assert "--logging_dir is no flag today" in capsys.readouterr().err
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == "logs/here"
 
 
 def test_a_flag_that_may_only_say_what_holds_anyway(capsys):
-    legacy = {"--language": only("--language", "fa", "this script is for Persian")}
-    legacy["--ctc_zero_infinity"] = only("--ctc_zero_infinity", "true", "an infinite loss is left out")
+    legacy = {"--language": only("fa", "this script is for Persian")}
+    legacy["--ctc_zero_infinity"] = only("true", "an infinite loss is left out")
     parse("--language", "FA", "--ctc_zero_infinity", legacy=legacy)
-    assert "--language has no effect: it is fa anyway" in capsys.readouterr().err
+    assert "--language is no flag today" in capsys.readouterr().err
     assert refusal("--language=de", legacy=legacy) == "--language de: this script is for Persian"
     assert "infinite loss" in refusal("--ctc_zero_infinity", "False", legacy=legacy)
 

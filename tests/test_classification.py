@@ -18,7 +18,6 @@ from common.classification import (
     copied_rows,
     draw_plots,
     error_cards,
-    oversampled_rows,
     score_predictions,
     weight_warning,
     write_predictions,
@@ -284,22 +283,19 @@ def test_balanced_is_scikit_learns():
     assert class_weights(TARGETS, 4, "balanced") == pytest.approx(expected, rel=1e-12)
 
 
-def test_sqrt_and_effective_by_hand():
+def test_sqrt_by_hand():
     roots = 1 / np.sqrt(COUNTS)
     assert class_weights(TARGETS, 4, "sqrt") == pytest.approx(roots / (roots @ COUNTS) * COUNTS.sum(), rel=1e-12)
-    effective = np.array([sum(0.999**k for k in range(n)) for n in COUNTS])  # the definition: a geometric series
-    expected = 1 / effective / (COUNTS / effective).sum() * COUNTS.sum()
-    assert class_weights(TARGETS, 4, "effective") == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("how", ["none", "balanced", "sqrt", "effective"])
+@pytest.mark.parametrize("how", ["none", "balanced", "sqrt"])
 def test_the_mean_weight_of_the_examples_is_one(how):
     weights = class_weights(TARGETS, 4, how)
     assert weights.dtype == np.float64 and weights[TARGETS].mean() == pytest.approx(1)
     assert (np.argsort(weights) == np.argsort(-COUNTS)).all() or how == "none"
 
 
-@pytest.mark.parametrize("how", ["balanced", "sqrt", "effective"])
+@pytest.mark.parametrize("how", ["balanced", "sqrt"])
 def test_a_class_without_examples(how):
     weights = class_weights(np.array([0, 0, 0, 2]), 4, how)
     assert weights[[1, 3]].tolist() == [0, 0] and weights[[0, 2]] == pytest.approx(
@@ -318,25 +314,6 @@ def test_keyword_spottings_silence_is_warned_of():
     assert weight_warning(class_weights(labels, 12, "none"), names) is None
     assert weight_warning(np.array([1.0, 50.0]), names) is None
     assert "'1' has the weight 51" in weight_warning(np.array([1.0, 50.6]), names)
-
-
-@pytest.mark.parametrize("share, expected", [(1.0, [1059] * 4), (0.5, [1059, 530, 530, 1028]), (0.01, COUNTS.tolist())])
-def test_oversampling(share, expected):
-    rows = oversampled_rows(TARGETS, share, 3)
-    assert np.bincount(TARGETS[rows]).tolist() == expected and (np.diff(rows) >= 0).all()
-    times = Counter(rows.tolist())
-    assert set(times) == set(range(len(TARGETS))), "nothing is lost"
-    for label in range(4):
-        of_class = [times[row] for row in np.flatnonzero(np.equal(TARGETS, label))]
-        assert max(of_class) - min(of_class) <= 1, "all are copied alike"
-    assert oversampled_rows(TARGETS, share, 3).tolist() == rows.tolist()
-    other = oversampled_rows(TARGETS, share, 4)
-    assert (other.tolist() == rows.tolist()) == (share == 0.01)
-
-
-def test_oversampling_without_some_class():
-    rows = oversampled_rows(np.array([4, 4, 4, 1]), 1.0, 0)
-    assert rows.tolist() == [0, 1, 2, 3, 3, 3]
 
 
 def test_copies_by_factor():

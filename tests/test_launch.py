@@ -144,7 +144,7 @@ def train(folder: Path, *more: str) -> list[str]:
 def stop_in_the_middle(process: subprocess.Popen, folder: Path, number: int) -> str:
     """Sends the signal once the first epoch's checkpoint is there: training is then in its second epoch."""
     deadline = time.monotonic() + 120
-    while not list(folder.glob("checkpoint-*/trainer_state.json")):
+    while not list(folder.glob("checkpoint-*/checksums.json")):
         assert process.poll() is None, process.communicate()[0][-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)

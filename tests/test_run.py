@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.checkpoints import seal
 from common.errors import Interrupted, UserError, exit_status, whole_file, write_csv, write_json
-from common.run import StopRequest, check_launch, start_run
+from common.launch import StopRequest, check_launch
+from common.run import start_run
 from tests.helpers import ROOT, message
 from tests.trainer_worker import make_args, train
 
@@ -36,6 +38,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"a": torch.zeros(2)}, path / name)
     write_json(path / "trainer_state.json", {"global_step": step})
+    seal(path)
     return path
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from common.trainer import epoch_order, evaluation_order
+from common.samplers import epoch_order, evaluation_order
 from tests.helpers import ROOT, TORCHRUN, message
 from tests.trainer_worker import (
     CLASS_WEIGHTS,
@@ -159,16 +159,21 @@ def test_what_differs_from_the_run_that_is_resumed_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "checksums.json"],
 )
-@pytest.mark.parametrize("how", ["empty", "cut", "missing"])
+@pytest.mark.parametrize("how", ["empty", "cut", "one bit", "missing"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, checkpoints_of_a_run, name, how, caplog):
     from common.checkpoints import _newest_whole
 
     folder = shutil.copytree(checkpoints_of_a_run, tmp_path / "out")
     file = folder / "checkpoint-10" / name
     content = file.read_bytes()
-    file.unlink() if how == "missing" else file.write_bytes(content[: len(content) // 2 if how == "cut" else 0])
+    half = len(content) // 2
+    flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :]
+    file.unlink()
+    if how != "missing":
+        file.write_bytes({"empty": b"", "cut": content[:half], "one bit": flipped}[how])
     found = _newest_whole(folder)
     assert found == folder / "checkpoint-8" and "checkpoint-10 is passed over" in caplog.text
 

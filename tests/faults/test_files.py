@@ -36,7 +36,7 @@ def stopped(server, flags_of, tmp_path_factory):
         folder = tmp_path_factory.mktemp("stopped")
         (process,) = begin(server, script, 1, [*flags_of(script), *KEPT], folder)
         out = folder / "out"
-        wait_for(lambda: len(list(out.glob("checkpoint-*/trainer_state.json"))) > 1 or not process.alive(), 240)
+        wait_for(lambda: len(list(out.glob("checkpoint-*/checksums.json"))) > 1 or not process.alive(), 240)
         process.send(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, process.said()[-3000:]
         return folder
@@ -101,7 +101,7 @@ def test_two_runs_in_one_folder(server, flags_of, straight, tmp_path, script):  
 def test_a_folder_that_vanishes_during_the_training(server, flags_of, tmp_path, script, what):
     """One sentence, or a whole run."""
     (process,) = begin(server, script, 1, flags_of(script), tmp_path)
-    wait_for(lambda: any(tmp_path.glob("out/checkpoint-*/trainer_state.json")) or not process.alive(), 240)
+    wait_for(lambda: any(tmp_path.glob("out/checkpoint-*/checksums.json")) or not process.alive(), 240)
     with contextlib.suppress(OSError):  # it is written to at this moment
         shutil.rmtree(tmp_path / what)
     if process.wait() == 0:

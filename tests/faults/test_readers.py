@@ -20,7 +20,7 @@ import run_qa
 from common.arguments import parse_arguments
 from common.data import read_files
 from common.errors import UserError
-from common.speech.audio import RATE, examine, load_audio
+from common.speech.audio import RATE, examine, load_clip
 from common.tabular.tables import Tables
 from common.text.squad import to_questions
 from tests.faults import COUNT
@@ -78,10 +78,10 @@ def read_cards(path: Path) -> None:
 
 
 def read_sound(path: Path) -> None:
-    found = examine(str(path), path.name)
+    found = examine(str(path))
     if found["reason"]:
         raise UserError(found["problem"])
-    samples = load_audio(str(path))
+    samples = load_clip({"path": str(path), "start": 0.0, "end": None})
     assert samples.dtype == np.float32 and abs(len(samples) / RATE - found["seconds"]) < 0.1
 
 

@@ -50,7 +50,7 @@ def test_one_set_of_files_and_an_exact_evaluation(server, flags_of, tmp_path, sc
 
 def kill_a_rank(process, out: Path) -> set[int]:
     """Kills one of the workers when there is a checkpoint; the ids of all of them."""
-    wait_for(lambda: any(out.glob("checkpoint-*/trainer_state.json")) or process.poll() is not None, 400)
+    wait_for(lambda: any(out.glob("checkpoint-*/checksums.json")) or process.poll() is not None, 400)
     assert process.poll() is None, process.communicate()[0][-3000:]
     workers = [one for one in psutil.Process(process.pid).children() if "RANK" in one.environ()]
     assert len(workers) == PROCESSES
