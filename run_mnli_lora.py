@@ -251,7 +251,7 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
         )
     if args.method == "lora" and not training and not adapters:
         raise UserError("--method lora needs an adapter where nothing is trained: give --adapter or --combine")
-    if adapters and (odd := [name for name in SETTINGS if name in args.explicit]):
+    if adapters and (odd := [name for name in (*SETTINGS, "init_lora_weights") if name in args.explicit]):
         raise UserError(f"an adapter brings its own rank, modules and scaling; leave out --{odd[0]}")
     if adapters:
         args.set(f"of {adapters[0].name}", **adapters[0].settings)

@@ -107,6 +107,7 @@ class PersianNliArguments(PairArguments):
     _argument_group_name = "Persian NLI"
 
     strategy: str = flag("full", "; ".join(f"{name}: {words}" for name, words in STRATEGIES.items()))
+    train_embeddings: bool = flag(False, "train the embeddings, too, with --strategy last_layer")
     head_learning_rate: float | None = flag(None, "learning rate of the classifier; unset: --learning_rate")
     pruned_share: float = flag(0.5, "share of each layer's attention heads that --strategy prune_heads removes")
     pruned_layers: list[int] = flag([], "layers, from 0, that lose heads (the report's text: 0 alone); unset: all")
@@ -118,6 +119,8 @@ class PersianNliArguments(PairArguments):
     def __post_init__(self):
         super().__post_init__()
         Strategy.parse(self.strategy)
+        if self.train_embeddings and self.strategy != "last_layer":
+            raise UserError(f"--train_embeddings belongs to --strategy last_layer, not to {self.strategy}")
         if not 0 < self.pruned_share < 1 or (self.head_learning_rate or 0) < 0:
             raise UserError("--pruned_share must be above 0 and below 1, --head_learning_rate 0 or more")
         named = {"raw": (), "published": persian.PUBLISHED, **{step: (step,) for step in persian.STEPS}}
@@ -239,9 +242,9 @@ def adapt(model, args: PersianNliArguments, train, collator, run) -> int | None:
     if strategy.kind == "prune_heads":
         run.extra["pruning"] = cut_heads(model, args, train, collator)
     new_pooler = any("pooler" in name for name in model.new_weights)
-    layers = apply_strategy(model, strategy, new_pooler=new_pooler)
+    layers = apply_strategy(model, strategy, train_embeddings=args.train_embeddings, new_pooler=new_pooler)
     words = STRATEGIES[strategy.kind].replace("N layers", f"{strategy.count} layers")
-    words += "; and the pooler, which is new" * new_pooler
+    words += "; and the embeddings" * args.train_embeddings + "; and the pooler, which is new" * new_pooler
     facts = {"strategy": args.strategy, "what": words, "parameters of the whole model": whole}
     facts |= {f"{name} parameters": count for name, count in count_parameters(model).items()}
     run.extra["strategy"] = facts

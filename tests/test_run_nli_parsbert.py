@@ -222,6 +222,7 @@ def test_rates_and_weights_reach_the_optimizer_and_the_loss(demo, tmp_path):
     [
         (["--strategy", "half"], "choose full, freeze_N"),
         (["--strategy", "freeze_9"], "only 4 layers"),
+        (["--train_embeddings"], "belongs to --strategy last_layer"),
         (["--pruned_share", "1"], "--pruned_share must be above 0"),
         (["--preprocessing", "lemmatize"], "--preprocessing lemmatize: choose raw, published"),
         (["--max_length", "4"], "leaves no room"),

@@ -208,8 +208,9 @@ def draw_plots(results, rule: NoAnswerRule, questions, answers, windows, max_len
     characters = np.array([len(context) for context in questions[name]["context"][:]])
     title = {"title": f"Question and text together ({name})", "xlabel": "tokens", "cutoff_label": "one window"}
     drawn = [plots.histogram(tokens, to / "token_lengths", cutoff=max_length, **title)]
-    title = {"title": f"Texts ({name})", "xlabel": "characters"}
-    drawn.append(plots.histogram(characters, to / "character_lengths", **title))
+    of_a_token = (characters.sum() + sum(map(len, questions[name]["question"][:]))) / tokens.sum()
+    title = {"title": f"Texts ({name})", "xlabel": "characters", "cutoff_label": "about one window"}
+    drawn.append(plots.histogram(characters, to / "character_lengths", cutoff=max_length * of_a_token, **title))
     if history := results["history"]:
         prefix = "eval_validation" if any("eval_validation_loss" in row for row in history) else "eval"
         losses = {"training": "loss", "validation": f"{prefix}_loss", "held out": "eval_tuning_loss"}

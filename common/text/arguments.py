@@ -37,6 +37,7 @@ class LoraArguments(Arguments):
         [], "modules that get an update, or all-linear; unset: query and value", "--lora_target_modules"
     )
     lora_bias: Literal["none", "all", "lora_only"] = flag("none", "biases that are trained, too")
+    init_lora_weights: Literal["default", "gaussian", "orthogonal"] = flag("default", "how an update starts from zero")
     use_rslora: bool = flag(False, "rank-stabilised scaling: divide lora_alpha by the root of the rank")
     use_dora: bool = flag(False, "learn the norms of the weights apart from their directions (DoRA); slower")
     adapter: str | None = flag(None, "folder or hub id of an adapter to go on from, or to evaluate")

@@ -97,7 +97,6 @@ def frozen_states(model, layers: int | None, inputs: dict, collator, args, run) 
 
     Args:
         layers: how many layers are frozen together with the embeddings; None: nothing can be kept.
-        inputs: split -> data set of tokens. collator: `DataCollatorWithPadding`.
         args: with frozen_cache (float16 has a relative error of 5e-4).
 
     Returns (data sets by split, their collator, the `FrozenPrefix` or None).

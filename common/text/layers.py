@@ -60,7 +60,9 @@ class Strategy(NamedTuple):
         return cls(text)
 
 
-def apply_strategy(model, strategy: Strategy, *, new_pooler: bool = False) -> int | None:
+def apply_strategy(
+    model, strategy: Strategy, *, train_embeddings: bool = False, new_pooler: bool = False
+) -> int | None:
     """Truncates the model or freezes parts of it, in place; the heads of `prune_heads` are cut by `pruning`.
 
     `new_pooler`: the checkpoint has none (masked language models), so that head_only trains it with the head.
@@ -90,9 +92,9 @@ def apply_strategy(model, strategy: Strategy, *, new_pooler: bool = False) -> in
     if strategy.kind == "head_only":
         trained = pooler if new_pooler else []
     encoder.base.requires_grad_(False)
-    for module in trained:
+    for module in [*trained, encoder.base.embeddings] if train_embeddings else trained:
         module.requires_grad_(True)
-    return count
+    return None if train_embeddings else count
 
 
 def parameter_groups(model, rate: float, head_rate: float, weight_decay: float, decaying: list[str]) -> list[dict]:

@@ -59,6 +59,7 @@ def add_lora(model, args: LoraArguments):
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         modules_to_save=_head(model) + pooler,
         bias=args.lora_bias,
+        init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
         use_rslora=args.use_rslora,
         use_dora=args.use_dora,
     )

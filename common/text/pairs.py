@@ -43,7 +43,6 @@ VISIBLE = re.compile(
     r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
 )
-PROJECTED = 320  # pairs in a projection
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
 USAGE = """\
 from transformers import pipeline
@@ -233,7 +232,6 @@ def finish(
 
     Args:
         whole_lengths, outputs: split -> tokens of each pair, what the trainer predicted.
-        vectors: of `pooled_vectors`.
         published: report and perhaps setting, accuracy, macro F1, and the string that `class_table` takes; they stand
             beside what was trained on the data of the recipe.
         epochs: "accuracy", "loss" -> {epoch: published value}.
@@ -325,7 +323,7 @@ def pooled_vectors(when: str, model, inputs, collator, run) -> dict[str, np.ndar
     base, found = getattr(model, "get_base_model", lambda: model)().base_model, []
     base = base.get_encoder() if model.config.is_encoder_decoder else base
     with torch.no_grad(), evaluating(base):
-        for at in range(0, min(PROJECTED, len(rows)), 32):
+        for at in range(0, min(320, len(rows)), 32):
             batch = collator([rows[i] for i in range(len(rows))[at : at + 32]]).to(model.device)
             states, mask = base(**batch).last_hidden_state.float(), batch["attention_mask"].unsqueeze(-1)
             found.append(((states * mask).sum(1) / mask.sum(1)).cpu().numpy())

@@ -53,7 +53,7 @@ def test_what_does_not_go_together():
     assert "this model (albert)" in message(apply_strategy, tiny_model("albert"), Strategy("head_only"))
 
 
-LAST, POOLER = "bert.encoder.layer.3.", "bert.pooler."
+EMBEDDINGS, LAST, POOLER = "bert.embeddings.", "bert.encoder.layer.3.", "bert.pooler."
 CASES = [  # strategy, prefixes of what is trained, layers frozen with the embeddings
     ("full", ("bert.", "classifier."), None),
     ("prune_heads", ("bert.", "classifier."), None),
@@ -63,6 +63,13 @@ CASES = [  # strategy, prefixes of what is trained, layers frozen with the embed
     ("last_layer", (LAST, POOLER, "classifier."), 3),
     ("head_only", ("classifier.",), 4),
 ]
+
+
+def test_the_embeddings_beside_the_last_layer():
+    model = tiny_model("bert")
+    assert apply_strategy(model, Strategy("last_layer"), train_embeddings=True) is None
+    prefixes = (EMBEDDINGS, LAST, POOLER, "classifier.")
+    assert trained_names(model) == {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
 
 
 @pytest.mark.parametrize("text, prefixes, layers", CASES)

@@ -32,7 +32,7 @@ KINDS = [
     *((family, {}) for family in FAMILIES),
     ("bert", {"use_dora": True, "target_modules": ["all-linear"]}),
     ("roberta", {"use_rslora": True, "lora_alpha": 3, "lora_bias": "all"}),
-    ("distilbert", {"target_modules": ["lin1"]}),
+    ("distilbert", {"target_modules": ["lin1"], "init_lora_weights": "gaussian"}),
     ("gpt2", {"target_modules": ["c_attn"]}),
     ("modernbert", {"target_modules": ["all-linear"]}),
 ]
@@ -164,7 +164,7 @@ def test_what_gets_no_adapter():
 
 @pytest.mark.parametrize(
     "flags, scaling",
-    [({}, 1), ({"lora_alpha": 8}, 2), ({"use_rslora": True}, 4)],
+    [({}, 1), ({"lora_alpha": 8}, 2), ({"use_rslora": True}, 4), ({"init_lora_weights": "orthogonal"}, 1)],
 )
 def test_scaling_and_a_new_adapter_changes_nothing_yet(flags, scaling):
     model = fresh("bert")
