@@ -22,7 +22,7 @@ tree, Common Voice, LJ Speech, or a table with paths and transcripts; or train t
     python run_asr.py --train_file train.csv --validation_file dev.csv --test_file test.csv --case keep
     python run_asr.py --freeze convolution --encoder_learning_rate 3e-5 --mask_time_prob 0.05 --augment_speed 0.1
 
-Transcribe files, long ones too; with a language model (needs one more package):
+Transcribe files; with a language model (needs one more package):
 
     python run_asr.py --do_predict --model outputs/asr --test_file talks/ --output_dir outputs/talks --timestamps
     python run_asr.py --do_eval --model outputs/asr --decoding beam --language_model words.arpa --output_dir outputs/lm
@@ -32,12 +32,11 @@ Transcribe files, long ones too; with a language model (needs one more package):
 import logging
 import sys
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from common.arguments import flag, parse_arguments, show_help
 from common.errors import UserError, exit_status
-from common.legacy_flags import SPEECH, only, unused
+from common.legacy_flags import SPEECH, only
 from common.speech.settings import EncoderArguments, TextArguments, use_demo
 
 logger = logging.getLogger(__name__)
@@ -76,12 +75,8 @@ DEMO = {
 
 LEGACY = {
     **SPEECH,
-    "--ctc_loss_reduction": only("--ctc_loss_reduction", "mean", "the loss is the mean over examples, each by label"),
-    "--ctc_zero_infinity": only("--ctc_zero_infinity", "true", "impossible transcripts always count 0"),
-    "--layerdrop": only("--layerdrop", "0.0", "no layers are dropped at random"),
-    "--add_adapter": only("--add_adapter", "false", "adapter layers look into the padding"),
-    "--phoneme_language": only("--phoneme_language", "", "units are characters; give transcripts in phonemes as text"),
-    **unused("word and character error rate are computed, always", "--eval_metrics"),
+    "--layerdrop": only("0.0", "no layers are dropped at random"),
+    "--phoneme_language": only("", "units are characters; give transcripts in phonemes as text"),
 }
 PUBLISHED = [
     ("SUPERB, test-clean", "DistilHuBERT frozen, recurrent head, no language model", {"wer": 13.37}),
@@ -99,7 +94,6 @@ class RecognitionArguments(EncoderArguments, TextArguments):
     head_size: int = flag(1024, "units of --head blstm, in each direction and in the layer below; linear: none")
     case: Literal["upper", "lower", "keep"] = flag("upper", "case of all transcripts; a trained model brings its own")
     punctuation: Literal["remove", "keep"] = flag("remove", "what happens to punctuation; apostrophes in words stay")
-    digits: Literal["keep", "refuse"] = flag("keep", "refuse: a transcript with digits in it is a bad example")
     chars_to_ignore: list[str] = flag([], "characters dropped from transcripts")
     unk_token: str = flag("[UNK]", "what a new vocabulary calls characters that it lacks")
     pad_token: str = flag("[PAD]", "what a new vocabulary calls padding, which is CTC's blank")
@@ -109,15 +103,11 @@ class RecognitionArguments(EncoderArguments, TextArguments):
     language_model: str | None = flag(None, "KenLM's file (arpa or binary) of words, for --decoding beam")
     language_model_weight: float = flag(0.5, "weight of the language model's logarithms (alpha)")
     word_bonus: float = flag(1.5, "added for every word, because a language model prefers short texts (beta)")
-    chunk_seconds: float = flag(20.0, "longer recordings without transcripts are transcribed in chunks of this length")
-    chunk_overlap: float = flag(4.0, "seconds that neighbouring chunks share; each gives up half of it")
     timestamps: bool = flag(False, "predictions.json with the begin and end of every word, in seconds")
     preprocessing_only: bool = flag(False, "check the clips, compute the features, and stop")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.chunk_seconds < 1 or not 0 < self.chunk_overlap < self.chunk_seconds / 2:
-            raise UserError("--chunk_seconds must be 1 or more, --chunk_overlap above 0 and below half of it")
         if min(self.beam_width, self.head_size) < 1:
             raise UserError("--beam_width and --head_size must be 1 or more")
         if self.language_model and self.decoding != "beam":
@@ -128,7 +118,7 @@ class RecognitionArguments(EncoderArguments, TextArguments):
     @property
     def rules(self):
         """How transcripts are made alike."""
-        return Normalization(self.case, self.punctuation, self.digits, ignore="".join(self.chars_to_ignore))
+        return Normalization(self.case, self.punctuation, "".join(self.chars_to_ignore))
 
 
 COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": LEGACY, "phases": ("do_train", "do_eval", "do_predict")}
@@ -144,15 +134,16 @@ from common.demo.speech import asr_demo
 from common.models import load_config, load_model, structure_table
 from common.results import published
 from common.run import start_run
-from common.speech.decoding import BeamDecoder, chunked, texts_of, transcribed
+from common.speech.decoding import BeamDecoder, texts_of
 from common.speech.encoders import frames_in
 from common.speech.features import model_inputs
-from common.speech.heads import RecurrentCtc, keep_head, trained_processor
+from common.speech.heads import RecurrentCtc, trained_processor
 from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
-from common.speech.recordings import check_clips, load_recordings
+from common.speech.recordings import load_recordings
 from common.speech.results import shapes_table, usage
-from common.speech.training import SpeechTrainer, settle_encoder
-from common.speech.transcripts import Normalization, case_of, check_transcripts, normalized, with_labels
+from common.speech.splits import describe_splits
+from common.speech.training import SpeechTrainer, refuse_head, settle_encoder
+from common.speech.transcripts import Normalization, case_of, check_transcripts, with_labels
 
 
 class CtcTrainer(SpeechTrainer):
@@ -170,13 +161,11 @@ class CtcTrainer(SpeechTrainer):
             loss = ctc_loss(scores, labels, frames_in(self.model, batch), lengths, **settings)
         return loss / lengths.clamp(min=1)
 
-    def example_predictions(self, outputs, batch):  # [B, T] or, of chunks that a beam search wants joined, scores
+    def example_predictions(self, outputs, batch):  # paths [B, T], frames [B]
         self.shapes = self.shapes or shapes_table(batch, outputs)
         frames, logits = frames_in(self.model, batch).to(torch.int32), outputs["logits"].float()
         if self.decoder is None:
             return logits.argmax(-1).to(torch.int32), frames
-        if "labels" not in batch:
-            return logits, frames
         paths = self.decoder.paths(logits.cpu().numpy(), frames.tolist())  # each process its own batches
         return torch.tensor(np.stack(paths), device=frames.device), frames
 
@@ -209,24 +198,17 @@ def main(argv: list[str] | None = None) -> dict:
     with start_run(args, task="speech-recognition") as run:
         use_demo(args, run, asr_demo, RECIPE["model"])
         training = args.training_args.do_train
-        with run.phase("data"):  # a row a clip, with its normalised transcript and its labels
+        with run.phase("data", together=True):  # a row a clip, with its normalised transcript and its labels
             trained = trained_processor(args)
             if trained:
                 args.set("the model's vocabulary", case=case_of(trained.tokenizer))
-            normalize = partial(normalized, rules=args.rules, skip_bad=args.on_bad_example == "skip")
-            splits = load_recordings(args, run, kind="text", prepare=normalize)
-            processor, statistics = check_transcripts(splits, trained, args, run)
+            splits = load_recordings(args, run, rules=args.rules)
+            processor = check_transcripts(splits, trained, args, run)
             outputs = load_config(args).vocab_size if trained else len(processor.tokenizer)
             # What it lacks should not end hours of training.
             decoder = BeamDecoder(processor.tokenizer, outputs, args) if args.decoding == "beam" else None
-        with run.phase("decoding", together=True):
-            splits = check_clips(splits, args, run)
-            run.describe(splits)
-            for name, found in statistics.items():
-                run.data["splits"][name]["statistics"] |= found
+            describe_splits(splits, run)
         clips = {name: with_labels(part, processor.tokenizer) for name, part in splits.items()}
-        if "test" in clips and "text" not in clips["test"].column_names:
-            clips["test"] = chunked(clips["test"], args.chunk_seconds, args.chunk_overlap)
 
         with run.phase("model"):
             set_seed(args.training_args.seed)
@@ -243,8 +225,9 @@ def main(argv: list[str] | None = None) -> dict:
         if training:
             trainer.train()
         found = {name: output.predictions for name, output in trainer.predict_splits(inputs, decoder).items()}
-        paths = {name: transcribed(clips[name], *found[name], decoder, processor.tokenizer, run) for name in found}
-        transcriptions = {name: transcriptions_of(splits[name], texts) for name, (texts, _) in paths.items()}
+        paths = {n: [path[:count] for path, count in zip(*predicted)] for n, predicted in found.items()}
+        texts = {name: texts_of(processor.tokenizer, *predicted) for name, predicted in found.items()}
+        transcriptions = {name: transcriptions_of(splits[name], texts[name]) for name in texts}
         ours = training and any(facts["source"].startswith(RECIPE["dataset"]) for facts in splits.facts.values())
         return run.finish(
             trainer,
@@ -262,6 +245,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 def recognizer(run, tokenizer, trained: bool):
     """A `trained` model with the head it has; else the encoder with a new head, the one of the flags."""
+    refuse_head(run.args, trained, "head", "head_size")
     args, shape = run.args, {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (args.head == "blstm" or args.weighted):
         encoder = load_model(AutoModel, run, head="speech", configured=args.configured)
@@ -270,8 +254,6 @@ def recognizer(run, tokenizer, trained: bool):
     configured = args.configured | {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     configured |= {} if trained else shape
     model = load_model(AutoModelForCTC, run, head="CTC", configured=configured)
-    if trained:
-        keep_head(model, tokenizer, args)
     return model
 
 

@@ -23,7 +23,7 @@ Your own recordings: folders by class, Speech Commands' own tree or archive, tab
     python run_keyword.py --data_dir recordings.zip --name_pattern "{label}_{speaker}_{index}" --split speaker
     python run_keyword.py --train_file train.csv --validation_file dev.csv --test_file test.csv
 
-Classify clips, and find keywords in long recordings (keywords.csv: keyword, start, end, score):
+Classify clips:
 
     python run_keyword.py --do_predict --model outputs/keyword --test_file clips/ --output_dir outputs/found
     python run_keyword.py --demo
@@ -34,8 +34,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.arguments import flag, parse_arguments, show_help
-from common.errors import UserError, exit_status, write_csv
-from common.legacy_flags import SPEECH, unused
+from common.errors import UserError, exit_status
+from common.legacy_flags import SPEECH
 from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
 # The published recipe (report 002, keyword spotting), in one place; the names are the flags.
@@ -74,7 +74,6 @@ DEMO = {
     "save_strategy": "epoch",
     "logging_steps": 10,
 }
-LEGACY = {**SPEECH, **unused("clips are taken whole", "--max_length_seconds")}
 SILENCE, UNKNOWN = "_silence_", "_unknown_"
 WORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]  # SUPERB's keywords
 METRICS = ("accuracy", "precision_micro", "precision", "recall_micro", "recall", "f1")
@@ -97,23 +96,16 @@ class KeywordArguments(EncoderArguments, ClassArguments):
         None, "unknown words that each split keeps, as a multiple of the clips of a keyword; unset: all of them"
     )
     whole_silence: bool = flag(False, "long recordings of _silence_ stay one clip each; else they are cut into seconds")
-    window_seconds: float = flag(1.0, "keywords are looked for in windows of this length; longer recordings have many")
-    hop_seconds: float = flag(0.25, "from one window to the next")
-    spot_threshold: float = flag(0.5, "probability from which on a window counts as one with a keyword")
 
     def __post_init__(self):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
         self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
-        if self.window_seconds < 0.025 or self.hop_seconds < 0.01:
-            raise UserError("--window_seconds must be 0.025 or more, and --hop_seconds 0.01 or more")
-        if not 0 < self.spot_threshold <= 1:
-            raise UserError(f"--spot_threshold {self.spot_threshold}: must be a probability above 0")
         if self.unknown_share is not None and self.unknown_share < 0:
             raise UserError(f"--unknown_share {self.unknown_share}: must be 0 or more")
 
 
-COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": LEGACY, "phases": ("do_train", "do_eval", "do_predict")}
+COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": SPEECH, "phases": ("do_train", "do_eval", "do_predict")}
 show_help(KeywordArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
 
 from torch.nn.functional import cross_entropy
@@ -129,9 +121,10 @@ from common.report import plots
 from common.results import plain_metric, published
 from common.run import start_run
 from common.speech.features import model_inputs
-from common.speech.keywords import sliding_windows, spotted, task_classes
-from common.speech.recordings import check_clips, load_recordings
+from common.speech.keywords import task_classes
+from common.speech.recordings import load_recordings
 from common.speech.results import labels_of, predictions_of, usage, write_clips
+from common.speech.splits import describe_splits
 from common.speech.training import SpeechTrainer, settle_encoder
 
 
@@ -171,28 +164,20 @@ def main(argv: list[str] | None = None) -> dict:
         if use_demo(args, run, keyword_demo, RECIPE["model"]) and "keywords" not in args.explicit:
             args.keywords = []  # those of the demo are in the built-in data
         training = args.training_args.do_train
-        with run.phase("data"):  # a row a clip, with the classes of the task
+        with run.phase("data", together=True):  # a row a clip, with the classes of the task
             trained, known = classes_of(args), ()
             known = tuple(trained.values()) if trained and not training else ()
             folder = args.dataset_config if args.dataset in SUPERB_IDS else None
             words = {"keywords": args.keywords, "usual": WORDS, "known": known, "share": args.unknown_share}
-            words |= {"seed": args.split_seed, "whole_silence": args.whole_silence}
-            prepare = partial(task_classes, **words)
-            splits = load_recordings(args, run, kind="label", hub_folder=folder, prepare=prepare)
+            prepare = partial(task_classes, **words, seed=args.split_seed, whole_silence=args.whole_silence)
+            splits = load_recordings(args, run, silent_ok=(SILENCE,), hub_folder=folder, prepare=prepare)
             options = {"known": {}, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
             if "validation" in splits and "labels" not in splits["validation"].column_names:
-                source = splits.facts["validation"]["source"]
-                raise UserError(
-                    f"{source}: has none of the classes of {args.model}, {', '.join(known)}; nothing to score"
-                )
-        with run.phase("decoding", together=True):
-            splits = check_clips(splits, args, run, silent_ok=(SILENCE,))
-            run.describe(splits)
-        clips = dict(splits)
-        if "test" in clips and "labels" not in clips["test"].column_names:
-            clips["test"] = sliding_windows(clips["test"], args.window_seconds, args.hop_seconds)
-        labels = list(known) or next(iter(clips.values())).features["labels"].names
+                none = f"has none of the classes of {args.model}, {', '.join(known)}; nothing to score"
+                raise UserError(f"{splits.facts['validation']['source']}: {none}")
+            describe_splits(splits, run)
+        labels = list(known) or next(iter(splits.values())).features["labels"].names
 
         with run.phase("model"):
             set_seed(args.training_args.seed)
@@ -203,20 +188,20 @@ def main(argv: list[str] | None = None) -> dict:
             settle_encoder(model, args, run)
             model.to(args.training_args.device)
         with run.phase("frozen features", together=True):
-            inputs, collator = model_inputs(run, model, clips, extractor)
+            inputs, collator = model_inputs(run, model, splits, extractor)
 
         parts = {"model": model, "data_collator": collator, "processing_class": extractor}
         trainer = make_trainer(run, inputs, labels, **parts)
         if training:
             trainer.train()
         outputs = trainer.predict_splits(inputs)
-        predictions = {name: predictions_of(clips[name], found.predictions, labels) for name, found in outputs.items()}
+        predictions = {n: predictions_of(splits[n], found.predictions, labels) for n, found in outputs.items()}
         options = {"headline_metric": "accuracy", "micro": True}
-        options["train_targets"] = labels_of(clips["train"]) if training else None
+        options["train_targets"] = labels_of(splits["train"]) if training else None
         return run.finish(
             trainer,
             score_predictions(predictions, trainer.losses, **options),
-            write=lambda results: write(results, predictions, clips, splits, run),
+            write=lambda results: write(results, predictions, splits, run),
             published=published_rows(splits) if training else [],
             usage=usage(model, "audio-classification", args, ", top_k=None"),
             extra={"frozen": args.freeze, **without_silence(predictions)},
@@ -266,21 +251,13 @@ def without_silence(predictions: dict) -> dict:
     return {"without _silence_": rows} if rows else {}
 
 
-def write(results: dict, predictions: dict, clips: dict, splits, run) -> tuple:
-    """Writes predictions, plots and, of recordings without classes, keywords.csv: what is said in which, from when to
-    when (seconds), how surely. Returns files, error cards and their title."""
+def write(results: dict, predictions: dict, splits, run) -> tuple:
+    """Writes predictions and plots; returns files, error cards and their title."""
     drawn = []
     if results["history"]:
         path, series = run.output_dir / "plots/metrics", {words: f"eval_{name}" for name, words in CURVES.items()}
         drawn.append(plots.curves(results["history"], path, title="Validation", series=series, x="step"))
-    files, *cards = write_clips(results, predictions, clips, splits, run.output_dir, drawn)
-    if "test" in predictions and predictions["test"].targets is None:
-        found = predictions["test"]
-        spots = spotted(clips["test"], found.probabilities, found.labels, threshold=run.args.spot_threshold)
-        rows = [(s.recording, s.keyword, f"{s.start:.2f}", f"{s.end:.2f}", f"{s.score:.4f}") for s in spots]
-        write_csv(run.output_dir / "keywords.csv", ["recording", "keyword", "start", "end", "score"], rows)
-        files["keywords"] = "keywords.csv"
-    return files, *cards
+    return write_clips(results, predictions, splits, splits, run.output_dir, drawn)
 
 
 if __name__ == "__main__":

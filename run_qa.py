@@ -118,8 +118,9 @@ show_help(QuestionAnsweringArguments, **COMMAND_LINE)  # --help ends here: what 
 import torch
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, TrainerCallback, set_seed
 
-from common.data import describe, load_splits, overlaps, read_files
+from common.data import describe, load_splits, overlaps
 from common.demo.qa import question_answering_demo
+from common.files import read_files
 from common.models import check_vocabulary, load_model, load_tokenizer, structure_table
 from common.results import published
 from common.run import start_run

@@ -12,7 +12,7 @@
 ShEMO's audio is given by its authors (zips or folders, names like M05N01.wav); a corrected copy is on the hub.
 
     python run_ser.py
-    python run_ser.py --data_dir shemo/ --segment_seconds 5 --oversample 0.5 --output_dir outputs/ser-segments
+    python run_ser.py --data_dir shemo/ --segment_seconds 5 --copies fear=15 --output_dir outputs/ser-segments
     python run_ser.py --freeze encoder --learning_rate 1e-3 --output_dir outputs/ser-frozen
 
 The report cuts and copies before it splits: pieces of a clip are in training and test. Its way, marked as leaking:
@@ -20,10 +20,9 @@ The report cuts and copies before it splits: pieces of a clip are in training an
     python run_ser.py --protocol published --segment_seconds 5 --output_dir outputs/ser-2
     python run_ser.py --protocol published --segment_seconds 5 --copies fear=15 happiness=3 surprise=3
 
-Other sets: a corpus, a table, folders by class, or --name_pattern; the data alone; predictions:
+Other sets: a corpus, a table, folders by class, or --name_pattern; predictions:
 
     python run_ser.py --data_dir EMO-DB/wav --corpus emodb --output_dir outputs/emodb
-    python run_ser.py --data_only --data_dir shemo/ --output_dir outputs/ser-data
     python run_ser.py --do_predict --model outputs/ser --test_file calls/ --output_dir outputs/found
     python run_ser.py --demo
 """
@@ -95,7 +94,6 @@ class EmotionArguments(EncoderArguments, ClassArguments):
     segment_seconds: float | None = flag(
         None, "recordings are cut into segments of this length; a recording's score is the mean over its segments"
     )
-    oversample: float | None = flag(None, "rare classes are copied, in training, up to this share of the largest one")
     copies: list[str] = flag([], "classes and how often each of their training clips is there, as in fear=15")
     max_seconds: float = flag(20.0, "of a longer training recording only so much is used", "--max_length_seconds")
     protocol: Literal["honest", "published"] = flag(
@@ -103,16 +101,11 @@ class EmotionArguments(EncoderArguments, ClassArguments):
         "published: cut and copied before the split, which knows no speakers, so that test data leak; every clip is "
         "padded to one length, and the padding counts in the mean",
     )
-    data_only: bool = flag(False, "counts, splits and plots, of names without sound too; nothing is trained")
 
     def __post_init__(self):
         super().__post_init__()
         if self.max_seconds < 1 or (self.segment_seconds is not None and self.segment_seconds < 1):
             raise UserError("--segment_seconds and --max_seconds must be 1 or more")
-        if self.oversample is not None and not 0 < self.oversample <= 1:
-            raise UserError(f"--oversample {self.oversample}: must be a share of the largest class, up to 1")
-        if self.oversample and self.copies:
-            raise UserError("--oversample and --copies: give one of them")
         if self.head == "standard" and self.pooling != "mean":
             raise UserError(f"--pooling {self.pooling}: the standard head takes the mean; leave out --head standard")
 
@@ -136,12 +129,13 @@ from common.models import classes_of, load_feature_extractor, load_model, struct
 from common.results import published
 from common.run import start_run
 from common.speech.corpora import EMOTIONS
-from common.speech.emotions import copy_factors, cut_and_copied, publish_data, scored, tables_of, write_emotions
+from common.speech.emotions import copy_factors, cut_and_copied, scored, tables_of, write_emotions
 from common.speech.features import model_inputs
 from common.speech.heads import PooledClassifier
-from common.speech.recordings import check_clips, load_recordings
+from common.speech.recordings import load_recordings
 from common.speech.results import by_recording, labels_of, usage
-from common.speech.training import SpeechTrainer, settle_encoder
+from common.speech.splits import describe_splits
+from common.speech.training import SpeechTrainer, refuse_head, settle_encoder
 
 
 class WeightedTrainer(SpeechTrainer):
@@ -172,21 +166,16 @@ def main(argv: list[str] | None = None) -> dict:
         training, leaks = args.training_args.do_train, args.protocol == "published"
         for sentence in leaks_of(args) if leaks else ():
             run.leaks(sentence)
-        with run.phase("data"):  # a row a recording
-            trained = None if args.data_only else classes_of(args)
+        with run.phase("data", together=True):  # a row a recording
+            trained = classes_of(args)
             known = tuple(trained.values()) if trained and not training else ()
             prepare = (lambda clips: (cut_and_copied(clips, "train", args), {})) if leaks else None
-            options = {"classes": EMOTIONS, "names": known, "corpora": True, "audio": not args.data_only}
-            splits = load_recordings(args, run, kind="label", prepare=prepare, **options)
-        if args.data_only:
-            return publish_data(splits, run)
-        options = {"known": EMOTIONS, "label_order": args.order, "training": training}
-        splits = align_with_checkpoint(splits, trained, args.model, **options)
+            splits = load_recordings(args, run, classes=EMOTIONS, names=known, prepare=prepare)
+            options = {"known": EMOTIONS, "label_order": args.order, "training": training}
+            splits = align_with_checkpoint(splits, trained, args.model, **options)
+            describe_splits(splits, run)
         labels = list(known) or next(iter(splits.values())).features["labels"].names
-        copy_factors(args.copies, labels)  # refused before anything is decoded
-        with run.phase("decoding", together=True):
-            splits = check_clips(splits, args, run)
-            run.describe(splits)
+        copy_factors(args.copies, labels)  # refused before anything is computed
         clips = {n: part if leaks else cut_and_copied(part, n, args) for n, part in splits.items()}
 
         with run.phase("model"):
@@ -203,7 +192,6 @@ def main(argv: list[str] | None = None) -> dict:
         if training:
             trainer.train()
         outputs = trainer.predict_splits(inputs)
-        trainer.count_recordings(splits)
         scores, predictions, wholes, extra = scored(clips, outputs, trainer.losses, labels, run)
         rows, by_class = published_of(splits, args) if training else ([], None)
         return run.finish(
@@ -239,7 +227,7 @@ def leaks_of(args: EmotionArguments) -> list[str]:
     found = [f"the split is by utterance: the same speakers are {shared}"]
     if args.segment_seconds:
         found.append(f"recordings were cut before the split: segments of one recording are {shared}")
-    if args.oversample or args.copies:
+    if args.copies:
         found.append(f"rare classes were copied before the split: copies of one recording are {shared}")
     found.append(f"each clip, also for testing, is cut or padded to {args.pad_seconds:g} s; padding counts as sound")
     return [*found, "transformers' pipeline pads nothing, so its scores differ from those of this protocol"]
@@ -251,8 +239,7 @@ def leaks_of(args: EmotionArguments) -> list[str]:
 def emotion_model(run, labels: list[str], trained: bool):
     """HuBERT with the published head or with that of transformers."""
     args, training, configured = run.args, run.training_args.do_train, dict(run.args.configured)
-    if trained and training and (asked := sorted({"head", "pooling"} & args.explicit)):
-        raise UserError(f"--{asked[0]}: {args.model} has a head, which is trained on; give an encoder alone")
+    refuse_head(args, trained and training, "head", "pooling")
     if args.head == "published" and training and not trained:
         encoder = load_model(AutoModel, run, head="speech", configured=configured)
         return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.weighted)
@@ -286,7 +273,7 @@ def published_of(splits, args: EmotionArguments) -> tuple[list[dict], tuple | No
     if args.demo or not all(s.endswith("(shemo)") or s.startswith(RECIPE["dataset"]) for s in sources):
         return [], None
     rows, by_class = [published(*AUTHORS)], None
-    key = bool(args.segment_seconds), bool(args.oversample or args.copies)
+    key = bool(args.segment_seconds), bool(args.copies)
     if key in PUBLISHED:
         setting, scores, *by_class = PUBLISHED[key]
         scores = dict(zip(("accuracy", "f1", "f1_weighted"), map(float, scores.split())))

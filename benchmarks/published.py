@@ -29,7 +29,7 @@ from benchmarks.published_page import terminal_tables, write_outputs
 from benchmarks.published_runs import Run, planned
 from benchmarks.published_tables import TABLES
 from common.errors import Interrupted, UserError, exit_status
-from common.run import StopRequest
+from common.launch import StopRequest
 
 
 def last_words(log: Path, script: str) -> str:
@@ -136,7 +136,7 @@ def command_line(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument(
         "--launcher",
         metavar="COMMAND",
-        help="stands before each script instead of python, but for fraud: --num_devices N",
+        help="stands before each script instead of python, but for fraud, which is one process",
     )
     parser.add_argument("--dry_run", action="store_true", help="print all commands, finished or not, and run nothing")
     parser.add_argument("--report_only", action="store_true", help="run nothing, write the tables of what is there")

@@ -70,16 +70,15 @@ def _published_bars(lines: list[Line], unit: str) -> Markup | None:
     shown = main if len(main) > 1 else lines
     if all(line.published is None for line in shown):
         return None
-    bars, ends, baseline = {}, {}, {}
+    bars, ends = {}, {}
     for line in shown:
         name = line.row if len(main) > 1 else words(line.metric)
         bars[name] = {"published": line.published, "ours": line.score.value}
         ends[name] = {"ours": line.score.ends}
-        baseline[name] = {"ours": line.score.baseline}
     title = f"{words(lines[0].metric)}, published and ours" if len(main) > 1 else "published and ours"
     title += " (DEMO)" if any(line.score.demo for line in shown) else ""
-    draw = partial(grouped_bars, bars, title=title, ylabel=unit, low_high=ends, baseline=baseline)
-    said = "Ours with its 95 % interval, or one standard deviation over seeds; the line is the trivial answer."
+    draw = partial(grouped_bars, bars, title=title, ylabel=unit, low_high=ends)
+    said = "Ours with its 95 % interval, or one standard deviation over seeds."
     leaking = [line.row for line in shown if line.published_leaks or line.score.leaks]
     return _drawn(f"{said} A leak is in a figure of: {', '.join(leaking)}." if leaking else said, draw)
 

@@ -133,7 +133,6 @@ def _page(runs: Sequence[Run], folder: Path, tables: Sequence[str], notes: Seque
         sections,
         about=[f"{done} of {len(runs)} runs · {datetime.now(UTC).isoformat(timespec='seconds')}"],
         badges=[(remark, remark == DEMO or " failed: " in remark) for remark in remarks],
-        void="[DEMO] " if DEMO in remarks else "",
         footer="Written by benchmarks.published from the results.json of every run.",
     )
 

@@ -33,7 +33,8 @@ import run_qa
 from benchmarks import official_ways
 from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import parse_arguments
-from common.data import Splits, read_files
+from common.data import Splits
+from common.files import read_files
 from common.run import start_run
 from common.samplers import epoch_order, evaluation_order
 from common.text.spans import NO_SPAN, answers_of_questions, best_spans_of_windows

@@ -34,10 +34,11 @@ from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import parse_arguments
 from common.run import start_run
 from common.speech.audio import RATE, load_clip
+from common.speech.corpora import SILENCE
 from common.speech.encoders import freeze, prepare_encoder
 from common.speech.features import ClipCollator, ClipRows, model_inputs
-from common.speech.recordings import check_clips, load_recordings
-from common.speech.transcripts import check_transcripts, normalized, with_labels
+from common.speech.recordings import load_recordings
+from common.speech.transcripts import check_transcripts, with_labels
 
 GOALS = {"keyword": 20.0, "asr": 10.0}  # all epochs of the recipe together, what is kept computed first
 SHAPE = {"num_hidden_layers": 2, "feat_proj_layer_norm": False, "layerdrop": 0.0}  # 23.5 million parameters
@@ -85,20 +86,20 @@ def measured(part: str, options: argparse.Namespace, folder: str, what: str) -> 
     args = parse_arguments(kind, argv, recipe=script.RECIPE)
     epochs, batch = int(args.training_args.num_train_epochs), args.training_args.per_device_train_batch_size
     with start_run(args, task="benchmark") as run:
-        normalize = None if part == "keyword" else lambda clips: normalized(clips, args.rules, skip_bad=True)
-        splits = load_recordings(args, run, kind="label" if part == "keyword" else "text", prepare=normalize)
+        args.set("the benchmark", on_bad_example="skip")
+        how = {"silent_ok": (SILENCE,)} if part == "keyword" else {"rules": args.rules}
+        splits = load_recordings(args, run, **how)
         extractor = Wav2Vec2FeatureExtractor()
         extractor.save_pretrained(folder)
         args.model, processing = folder, extractor
         if part == "asr":
             HubertConfig(**SHAPE).save_pretrained(folder)
-            processing, _ = check_transcripts(splits, None, args, run)
+            processing = check_transcripts(splits, None, args, run)
             labels = ["-"] * len(processing.tokenizer)
             config = HubertConfig(ctc_loss_reduction="mean", vocab_size=len(labels), pad_token_id=0, **SHAPE)
         else:
             labels = splits["train"].features["labels"].names
             config = HubertConfig(num_labels=len(labels), **SHAPE)
-        splits = check_clips(splits, args, run, silent_ok=("_silence_",))
         clips = {"train": with_labels(splits["train"], processing.tokenizer) if part == "asr" else splits["train"]}
         make = HubertForSequenceClassification if part == "keyword" else HubertForCTC
         set_seed(0)
@@ -137,7 +138,7 @@ def audio(options: argparse.Namespace, folder: str) -> tuple[list[dict], dict]:
     argv += ["--name_pattern", options.name_pattern] if options.name_pattern else []
     args = parse_arguments(run_keyword.KeywordArguments, argv, recipe=run_keyword.RECIPE)
     with start_run(args, task="benchmark") as run:
-        clips = [*load_recordings(args, run, kind="label")["train"].select_columns(["path", "start", "end"])][:1000]
+        clips = [*load_recordings(args, run)["train"].select_columns(["path", "start", "end"])][:1000]
 
     def bare() -> None:
         for clip in clips:

@@ -13,8 +13,9 @@ import datasets
 import numpy as np
 import pandas as pd
 
-from common.data import Splits, label_counts, listed, where
+from common.data import Splits, label_counts
 from common.errors import UserError
+from common.files import listed, where
 
 NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")

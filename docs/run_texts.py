@@ -38,8 +38,9 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from common import metrics
 from common.classification import Predictions, score_predictions, write_classes
-from common.data import load_splits, require_columns, without_bad
+from common.data import load_splits
 from common.demo.nli import mnli_demo
+from common.files import require_columns, without_bad
 from common.labels import align_with_checkpoint, encode_labels
 from common.models import classes_of, load_model, load_tokenizer
 from common.run import start_run

@@ -20,20 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.data import (
-    Splits,
-    describe,
-    fingerprint,
-    load_splits,
-    overlaps,
-    read_files,
-    read_json,
-    require_columns,
-    select,
-    where,
-    without_bad,
-)
+from common.data import Splits, describe, fingerprint, load_splits, overlaps, select
 from common.errors import UserError
+from common.files import read_files, read_json, require_columns, where, without_bad
 from tests.helpers import message
 
 # What breaks naive readers: separators, quotes and all kinds of line breaks inside a cell, and what looks like one.

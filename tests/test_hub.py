@@ -34,7 +34,8 @@ PERSIAN_ROWS = [
 LOAD = """
 import json, sys, time
 from types import SimpleNamespace
-from common.data import load_splits, where
+from common.data import load_splits
+from common.files import where
 from common.errors import UserError
 from common.hub import commit_of, load_frame, load_split
 

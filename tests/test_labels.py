@@ -115,7 +115,7 @@ def test_scores_are_called_scores(labels, score):
 
 
 def test_the_cases_that_broke_it(shared_data):
-    from common.data import read_files
+    from common.files import read_files
 
     cases = shared_data.parent / "cases" / "pairs"
     if not cases.is_dir():

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from benchmarks import official
 from benchmarks.official_ways import DataArguments, answers_by_loops, windows
-from common.data import read_files
+from common.files import read_files
 from common.text.squad import to_questions
 
 CONTEXT = "The museum was founded in 1921 by Anna Berg, and it was closed in 1950 by the town."

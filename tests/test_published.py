@@ -381,7 +381,7 @@ def test_the_page_needs_nothing_else_and_marks_what_leaks(fake, monkeypatch):
         r"good <row> \| of two | accuracy | 70.00 % | 80.00 % | 78.00 to 82.00 | +10.00 points better | 33.00 %"
         in table
     )
-    assert "95.50 % (leaks) | 90.00 % (leaks)" in table and "1 min 01 s | 1.00 GiB | 1.50 M, 2,000 trained" in table
+    assert "95.50 % (leaks) | 90.00 % (leaks)" in table and "1.0 min | 1.00 GiB | 1.50 M, 2,000 trained" in table
     widths = {line.count(" | ") for line in table.replace(r"\|", "").splitlines() if line.startswith("| ")}
     assert len(widths) == 1
 
@@ -473,7 +473,7 @@ def test_rows_that_vary_one_thing_stand_in_one_figure(fake, tmp_path):
     assert any(
         "rank 1" in str(figure) and "alpha = 32" in str(figure) for figure in table_figures("keyword", runs_there())
     )
-    assert "(published: 20 min" in (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "(published: 20.0 min" in (tmp_path / "out" / "table.md").read_text("utf-8")
 
 
 def test_a_real_script_from_start_to_end(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""run_asr.py through `main` and the command line: it learns, figures are right, long files, flags, two processes."""
+"""run_asr.py through `main` and the command line: it learns, figures are right, flags, two processes."""
 
 import contextlib
 import io
@@ -9,9 +9,7 @@ from pathlib import Path
 
 import jiwer
 import jsonschema
-import numpy as np
 import pytest
-import soundfile
 
 import run_asr
 from tests.helpers import ROOT, TORCHRUN, finish, plain, read, refused, rows_of, start
@@ -61,7 +59,7 @@ def test_demo_learns_and_reports(trained):
     for name in written["files"].values():
         assert (folder / name).stat().st_size > 0, name
     plots = {Path(name).stem for name in written["files"].values() if name.startswith("plots/")}
-    assert plots >= {"durations", "loss", "wer", "test_wer_by_length", "test_confused_words"}
+    assert plots >= {"durations", "loss", "wer"}
     assert any("train_wer" in row for row in written["history"]) and any("eval_wer" in r for r in written["history"])
     shapes = next(table for table in written["tables"] if table["title"] == "Shapes of a batch")
     rows = dict(shapes["rows"])
@@ -117,34 +115,9 @@ def test_a_recurrent_head_cached_or_not_and_used_again(model, tree, tmp_path):
     used = ["--do_predict", "--model", str(tmp_path / "cached"), "--data_dir", str(tree), *QUICK, *FEW]
     again = run_asr.main([*used, "--output_dir", str(tmp_path / "again")])
     assert again["metrics"]["test"]["wer"]["value"] == cached["metrics"]["test"]["wer"]["value"]
-    assert again["arguments"]["head"] == {"value": "blstm", "source": "the model's head"}
     assert again["arguments"]["case"] == {"value": "upper", "source": "the model's vocabulary"}
     card = (tmp_path / "cached" / "README.md").read_text("utf-8")
     assert "import common.speech.heads" in card
-
-
-def test_a_long_recording_is_what_its_parts_are(trained, tree, tmp_path):
-    """Joined clips, in chunks and whole: nearly the same transcripts.
-
-    Not quite: the group norm behind the first convolution is over another stretch of time. With the statistics of the
-    whole in every chunk 0.4 % of the characters differed, without them 5 %.
-    """
-    clips, pause = sorted(tree.glob("test-clean/*/*/*.flac")), np.zeros(8_000, dtype=np.float32)
-    (tmp_path / "talks").mkdir()
-    for talk in range(4):
-        parts = [soundfile.read(clip, dtype="float32")[0] for clip in clips[4 * talk : 4 * talk + 4]]
-        sound = np.concatenate([part for one in parts for part in (one, pause)])
-        soundfile.write(tmp_path / "talks" / f"{talk}.wav", sound, 16_000)
-    argv = ["--do_predict", "--model", str(trained[0]), "--test_file", str(tmp_path / "talks"), *QUICK, "--timestamps"]
-    found = {}
-    for name, seconds in (("whole", "60"), ("chunks", "4")):
-        out = tmp_path / name
-        more = ["--chunk_seconds", seconds, "--chunk_overlap", "1.2", "--output_dir", str(out)]
-        results = run_asr.main([*argv, *more])
-        assert results["headline"] is None and results["data"]["splits"]["test"]["examples"] == 4
-        found[name] = read(out / "test_predictions.json")
-    assert jiwer.cer(*([talk["text"] for talk in found[name]] for name in ("whole", "chunks"))) < 0.1
-    assert found["chunks"][-1]["chunks"][-1]["timestamp"][1] > len(sound) / 16_000 - 2
 
 
 def test_impossible_transcripts(model, tree, tmp_path, capsys):
@@ -163,7 +136,6 @@ def test_impossible_transcripts(model, tree, tmp_path, capsys):
     results = run_asr.main([*base, "--on_bad_example", "skip", "--output_dir", str(tmp_path / "out")])
     splits = results["data"]["splits"]
     assert splits["train"]["skipped"] == {"transcript longer than the audio": 2} and splits["train"]["examples"] == 18
-    assert splits["validation"]["statistics"]["impossible transcripts"] >= 1
     assert any("have more characters than their audio has frames" in warning for warning in results["warnings"])
 
 
@@ -172,15 +144,13 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
     for flags, words in {
         ("--phoneme_language", "de"): "--phoneme_language de: units are characters",
         ("--ctc_loss_reduction", "sum"): "--ctc_loss_reduction sum",
-        ("--chunk_overlap", "15"): "--chunk_overlap above 0 and below half of it",
-        ("--chunk_seconds", "0.01", "--chunk_overlap", "0.001"): "--chunk_seconds must be 1 or more",
         ("--language_model", "lm.arpa"): "--language_model belongs to --decoding beam",
         ("--timestamps", "--decoding", "beam"): "a beam search does not say when a word was said",
         ("--do_eval",): "has no vocabulary of characters; train it with --do_train",
     }.items():
         assert words in refused(capsys, run_asr.main, "run_asr.py", *base, *flags)
     own = ["--model", str(trained[0]), "--data_dir", str(tree), "--output_dir", str(tmp_path / "out"), *QUICK]
-    assert "has another head" in refused(capsys, run_asr.main, "run_asr.py", *own, "--head", "blstm")
+    assert "has a head, which stays" in refused(capsys, run_asr.main, "run_asr.py", *own, "--head", "blstm")
     sys.modules["ctc_beam_decoder"], before = None, sys.modules.get("ctc_beam_decoder")
     try:
         sentence = refused(capsys, run_asr.main, "run_asr.py", *own, "--decoding", "beam", "--do_eval")

@@ -10,7 +10,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-import soundfile
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -134,13 +133,13 @@ def test_the_cache_changes_nothing_and_batches_change_no_score(model, tree, tmp_
     assert not any(name.startswith("class weights") for name in cached["extra"])
     used = [
         "--do_predict",
+        "--whole_silence",
         "--model",
         str(tmp_path / "cached"),
         "--data_dir",
         str(tree),
         *QUICK,
         *FEW,
-        "--whole_silence",
     ]
     again = run_keyword.main([*used, "--output_dir", str(tmp_path / "again")])
     assert again["metrics"]["test"]["accuracy"] == cached["metrics"]["test"]["accuracy"]
@@ -160,28 +159,6 @@ def test_a_command_of_the_official_example_trains_the_encoder(model, tree, tmp_p
     assert implied["arguments"]["freeze"] == {"value": "none", "source": "--mask_time_prob is for a trained encoder"}
 
 
-def test_keywords_in_a_long_recording(trained, tree, tmp_path):
-    clips = [sorted((tree / word).glob("*.wav"))[0] for word in ("yes", "stop")]
-    quiet = np.zeros(24_000, dtype=np.float32)
-    words = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
-    sound = np.concatenate([quiet, words[0], quiet, words[1], quiet]) + 1e-3 * np.random.default_rng(0).normal(
-        size=3 * 24_000 + len(words[0]) + len(words[1])
-    )
-    (tmp_path / "calls").mkdir()
-    soundfile.write(tmp_path / "calls" / "call.wav", sound, 16_000)
-    argv = ["--do_predict", "--model", str(trained[0]), "--test_file", str(tmp_path / "calls"), *QUICK]
-    results = run_keyword.main([*argv, "--output_dir", str(tmp_path / "out")])
-    assert results["headline"] is None and results["files"]["keywords"] == "keywords.csv"
-    windows, found = rows_of(tmp_path / "out" / "test_predictions.csv"), rows_of(tmp_path / "out" / "keywords.csv")
-    seconds = len(sound) / 16_000
-    assert len(windows) == int(np.ceil((seconds - 1) / 0.25)) + 1 and {row["truth"] for row in windows} == {""}
-    surest_last = sorted(found, key=lambda row: float(row["score"]))
-    at = {row["keyword"]: (float(row["start"]), float(row["end"])) for row in surest_last}
-    assert set(at) >= {"yes", "stop"} and all(row["recording"] == "call.wav" for row in found)
-    assert 1.0 < at["yes"][0] < at["yes"][1] < 3.0 < at["stop"][0]
-    assert results["data"]["splits"]["test"]["examples"] == 1, "recordings are counted, not windows"
-
-
 def test_own_words_with_the_built_in_model(tree, tmp_path):
     rows = [(str(clip), word) for word in ("yes", "no", "tree") for clip in sorted((tree / word).glob("*.wav"))[:12]]
     for name, part in (("train", rows[::2]), ("dev", rows[1::2])):
@@ -196,10 +173,8 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
     base = ["--model", model, "--data_dir", str(tree), "--output_dir", str(tmp_path / "out"), *QUICK]
     for flags, words in {
         ("--unknown_share", "-1"): "--unknown_share -1.0: must be 0 or more",
-        ("--window_seconds", "nan"): "--window_seconds nan: must be a finite number",
-        ("--hop_seconds", "1e-7"): "--hop_seconds 0.01 or more",
+        ("--unknown_share", "nan"): "--unknown_share nan: must be a finite number",
         ("--encoder_learning_rate", "-1"): "--encoder_learning_rate -1.0: must be 0 or more",
-        ("--spot_threshold", "0"): "must be a probability above 0",
         ("--layer", "0"): "--layer 0: give the number of layers to keep, from 1, or weighted",
         ("--layer", "7"): "--layer 7: the encoder has layers 1 to 2",
         ("--keywords", "perhaps"): "the keywords 'perhaps' are not among the classes",

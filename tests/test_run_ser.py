@@ -1,4 +1,4 @@
-"""run_ser.py through `main`: segments and copies, the published protocol, figures, the data alone, other corpora."""
+"""run_ser.py through `main`: segments and copies, the published protocol, figures, other corpora."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import run_ser
-from common.speech.emotions import cut_and_copied
-from common.speech.results import by_recording, loss_sentence
+from common.speech.emotions import cut_and_copied, loss_sentence
+from common.speech.results import by_recording
 from tests.helpers import ROOT, read, refused, rows_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,7 +60,7 @@ def test_demo_learns_and_reports(trained):
     for name in written["files"].values():
         assert (folder / name).stat().st_size > 0, name
     plots = {Path(name).stem for name in written["files"].values() if name.startswith("plots/")}
-    assert plots >= {"class_counts", "class_shares", "gender", "durations", "durations_as_trained_on", "spectrograms"}
+    assert plots >= {"class_counts", "class_counts_as_trained_on", "durations", "spectrograms"}
     assert plots >= {"loss", "accuracy", "recall", "f1_by_class", "test_confusion"}
     assert (folder / "plots" / "spectrograms.svg").read_text("utf-8").count("happiness") == 1
     assert any("the validation loss was lowest at epoch" in note for note in written["protocol"]["notes"])
@@ -86,8 +86,7 @@ def test_recordings_are_counted_and_scored_not_segments(trained):
         area = results["per_class"][name]["anger"]["roc_auc"]
         assert area == pytest.approx(roc_auc_score(truth == 0, shares[:, 0]), abs=1e-3)
     flat = read(folder / "all_results.json")
-    assert flat["train_samples"] == examples["train"] < flat["train_segments"]
-    assert flat["predict_samples"] == examples["test"]
+    assert flat["train_samples"] > examples["train"], "segments"
 
 
 def test_the_code_of_the_card_classifies(trained, monkeypatch):
@@ -109,7 +108,7 @@ def test_the_code_of_the_card_classifies(trained, monkeypatch):
 def test_the_published_protocol_says_that_it_leaks(demo, tmp_path):
     out = tmp_path / "out"
     argv = [*demo, *QUICK, "--output_dir", str(out), "--protocol", "published", "--segment_seconds", "1"]
-    argv += ["--oversample", "0.5", "--freeze", "encoder", "--num_train_epochs", "1", "--learning_rate", "1e-2"]
+    argv += ["--copies", "fear=3", "--freeze", "encoder", "--num_train_epochs", "1", "--learning_rate", "1e-2"]
     results = run_ser.main([*argv, "--class_weights", "balanced", "--pooling", "max", "--max_train_samples", "60"])
     assert results["protocol"]["name"] == "published" and results["protocol"]["leaks"]
     notes = " ".join(results["protocol"]["notes"])
@@ -133,26 +132,12 @@ def test_the_published_supports(tmp_path):
     columns = {"id": [f"{i}" for i in range(count)], "recording": [f"{i}" for i in range(count)], "labels": labels}
     columns |= {"start": [0.0] * count, "end": [5.0] * count, "seconds": [5.0] * count, "speaker": [None] * count}
     clips = datasets.Dataset.from_dict(columns).cast_column("labels", datasets.ClassLabel(names=EMOTIONS))
-    args = SimpleNamespace(segment_seconds=5.0, max_seconds=20.0, oversample=None)
+    args = SimpleNamespace(segment_seconds=5.0, max_seconds=20.0)
     args.copies = ["fear=15", "happiness=3", "surprised=3"]
     copied = cut_and_copied(clips, "train", args)
     rows = split_rows(copied, "random", {"train": 0.7, "validation": 0.1, "test": 0.2}, 42)
     found = np.bincount(copied.select(rows["test"])["labels"][:], minlength=6).tolist()
     assert found[1:3] == [132, 152] and found[5] == 141 and len(rows["test"]) == round(len(copied) / 5)
-
-
-def test_the_data_alone(clips, tmp_path, capsys):
-    names = tmp_path / "names"
-    names.mkdir()
-    for path in clips:
-        (names / path.name).touch()  # names without sound
-    content = run_ser.main(["--data_only", "--data_dir", str(names), "--output_dir", str(tmp_path / "out"), *QUICK])
-    assert content == read(tmp_path / "out" / "data.json") and content["overlaps"] == []
-    assert sum(split["examples"] for split in content["splits"].values()) == len(
-        rows_of(tmp_path / "out/recordings.csv")
-    )
-    assert "class_counts" in content["files"] and "durations" not in content["files"]
-    assert "train: " in capsys.readouterr().out and not (tmp_path / "out" / "results.json").exists()
 
 
 def test_another_corpus_and_predictions(trained, demo, clips, tmp_path):
@@ -179,12 +164,10 @@ def test_refusals(trained, demo, tmp_path, capsys):
     base = [*demo, "--output_dir", str(tmp_path / "out"), *QUICK]
     for flags, words in {
         ("--segment_seconds", "0.5"): "--segment_seconds and --max_seconds must be 1 or more",
-        ("--oversample", "2"): "--oversample 2.0: must be a share of the largest class",
         ("--copies", "fear"): "--copies fear: must be a class and a whole number up to 999, as in fear=15",
         ("--copies", "fear=99999999999"): "must be a class and a whole number up to 999",
         ("--copies", "fear=2", "fearful=3"): "--copies fearful=3: names the class fear twice",
         ("--copies", "boredom=2"): "--copies boredom=2: there is no such class",
-        ("--copies", "fear=2", "--oversample", "0.5"): "--oversample and --copies: give one of them",
         ("--head", "standard", "--pooling", "max"): "--pooling max: the standard head takes the mean",
         (
             "--protocol",
@@ -195,7 +178,7 @@ def test_refusals(trained, demo, tmp_path, capsys):
     }.items():
         assert words in refused(capsys, run_ser.main, "run_ser.py", *base, *flags)
     own = ["--model", str(trained[0]), *demo[2:], "--output_dir", str(tmp_path / "out"), *QUICK]
-    assert "has a head, which is trained on" in refused(capsys, run_ser.main, "run_ser.py", *own, "--pooling", "max")
+    assert "has a head, which stays" in refused(capsys, run_ser.main, "run_ser.py", *own, "--pooling", "max")
 
 
 def test_scores_of_recordings_are_means_of_their_segments():

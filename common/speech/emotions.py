@@ -4,21 +4,13 @@ import re
 
 import datasets
 
-from common.classification import copied_rows, oversampled_rows, score_predictions
-from common.errors import UserError, write_csv, write_json
+from common.classification import copied_rows, score_predictions
+from common.data import label_counts
+from common.errors import UserError, write_csv
 from common.labels import canonical
 from common.report import plots
 from common.speech.corpora import EMOTIONS
-from common.speech.results import (
-    add_roc_auc,
-    by_recording,
-    draw_data,
-    draw_spectrograms,
-    labels_of,
-    loss_sentence,
-    predictions_of,
-    write_clips,
-)
+from common.speech.results import add_roc_auc, by_recording, draw_spectrograms, labels_of, predictions_of, write_clips
 from common.speech.splits import cut_segments, recordings_table, shorten
 
 UAR = "unweighted_average_recall"
@@ -26,15 +18,12 @@ UAR = "unweighted_average_recall"
 
 def cut_and_copied(clips: datasets.Dataset, name: str, args) -> datasets.Dataset:
     """The segments of a split's recordings; of training data also the copies, and of long ones only the beginning."""
-    timed = None not in clips["seconds"][:]
-    if args.segment_seconds and timed:
+    if args.segment_seconds:
         clips = cut_segments(clips, args.segment_seconds)
     if name != "train":
         return clips
-    clips = shorten(clips, args.max_seconds) if timed else clips
-    if args.oversample:
-        return clips.select(oversampled_rows(labels_of(clips), args.oversample, args.split_seed))
-    return clips.select(copied_rows(labels_of(clips), copy_factors(args.copies, clips.features["labels"].names)))
+    factors = copy_factors(args.copies, clips.features["labels"].names)
+    return shorten(clips, args.max_seconds).select(copied_rows(labels_of(clips), factors))
 
 
 def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
@@ -54,14 +43,14 @@ def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
 
 def scored(clips: dict, outputs: dict, losses: dict, labels: list[str], run) -> tuple:
     """(The scores for results.json, predictions, the clips that these are of, further facts): by recording."""
-    honest, predictions, wholes, by_segment = run.args.protocol == "honest", {}, {}, {}
+    predictions, wholes, by_segment = {}, dict(clips), {}
     for name, output in outputs.items():
-        found = output.predictions
-        segments = predictions_of(clips[name], found, labels)
-        wholes[name], found = by_recording(clips[name], found) if honest else (clips[name], found)
-        predictions[name] = predictions_of(wholes[name], found, labels)
-        if len(wholes[name]) < len(clips[name]) and segments.targets is not None:
-            right = 100 * (segments.predicted == segments.targets).mean()
+        logits = output.predictions
+        if run.args.protocol == "honest":
+            wholes[name], logits = by_recording(clips[name], logits)
+        predictions[name] = predictions_of(wholes[name], logits, labels)
+        if len(wholes[name]) < len(clips[name]) and predictions[name].targets is not None:
+            right = 100 * (output.predictions.argmax(axis=1) == labels_of(clips[name])).mean()
             by_segment[name] = {"segments": len(clips[name]), "accuracy": f"{right:.2f} %"}
     targets = labels_of(clips["train"]) if "train" in clips else None
     options = {"headline_metric": UAR, "train_targets": targets, "names": {"recall": UAR}}
@@ -73,8 +62,7 @@ def scored(clips: dict, outputs: dict, losses: dict, labels: list[str], run) -> 
 def tables_of(splits, scores: dict, published: tuple | None) -> list[dict]:
     """The first and last recordings; precision, recall and F1 by class, the published ones beside ours.
 
-    Args:
-        published: of each, the percentages by class and then their averages, in one text.
+    `published`: of each, the percentages by class and then their averages, in one text.
     """
     head, rows = recordings_table(splits)
     shown = rows if len(rows) <= 10 else [*rows[:5], *rows[-5:]]
@@ -90,6 +78,17 @@ def tables_of(splits, scores: dict, published: tuple | None) -> list[dict]:
     return [*tables, {"title": "Classes beside the published ones", "head": head, "rows": lines}]
 
 
+def loss_sentence(history: list[dict]) -> str | None:
+    """When the validation loss was lowest, and how far it has risen since; None where there are no two of it."""
+    points = [(row["eval_loss"], row["epoch"]) for row in history if row.get("eval_loss") is not None]
+    if len(points) < 2:
+        return None
+    lowest, epoch = min(points)
+    rise = points[-1][0] - lowest
+    since = f"and has risen by {rise:.4f} since" if rise else "and has not risen since"
+    return f"the validation loss was lowest at epoch {epoch:.3g} ({lowest:.4f}) {since}"
+
+
 def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, splits, run) -> tuple:
     """Writes predictions, recordings.csv and plots; returns files, error cards and their title."""
     folder, drawn = run.output_dir / "plots", []
@@ -102,24 +101,9 @@ def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, 
     if "train" in clips:
         drawn.append(draw_spectrograms(splits["train"], folder))
     if any(len(clips[name]) > len(splits[name]) for name in clips):
-        drawn += draw_data(clips, folder, ", as trained on")
+        counts = {name: label_counts(part) or {} for name, part in clips.items()}
+        title = "Segments and copies by class"
+        drawn.append(plots.class_counts(counts, folder / "class_counts_as_trained_on", title=title))
     write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
     files, *cards = write_clips(results, predictions, wholes, splits, run.output_dir, drawn)
     return files | {"recordings": "recordings.csv"}, *cards
-
-
-def publish_data(splits, run) -> dict:
-    """--data_only: writes data.json, recordings.csv and the plots, prints the counts; returns what data.json has."""
-    run.describe(splits)
-    content = {**run.data, "leaks": run.leak_sentences, "notes": run.notes + run.warnings}
-    if run.is_main:
-        run.output_dir.mkdir(parents=True, exist_ok=True)
-        drawn = draw_data(splits, run.output_dir / "plots")
-        recordings = write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
-        content["files"] = {path.stem: str(path.relative_to(run.output_dir)) for path in (*drawn, recordings)}
-        path = write_json(run.output_dir / "data.json", content)
-        for name, facts in splits.facts.items():
-            counts = ", ".join(f"{label} {count:,}" for label, count in facts.get("label_counts", {}).items())
-            print(f"{name}: {facts['examples']:,} ({counts})")
-        print(*(f"LEAKS: {sentence}" for sentence in run.leak_sentences), *run.notes, f"data: {path}", sep="\n")
-    return content

@@ -1,7 +1,4 @@
-"""Speech encoders of transformers: a clip's states without its batch, frames, layers, freezing.
-
-All of it in place, on an encoder or on a model with a head; what is saved is an ordinary checkpoint of transformers.
-"""
+"""Speech encoders of transformers, alone or in a model: a clip's states without its batch, frames, layers, freezing."""
 
 import math
 
@@ -14,7 +11,7 @@ from common.errors import UserError
 from common.models import replaced
 
 MASKED = ("hubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat")  # a mask keeps the padding out of their layers
-ALONE = ("data2vec-audio", "sew", "sew-d", "wav2vec2-conformer", "wav2vec2-bert")  # these see it, mask or not
+ALONE = ("data2vec-audio", "sew", "sew-d", "wav2vec2-conformer")  # these see it, mask or not
 SPECTROGRAMS = ("audio-spectrogram-transformer", "whisper")  # whole spectrograms of one size
 FIELD, HOP = 400, 320  # samples that a frame of 20 ms is made of, and from one to the next
 SHORTEST_BATCH = 4000  # samples: 12 frames of 20 ms; SpecAugment masks 10 at once and wants at least as many
@@ -24,28 +21,20 @@ SQUEEZED = 1000  # samples: 2 frames, of which SEW makes one
 def encoder_of(model):
     """The encoder of a model with a head, or the model itself; raises `UserError` for other families."""
     base = model.encoder if type(model).__name__ == "WhisperForAudioClassification" else model.base_model
-    adapted = getattr(base, "adapter", None) is not None  # convolutions above the layers, which look into the padding
-    if adapted or base.config.model_type not in MASKED + ALONE + SPECTROGRAMS:
-        raise UserError(
-            f"a {base.config.model_type} model{' with an adapter' if adapted else ''} cannot be used here; choose one "
-            f"of {', '.join(MASKED + ALONE + SPECTROGRAMS)}"
-        )
+    families = MASKED + ALONE + SPECTROGRAMS
+    adapted = getattr(base, "adapter", None) is not None  # convolutions above the layers, which see the padding
+    if adapted or base.config.model_type not in families:
+        kind = f"a {base.config.model_type} model{' with an adapter' if adapted else ''}"
+        raise UserError(f"{kind} cannot be used here; choose one of {', '.join(families)}")
     return base
 
 
 def frame_counts(config, samples: np.ndarray | torch.Tensor):
-    """Frames of clips of so many samples: one per 320 samples (20 ms), from the 400th on; int64 of the same kind.
-
-    Args:
-        config: of an encoder of waveforms or of w2v-bert, or of a model around one.
-    """
+    """Frames of clips of so many samples: one per 320 samples (20 ms), from the 400th on; int64 of the same kind."""
     config = getattr(config, "encoder", config)
-    if config.model_type == "wav2vec2-bert":  # two frames of 25 ms, 10 ms apart, are one
-        return ((samples - FIELD) // 160 + 1) // 2
     if math.prod(getattr(config, "conv_stride", ())) != HOP:
-        raise UserError(
-            f"a {config.model_type} model does not give a frame every 20 ms; choose one of {', '.join(MASKED)}"
-        )
+        needed = f"does not give a frame every 20 ms; choose one of {', '.join(MASKED)}"
+        raise UserError(f"a {config.model_type} model {needed}")
     return (samples - FIELD) // HOP + 1
 
 
@@ -62,20 +51,16 @@ def frames_in(model, batch: dict) -> torch.Tensor:
 
 
 def takes_mask(config) -> bool:
-    """Whether an encoder keeps padding out of its layers by a mask, and so takes what its convolutions gave before.
-
-    Not where mHuBERT's batch norm stands before the positions: it makes something of the padding.
-    """
+    """Whether a mask keeps padding out of its layers: not of mHuBERT's batch norm before the positions."""
     return config.model_type in MASKED and not getattr(config, "conv_pos_batch_norm", False)
 
 
 def prepare_encoder(model) -> None:
     """Makes the states of a clip independent of the batch it is in, and the encoder take what it gave before; in place.
 
-    The first convolution of HuBERT base, DistilHuBERT and wav2vec2 base is followed by a group norm over time, padding
-    and all: here the convolutions run clip by clip. Encoders without a mask run clip by clip as a whole. Given
-    [B, T, L, H], the encoder gives these states of L layers back; given [B, T, C] and a mask of samples, those that
-    take a mask go on behind their convolutions.
+    Behind the first convolution of HuBERT base, DistilHuBERT and wav2vec2 base is a group norm over time, padding and
+    all: here these run clip by clip, and encoders without a mask as a whole. Given [B, T, L, H], the encoder gives
+    these states of L layers back; given [B, T, C] and a mask of samples, it goes on behind its convolutions.
     """
     base = encoder_of(model)
     if isinstance(base, _ClipEncoder):
@@ -96,8 +81,8 @@ class _ClipEncoder:
             return BaseModelOutputWithPooling(layers[-1], pooler_output=layers[-1][:, 0], hidden_states=layers)
         if takes_mask(self.config):
             states = inputs if inputs.ndim == 3 else self.convolutions(inputs, attention_mask)
-            with replaced([(self, "feature_extractor", _Given(states))]):
-                return super().forward(inputs, attention_mask=attention_mask, **settings)
+            with replaced([(self, "feature_extractor", torch.nn.Identity())]):
+                return super().forward(states.transpose(1, 2), attention_mask=attention_mask, **settings)
         if self.config.model_type in SPECTROGRAMS or attention_mask is None:
             return super().forward(inputs, **settings)
         return self._alone(inputs, attention_mask.sum(-1).tolist(), settings)
@@ -111,11 +96,9 @@ class _ClipEncoder:
         return torch.cat([functional.pad(row, (0, width - row.shape[2])) for row in rows]).transpose(1, 2)
 
     def _alone(self, inputs: torch.Tensor, lengths: list[int], settings: dict) -> BaseModelOutputWithPooling:
-        forward, parts = super().forward, []
-        for clip, length in zip(inputs, lengths):
-            shortest = 0 if clip.ndim == 2 else SHORTEST_BATCH if self.training else SQUEEZED
-            clip = clip[:length] if length >= shortest else functional.pad(clip[:length], (0, shortest - length))
-            parts.append(forward(clip[None], **settings))
+        shortest = SHORTEST_BATCH if self.training else SQUEEZED
+        clips = [functional.pad(clip[:length], (0, max(0, shortest - length))) for clip, length in zip(inputs, lengths)]
+        parts = [super(_ClipEncoder, self).forward(clip[None], **settings) for clip in clips]
 
         def together(states) -> torch.Tensor:
             return torch.nn.utils.rnn.pad_sequence([of_clip[0] for of_clip in states], batch_first=True)
@@ -125,25 +108,11 @@ class _ClipEncoder:
         return BaseModelOutputWithPooling(last, hidden_states=tuple(map(together, layers)) or None)
 
 
-class _Given(torch.nn.Module):
-    """Stands for the convolutions: gives [B, C, T] of what they gave before, [B, T, C]."""
-
-    def __init__(self, states: torch.Tensor):
-        super().__init__()
-        self.states = states
-
-    def forward(self, _) -> torch.Tensor:
-        return self.states.transpose(1, 2)
-
-
 # Layers, freezing
 
 
 def keep_layers(model, count: int) -> None:
-    """Removes all layers above the first `count`, in place, in the configuration too; raises `UserError`.
-
-    Where the layers are normalised at the end (wav2vec2 large), that norm stays, on top of the last layer kept.
-    """
+    """Removes all layers above the first `count`, in place, in the configuration too; raises `UserError`."""
     base = encoder_of(model)
     layers = getattr(base, "encoder", base).layers
     if not 1 <= count <= len(layers):
@@ -155,8 +124,7 @@ def keep_layers(model, count: int) -> None:
 def freeze(model, what: str) -> None:
     """Settles what is trained, in place: freezes the "convolution"s, the whole "encoder" or "none" of it.
 
-    Every parameter that is left gets a gradient at every step, as training on several processes demands: no layers are
-    dropped at random, and SpecAugment's vector is trained only where it is used.
+    Every parameter that is left gets a gradient at every step, as training on several processes demands.
     """
     base = encoder_of(model)
     config = base.config

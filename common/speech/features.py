@@ -1,22 +1,21 @@
 """What goes into the model: waveforms, or what its frozen part makes of each clip, computed once and kept on disk.
 
-A frozen part in eval mode gives the same for a clip in every epoch. A head that begins by a mean over time (or a linear
-layer and then the mean, which is the same in the other order) needs one vector of it, a CTC head one a frame; above
-frozen convolutions the encoder needs their output. All processes compute together, each its share.
+A head that begins by a mean over time (or a linear layer and then the mean, which is the same) needs one vector of a
+frozen encoder, a CTC head one a frame; above frozen convolutions the encoder needs their output. All processes compute
+together, each its share.
 """
 
 import hashlib
 import importlib.metadata
 import json
-import logging
 import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import datasets
+import librosa
 import numpy as np
 import torch
 from safetensors.torch import save
@@ -37,28 +36,29 @@ NOT_USED = re.compile(
     "|problem_type|transformers_version|use_weighted_layer_sum"
 )
 LIBRARIES = ("torch", "transformers", "librosa", "soundfile", "soxr")  # the last three make the samples
-logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Augmentation:
-    """How a training clip is changed at random: a function of (seed, epoch, clip, place in its batch).
+class ClipCollator:
+    """Rows of clips -> a batch of what the feature extractor makes of their samples, each clip by itself.
 
-    Attributes:
-        speed: it is played up to this share faster or slower.
-        noise: white noise is added, at this many dB below the clip or up to 20 more; None: none.
-        epoch: set at each epoch's begin.
+    With `pad_seconds` every clip is cut or padded to this length, and the padding is taken for sound. Rows that have
+    `augmented` are changed at random, by (seed, epoch, clip, place in the batch): played up to the share `speed` faster
+    or slower, and with white noise, at `noise` dB below the clip or up to 20 more.
     """
 
-    speed: float
-    noise: float | None
-    seed: int
-    epoch: int = 0
+    def __init__(self, extractor, pad_seconds: float | None = None, speed: float = 0.0, noise=None, seed: int = 0):
+        self.extractor, self.pad_seconds, self.epoch = extractor, pad_seconds, 0
+        self.speed, self.noise, self.seed = speed, noise, seed
 
-    def __call__(self, samples: np.ndarray, name: str, place: int) -> np.ndarray:
-        """Samples like `samples`, float32."""
-        import librosa
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        clips = [load_clip(row) for row in rows]
+        for place, row in enumerate(rows):
+            if row.get("augmented"):
+                clips[place] = self.augmented(clips[place], f"{row['path']} {row['start']}", place)
+        return self.inputs(clips) | truth_of(rows)
 
+    def augmented(self, samples: np.ndarray, name: str, place: int) -> np.ndarray:
+        """A clip's samples, changed; float32."""
         random = np.random.default_rng((self.seed, self.epoch, zlib.crc32(name.encode()), place))
         if self.speed:
             rate = round(RATE * random.uniform(1 - self.speed, 1 + self.speed))
@@ -68,25 +68,6 @@ class Augmentation:
             samples = samples + (loudness * random.standard_normal(len(samples))).astype(np.float32)
         return samples
 
-
-class ClipCollator:
-    """Rows of clips -> a batch of what the feature extractor makes of their samples, each clip by itself.
-
-    Args:
-        pad_seconds: every clip is cut or padded to this length, and the padding is taken for sound.
-        augmentation: of the rows that have `augmented`.
-    """
-
-    def __init__(self, extractor, pad_seconds: float | None = None, augmentation: Augmentation | None = None):
-        self.extractor, self.pad_seconds, self.augmentation = extractor, pad_seconds, augmentation
-
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        clips = [load_clip(row) for row in rows]
-        for place, row in enumerate(rows):
-            if row.get("augmented"):
-                clips[place] = self.augmentation(clips[place], f"{row['path']} {row['start']}", place)
-        return self.inputs(clips) | truth_of(rows)
-
     def inputs(self, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """What the model takes, without truth."""
         settings = {}
@@ -94,22 +75,18 @@ class ClipCollator:
             width = max(SHORTEST_BATCH, *map(len, clips))
             width = width if self.pad_seconds is None else round(self.pad_seconds * RATE)
             settings = {"padding": "max_length", "max_length": width, "truncation": True}
-        settings["return_attention_mask"] = of_waves or "attention_mask" in self.extractor.model_input_names
+        settings["return_attention_mask"] = of_waves
         batch = dict(self.extractor(list(clips), sampling_rate=RATE, return_tensors="pt", **settings))
         if self.pad_seconds is not None:
-            batch.pop("attention_mask")
+            batch.pop("attention_mask", None)
         return batch
 
 
 def collate_features(rows: Sequence[dict], name: str, kind: str) -> dict[str, torch.Tensor]:
-    """Rows of features -> a batch: float32 [B, T, L, H], of the encoder, or [B, T, C], of its convolutions.
+    """Rows of features -> a batch, padded on the right by zeros, for the model's input of that name.
 
-    Padded on the right by zeros. With a mask of frames or, as the encoder wants it behind its convolutions, of samples;
-    without where one vector is kept of a clip.
-
-    Args:
-        name: what the model calls its input.
-        kind: what gave the features: "encoder", "convolution", or "mean" over the encoder's frames.
+    `kind` is what gave the features: the "encoder", float32 [B, T, L, H], with a mask of frames; its "convolution"s,
+    [B, T, C], with a mask of samples, as the encoder wants it; or the "mean" over the encoder's frames, without a mask.
     """
     counts, convolved = np.array([len(row["features"]) for row in rows]), kind == "convolution"
     width = max(counts.max(), (SHORTEST_BATCH - FIELD) // HOP + 1 if convolved else 1)
@@ -127,18 +104,15 @@ def truth_of(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
     if "labels" not in rows[0]:
         return {}
     labels = [torch.tensor(row["labels"]) for row in rows]
-    if labels[0].ndim == 0:
-        return {"labels": torch.stack(labels)}
-    return {"labels": torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)}
+    several = partial(torch.nn.utils.rnn.pad_sequence, batch_first=True, padding_value=-100)
+    return {"labels": several(labels) if labels[0].ndim else torch.stack(labels)}
 
 
 class ClipRows(torch.utils.data.Dataset):
     """The clips of a split as a collator takes them.
 
-    Attributes:
-        clips: the data set of the clips, for scoring.
-        features: each flat, of `shape` [T, *shape]; None where waveforms are taken. of: int64 [N], which is whose.
-        lengths: int64 [N], samples of each.
+    `clips` is their data set; `features` are flat, of `shape` [T, *shape], and `of`, int64 [N], says whose are whose;
+    None where waveforms are taken. `lengths`: int64 [N], samples of each.
     """
 
     def __init__(self, clips: datasets.Dataset, features=None, of: np.ndarray | None = None, shape: tuple = ()):
@@ -167,16 +141,15 @@ class ClipRows(torch.utils.data.Dataset):
 
 
 class _Part:
-    """The frozen part of a model, and what of its output is kept of a clip.
+    """The frozen part of a model (`kind`: its "encoder" or "convolution"s), and what of its output is kept of a clip.
 
-    Attributes:
-        pooled: one mean over a clip's frames, which is the same before layers are summed up; else every frame.
-        shape: of a frame.
+    `pooled`: one mean over a clip's frames, which is the same before layers are summed up; else every frame.
     """
 
     def __init__(self, model, kind: str, collator: ClipCollator, args):
         self.model, self.base, self.kind, self.collator = model, encoder_of(model), kind, collator
         self.storage, training = np.dtype(args.feature_cache), args.training_args
+        self.at_once = 0 if self.base.device.type == "cpu" else SAMPLES_AT_ONCE
         self.autocast = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
         self.weighted, config = getattr(model, "layer_weights", None) is not None, self.base.config
         classifier = not type(model).__name__.endswith(RECOGNIZERS)
@@ -198,21 +171,22 @@ class _Part:
         return digest.hexdigest()
 
     def of_clips(self, batch: dict[str, list]) -> dict[str, list]:
-        """For `map`: the features of a batch of clips, flat."""
+        """For `map`: the features of a batch of clips, flat; on a processor one by one, so none depends on the others.
+
+        On a GPU clips of about the same length go together, the longest ones first.
+        """
         rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
-        with ThreadPoolExecutor() as threads:
-            clips = list(threads.map(load_clip, rows))
-        found: list = [None] * len(clips)
-        order = np.argsort([-len(clip) for clip in clips], kind="stable").tolist()
         casting = torch.autocast(self.base.device.type, self.autocast, enabled=self.autocast is not None)
-        with torch.no_grad(), evaluating(self.base), casting, np.errstate(over="ignore"):
+        with ThreadPoolExecutor() as threads, torch.no_grad(), evaluating(self.base), casting:
+            clips, found = list(threads.map(load_clip, rows)), {}
+            order = sorted(range(len(clips)), key=lambda row: -len(clips[row]))
             while order:
-                # One by one on a processor, which is faster without padding, and to the bit the same for any batch.
-                on_gpu = self.base.device.type != "cpu"
-                count = max(1, SAMPLES_AT_ONCE // len(clips[order[0]])) if on_gpu else 1
+                width = max(len(clips[order[0]]), round(RATE * (self.collator.pad_seconds or 0)))
+                count = max(1, self.at_once // width)
                 group, order = order[:count], order[count:]
-                for row, values in zip(group, self.of_samples([clips[row] for row in group])):
-                    found[row] = values.astype(self.storage).reshape(-1)
+                found |= zip(group, self.of_samples([clips[row] for row in group]))
+        with np.errstate(over="ignore"):
+            found = [found[row].astype(self.storage).reshape(-1) for row in range(len(clips))]
         for row, values in zip(rows, found):
             if not np.isfinite(values).all():
                 what = f"its features are beyond what {self.storage} holds"
@@ -242,32 +216,26 @@ class _Part:
         """Features of each different clip once, in blocks; copies and the like share theirs."""
         keys = [repr(clip) for clip in zip(*(clips[column][:] for column in ("digest", "start", "end")))]
         first, of = np.unique(keys, return_index=True, return_inverse=True)[1:]
-        rows = clips.select_columns(CLIP).select(first)
         features = datasets.Features({"features": datasets.List(datasets.Value(str(self.storage)))})
         settings = {"batched": True, "batch_size": 32, "writer_batch_size": 32, "features": features}
         settings |= {"remove_columns": CLIP, "desc": f"features, {name}"}
         blocks = []
-        for begin in range(0, len(rows), BLOCK):
-            block = range(begin, min(begin + BLOCK, len(rows)))
-            key = {"part": fingerprint, "clips": [keys[first[row]] for row in block]}
+        for begin in range(0, len(first), BLOCK):
+            block = first[begin : begin + BLOCK]
+            key, rows = {"part": fingerprint, "clips": [keys[row] for row in block]}, clips.select_columns(CLIP)
             blocks.append(shared_map(rows.select(block), self.of_clips, key=key, args=run.args, run=run, **settings))
-        whole = datasets.concatenate_datasets(blocks)
-        logger.info("features, %s: %s clips, %s MB", name, f"{len(rows):,}", f"{whole.data.nbytes / 1e6:,.1f}")
-        return ClipRows(clips, whole.with_format("arrow"), of, self.shape)
+        return ClipRows(clips, datasets.concatenate_datasets(blocks).with_format("arrow"), of, self.shape)
 
 
 def model_inputs(run, model, clips: dict[str, datasets.Dataset], extractor, pad_seconds: float | None = None) -> tuple:
     """What the trainer gets for each split: waveforms, or the features that the frozen part makes of them, once.
 
-    For use inside `run.phase(..., together=True)`, with the model on its device.
-
-    Returns:
-        (split -> `ClipRows`, the collator).
+    For use inside `run.phase(..., together=True)`, with the model on its device. Returns (split -> `ClipRows`, the
+    collator).
     """
     args, kind, config = run.args, run.args.freeze, encoder_of(model).config
     changed = args.augment_speed > 0 or args.augment_noise is not None
-    augmentation = Augmentation(args.augment_speed, args.augment_noise, run.training_args.seed) if changed else None
-    collator = ClipCollator(extractor, pad_seconds, augmentation)
+    collator = ClipCollator(extractor, pad_seconds, args.augment_speed, args.augment_noise, run.training_args.seed)
     if config.model_type in SPECTROGRAMS:  # of one length: 30 s, or as many frames of 10 ms
         longest = getattr(extractor, "chunk_length", None) or extractor.max_length / 100
         if count := sum(seconds > longest for part in clips.values() for seconds in part["seconds"][:]):

@@ -1,10 +1,6 @@
 """Heads on speech encoders that transformers does not have: classifying with other pooling, recurrent CTC.
 
 Both are ordinary models of transformers: once this module is imported, the auto classes and `pipeline` load them, too.
-
-    import common.speech.heads
-    model = AutoModelForAudioClassification.from_pretrained("outputs/ser")
-
 They give a clip the same logits in every batch, from waveforms or from what a frozen encoder gave before
 (`encoders.prepare_encoder`, `features`). Losses belong to the scripts.
 """
@@ -35,44 +31,36 @@ POOLING = ("mean", "max", "first")
 
 
 class _HeadConfig(PreTrainedConfig):
-    """`encoder`: its own configuration; `weighted`: all its layers are summed up, instead of taking the last one."""
-
     sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="hubert")}
 
     encoder: PreTrainedConfig | dict | None = None
-    weighted: bool = False
+    weighted: bool = False  # all layers are summed up, instead of taking the last one
 
 
 class PooledClassifierConfig(_HeadConfig):
-    """`pooling`: one of `POOLING`; `classifier_size`: width between the head's two linear layers."""
+    """Of `PooledClassifier`."""
 
     model_type = "pooled-speech-classifier"
-
     pooling: str = "mean"
-    classifier_size: int = 256
+    classifier_size: int = 256  # between the two linear layers
     classifier_dropout: float = 0.1
 
 
 class RecurrentCtcConfig(_HeadConfig):
-    """`recurrent_size`: of each direction of an LSTM, and of the layer below; `recurrent_layers`: 0 is a linear head.
-
-    `vocab_size` and `pad_token_id` are the tokenizer's; its padding token is CTC's blank.
-    """
+    """Of `RecurrentCtc`; `vocab_size` and `pad_token_id`, CTC's blank, are the tokenizer's."""
 
     model_type = "recurrent-ctc"
-
     vocab_size: int = 32
     pad_token_id: int = 0
-    recurrent_size: int = 1024
-    recurrent_layers: int = 2
+    recurrent_size: int = 1024  # of each direction of an LSTM, and of the layer below
+    recurrent_layers: int = 2  # 0: a linear head
     head_dropout: float = 0.2
 
 
 class _HeadOnEncoder(PreTrainedModel):
     """An encoder, a weighted sum of its layers if so wished, and what a subclass makes of it in `head`.
 
-    The weights of the sum are a softmax over all hidden states, the input of the first layer included (SUPERB, Yang et
-    al. 2021, and transformers' `use_weighted_layer_sum`).
+    The sum is over all hidden states, as in SUPERB (Yang et al. 2021) and transformers' `use_weighted_layer_sum`.
     """
 
     base_model_prefix = "encoder"
@@ -89,10 +77,7 @@ class _HeadOnEncoder(PreTrainedModel):
 
     @classmethod
     def around(cls, encoder: PreTrainedModel, labels: Sequence[str] = (), **settings) -> "_HeadOnEncoder":
-        """A new head on a (pre-trained) encoder, which is taken, not copied; `settings`: of its configuration.
-
-        labels: of a classifier, the names of the classes, in the order of the logits.
-        """
+        """A new head on a (pre-trained) encoder, for classes of these names; `settings`: of its configuration."""
         config = encoder_of(encoder).config
         if config.model_type in SPECTROGRAMS:
             raise UserError(f"a {config.model_type} model has transformers' own head only: give --head standard")
@@ -101,34 +86,23 @@ class _HeadOnEncoder(PreTrainedModel):
         attention = config._attn_implementation
         return cls(cls.config_class(encoder=config, attn_implementation=attention, **settings), encoder)
 
-    def forward(
-        self,
-        input_values: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-    ) -> ModelOutput:
-        """Logits of what the encoder takes, waveforms [B, samples] or features, or gave before, [B, T, L, H]."""
-        inputs = input_features if input_values is None else input_values
-        outputs = self.encoder(inputs, attention_mask=attention_mask, output_hidden_states=self.config.weighted)
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> ModelOutput:
+        """Logits of waveforms [B, samples], of what the convolutions gave before, or the encoder, [B, T, L, H]."""
+        outputs = self.encoder(input_values, attention_mask=attention_mask, output_hidden_states=self.config.weighted)
         states = outputs.last_hidden_state
         if self.layer_weights is not None:
             shares = functional.softmax(self.layer_weights, dim=0)
             states = (torch.stack(outputs.hidden_states, dim=-2) * shares[:, None]).sum(-2)
-        frames = frames_in(self, {self.encoder.main_input_name: inputs, "attention_mask": attention_mask})
+        frames = frames_in(self, {"input_values": input_values, "attention_mask": attention_mask})
         return self.output_class(logits=self.head(states, frames))
 
 
 class PooledClassifier(_HeadOnEncoder):
-    """Pooling over time, batch norm, linear, ReLU, dropout, linear: the published head for emotions.
-
-    Pooling is over a clip's own frames: their mean, their maximum, or the first one.
-    """
+    """Pooling over a clip's own frames, batch norm, linear, ReLU, dropout, linear: the published head for emotions."""
 
     config_class, output_class = PooledClassifierConfig, SequenceClassifierOutput
 
     def __init__(self, config: PooledClassifierConfig, encoder: PreTrainedModel | None = None):
-        if config.pooling not in POOLING:
-            raise UserError(f"pooling {config.pooling!r}: this head knows {', '.join(POOLING)}")
         super().__init__(config, encoder)
         hidden = config.encoder.hidden_size
         self.norm = torch.nn.BatchNorm1d(hidden)
@@ -147,9 +121,8 @@ class PooledClassifier(_HeadOnEncoder):
 class RecurrentCtc(_HeadOnEncoder):
     """A linear layer, bidirectional LSTMs, each with dropout behind it, and a linear layer over the vocabulary.
 
-    With the defaults it is SUPERB's head for speech recognition (Yang et al. 2021; sizes in s3prl/s3prl:
-    s3prl/downstream/asr/config.yaml). Without recurrent layers it is dropout and a linear layer: `HubertForCTC`, which
-    cannot weight layers, with weighted layers.
+    With the defaults it is SUPERB's head for speech recognition (s3prl/downstream/asr/config.yaml in s3prl/s3prl).
+    Without recurrent layers it is dropout and a linear layer: `HubertForCTC`, but with weighted layers.
     """
 
     config_class, output_class = RecurrentCtcConfig, CausalLMOutput
@@ -177,13 +150,7 @@ class RecurrentCtc(_HeadOnEncoder):
 
 
 def pool(states: torch.Tensor, frames: torch.Tensor, how: str) -> torch.Tensor:
-    """One vector a clip, [B, H], of its own frames alone.
-
-    Args:
-        states: [B, T, H], padded in any way.
-        frames: int64 [B].
-        how: one of `POOLING`.
-    """
+    """One vector a clip, [B, H], of its own frames alone: int64 [B], of states [B, T, H]; `how`: one of `POOLING`."""
     if how == "first":
         return states[:, 0]
     padding = (torch.arange(states.shape[1], device=states.device) >= frames[:, None])[..., None]
@@ -207,16 +174,3 @@ def trained_processor(args):
             return AutoProcessor.from_pretrained(name, **source_of(args, name))
         except TypeError:  # so the library says that a file is not there
             raise UserError(f"{name}: has no vocabulary (vocab.json) of a tokenizer of characters") from None
-
-
-def keep_head(model, tokenizer, args) -> None:
-    """Notes in `args` which head a trained model has; it keeps it: flags for another one are a `UserError`."""
-    recurrent = getattr(model, "recurrent", None) is not None
-    found = {"head": "blstm", "head_size": model.config.recurrent_size} if recurrent else {"head": "linear"}
-    found |= {"layer": "weighted"} if getattr(model, "layer_weights", None) is not None else {}
-    for name in args.explicit & {"head", "head_size", "layer" if args.weighted else "head"}:
-        if (value := getattr(args, name)) != found.get(name):
-            raise UserError(f"--{name} {value}: {args.model} has another head; leave it out, or start from an encoder")
-    args.set("the model's head", **found)
-    if max(number for token, number in tokenizer.get_vocab().items() if len(token) == 1) >= model.config.vocab_size:
-        raise UserError(f"{args.model}: gives {model.config.vocab_size} scores; its tokenizer has more characters")

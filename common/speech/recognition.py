@@ -1,35 +1,30 @@
-"""Transcripts scored: error rates with intervals, the baseline, groups, the files, the worst errors, the plots.
-
-What `common.classification` is for classes. How errors are counted is `common.metrics.wer`. The transcripts of a split
-are a table with a row an utterance, see `transcriptions_of`.
-"""
+"""Transcripts scored, as `common.classification` does it with classes; errors are counted by `common.metrics.wer`."""
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from common.classification import LOSSES
 from common.errors import write_csv, write_json
 from common.metrics.intervals import ratio_interval
 from common.metrics.wer.wer import KINDS, Alignment, alignments, counted, edit_counts
 from common.report import page, plots
 from common.results import headline, metric, plain_metric
-from common.speech.results import groups_of, known_of, player
+from common.speech.decoding import word_times
+from common.speech.results import draw_durations, groups_of, known_of, player
 
 ERRORS = KINDS[1:]  # substitutions, deletions, insertions
 SCORED = ("wer", *ERRORS, "alignment")
-FORMS = {(True, True): "{{{}>{}}}", (True, False): "{{-{}}}", (False, True): "{{+{1}}}"}  # said?, written? -> error
 
 
 def transcriptions_of(clips, texts: Sequence[str]) -> pd.DataFrame:
     """The transcripts of a split (`datasets.Dataset`), and what is known of its clips.
 
-    Columns: id, seconds, what is known of each, reference, hypothesis; then wer in percent ("" of an empty reference),
-    the counts of word errors, and the alignment, which is the reference with errors in braces: {cat>cap} "cap" for
-    "cat", {-mat} missing, {+on} added; all "" where the truth is unknown. With truth also the counts words, errors,
-    characters and character_errors.
+    Columns: id, seconds, what is known, reference, hypothesis; then wer in percent ("" of an empty reference), counts
+    of word errors, and the alignment, which is the reference with errors in braces: {cat>cap}, {-mat} missing, {+on}
+    added; "" where the truth is unknown. With truth also the counts words, errors, characters and character_errors.
     """
     table = pd.DataFrame({"id": clips["id"][:], "seconds": clips["seconds"][:]})
     table = table.assign(**known_of(clips, ("speaker",)), **groups_of(clips))
@@ -43,17 +38,16 @@ def transcriptions_of(clips, texts: Sequence[str]) -> pd.DataFrame:
     table["wer"] = [f"{100 * wrong / said:.2f}" if said else "" for wrong, said in zip(errors, of)]
     table[[*ERRORS]] = words[:, 1:]
     table["alignment"] = [_marked(*row) for row in zip(table["reference"], table["hypothesis"], aligned)]
-    character_errors = characters[:, 1:].sum(axis=1)
-    return table.assign(
-        words=of, errors=errors, characters=characters[:, :3].sum(axis=1), character_errors=character_errors
-    )
+    table["characters"], table["character_errors"] = characters[:, :3].sum(axis=1), characters[:, 1:].sum(axis=1)
+    return table.assign(words=of, errors=errors)
 
 
 def _marked(reference: str, hypothesis: str, alignment: Alignment) -> str:
     said, written, words = reference.split(), hypothesis.split(), []
     for _, begin, end, first, last in alignment:
         for one, other in itertools.zip_longest(said[begin:end], written[first:last], fillvalue=""):
-            words.append(one if one == other else FORMS[bool(one), bool(other)].format(one, other))
+            error = f"{one}>{other}" if one and other else f"-{one}" if one else f"+{other}"
+            words.append(one if one == other else f"{{{error}}}")
     return " ".join(words)
 
 
@@ -65,10 +59,9 @@ def _rate(table: pd.DataFrame, errors: str = "errors", of: str = "words") -> dic
 
 
 def score_transcripts(splits: Mapping[str, pd.DataFrame], losses: Mapping[str, float]) -> dict:
-    """The parts of results.json about scores: headline, metrics, groups, baseline.
+    """The parts of results.json about scores: headline, metrics, groups, baseline (an empty transcript of everything).
 
-    Splits without truth are left out; the headline is the word error rate of the last one with a reference word. The
-    baseline is an empty transcript of everything: each word is a deletion.
+    Splits without truth are left out; the headline is the word error rate of the last one with a reference word.
     """
     parts: dict = {name: {} for name in ("metrics", "groups", "baseline")}
     top = None
@@ -97,24 +90,25 @@ def score_transcripts(splits: Mapping[str, pd.DataFrame], losses: Mapping[str, f
 
 
 def write_transcripts(results: dict, tables: Mapping, paths: Mapping, splits, tokenizer, run) -> tuple:
-    """Writes predictions, the times of their words where asked for, and plots; (files, error cards, their title)."""
-    from common.speech.decoding import word_times
-
-    names = []
-    for name, prefix in (("validation", ""), ("test", "test_")):
-        if name not in tables:
-            continue
-        shown = tables[name].loc[:, :"alignment"].assign(seconds=tables[name]["seconds"].map("{:.3f}".format))
-        names.append(f"{prefix}predictions.csv")
-        write_csv(run.output_dir / names[-1], shown.columns, shown.itertuples(index=False))
+    """Writes predictions, times of words by the `paths` where asked for, plots; (files, error cards, their title)."""
+    files = {}
+    for name, table in tables.items():
+        file = "test_predictions" if name == "test" else "predictions"
+        shown = table.loc[:, :"alignment"].assign(seconds=table["seconds"].map("{:.3f}".format))
+        write_csv(run.output_dir / f"{file}.csv", shown.columns, shown.itertuples(index=False))
+        files[f"{file}.csv"] = f"{file}.csv"
         if run.args.timestamps:
-            rows = zip(tables[name]["id"], *paths[name])
+            rows = zip(table["id"], table["hypothesis"], paths[name])
             content = [{"id": i, "text": text, "chunks": word_times(tokenizer, path)} for i, text, path in rows]
-            names.append(f"{prefix}predictions.json")
-            write_json(run.output_dir / names[-1], content)
-    seconds = {name: np.array(clips["seconds"][:]) for name, clips in splits.items()}
-    drawn = draw_plots(results["history"], tables, seconds, run.output_dir / "plots")
-    files = {name: name for name in names} | {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
+            write_json(run.output_dir / f"{file}.json", content)
+            files[f"{file}.json"] = f"{file}.json"
+    folder = run.output_dir / "plots"
+    drawn = [draw_durations(splits, folder)]
+    if history := results["history"]:
+        rates = {"training set": "train_wer", "validation": "eval_wer"}
+        drawn.append(plots.curves(history, folder / "loss", title="Loss", series=LOSSES))
+        drawn.append(plots.curves(history, folder / "wer", title="Word error rate (%)", series=rates))
+    files |= {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
     if not results["headline"]:
         return files, [], ""
     name = results["headline"]["split"]
@@ -122,10 +116,7 @@ def write_transcripts(results: dict, tables: Mapping, paths: Mapping, splits, to
 
 
 def error_cards(table: pd.DataFrame, play=lambda row: "", count: int = 20) -> list[str]:
-    """The utterances with the most word errors as HTML; of equally many, the higher rate first; `play` gives players.
-
-    By number and not by rate, or the first ones would all be clips of one word.
-    """
+    """The utterances with the most word errors as HTML; of equally many, the higher rate first; `play`: players."""
     cards, wrong = [], table[table["errors"] > 0]
     for row, one in wrong.sort_values(["errors", "words"], ascending=[False, True], kind="stable")[:count].iterrows():
         kinds = zip(("replaced", "missing", "added"), one[[*ERRORS]])
@@ -136,30 +127,3 @@ def error_cards(table: pd.DataFrame, play=lambda row: "", count: int = 20) -> li
         body = play(row) + "".join(page.text_block(name, text or "(empty)") for name, text in texts.items())
         cards.append(page.card(f"{one['errors']:,} errors in {one['words']:,} words", facts, body))
     return cards
-
-
-# Plots
-
-
-def draw_plots(history: Sequence[dict], tables: Mapping[str, pd.DataFrame], seconds: Mapping, folder: Path) -> list:
-    """Durations of every split (`seconds`: name -> float [N]), losses and word error rates while training, and of each
-    evaluated split the word error rate by length, in fifths of it, and the most frequent errors."""
-    drawn = [plots.histogram(None, folder / "durations", title="Durations", xlabel="seconds", groups=seconds)]
-    if history:
-        losses = {"train": "loss", "training set": "train_loss", "validation": "eval_loss"}
-        rates = {name: key.replace("loss", "wer") for name, key in losses.items() if name != "train"}
-        drawn.append(plots.curves(history, folder / "loss", title="Loss", series=losses))
-        drawn.append(plots.curves(history, folder / "wer", title="Word error rate (%)", series=rates))
-    for name, table in tables.items():
-        if "errors" not in table:
-            continue
-        fifths = table.groupby(pd.qcut(table["seconds"], 5, precision=1, duplicates="drop"), observed=True)
-        rates = {f"{max(fifth.left, 0):g}-{fifth.right:g} s": _rate(part) for fifth, part in fifths}
-        shown = {"title": f"Word error rate by length ({name})", "ylabel": "WER (%)"}
-        shown["low_high"] = {length: {"WER": (rate["low"], rate["high"])} for length, rate in rates.items()}
-        bars = {length: {"WER": rate["value"]} for length, rate in rates.items()}
-        drawn.append(plots.grouped_bars(bars, folder / f"{name}_wer_by_length", **shown))
-        counts = table["alignment"].str.findall(r"{\S+}").explode().value_counts()[:12].to_dict()
-        title = f"Most frequent errors ({name})"
-        drawn.append(plots.class_counts({"": counts}, folder / f"{name}_confused_words", title=title))
-    return drawn

@@ -1,65 +1,80 @@
 """Recordings of speech with their classes or transcripts, from any source, as splits: a row a clip, never samples.
 
-What every split goes through. What sources say of their clips is in `sources`, who
-comes into which split in `splits`, sound in `audio`.
+What folders and corpora say stands in `corpora`, what tables say in `tables`; who comes into which split in `splits`.
 """
 
-from collections import Counter
+import glob
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
+import soundfile
 
+from common.cache import is_archive, shared_map, unpacked
 from common.data import LIMITS, PHASES, SPLITS, Splits, select
 from common.errors import UserError
-from common.speech.corpora import Reading, mark
-from common.speech.sources import check_texts, encode_classes, examined, measure, read_sources, to_dataset, without_bad
-from common.speech.splits import CONTENT, check_classes, describe_splits, divided, with_columns
+from common.hub import fetching, load_split
+from common.labels import canonical, encode_labels
+from common.speech import audio, corpora, tables
+from common.speech.corpora import Reading, mark, without_bad
+from common.speech.splits import CONTENT, check_classes, divided
+from common.speech.transcripts import Normalization, normalize_texts
+
+ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
+GENDERS = {"m": "male", "f": "female"}  # by first letter
+WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
+EXAMINING = 5  # to be raised when `audio.examine` finds something else
+REMEDIES = {  # what is only to be predicted may be a --test_file
+    "label": "the clips are not in folders by class; make such folders, give a table, --name_pattern or --corpus",
+    "text": "clips alone have no transcripts; give a table with paths and texts",
+}
 
 
 def load_recordings(
     args,
     run,
     *,
-    kind: Literal["label", "text"],
+    rules: Normalization | None = None,
     classes: Mapping[str, Sequence[str]] = {},
     names: Sequence[str] = (),
-    corpora: bool = False,
+    silent_ok: Sequence[str] = (),
     hub_folder: str | None = None,
     prepare: Callable[[datasets.Dataset], tuple[datasets.Dataset, dict[str, int]]] | None = None,
-    audio: bool = True,
 ) -> Splits:
     """The splits that the run needs, from the files that are given, else from `--data_dir`, else from the hub.
 
-    Rows have the columns id, recording (the id of the whole; the same until something is cut), path (see `audio`),
-    start and end in seconds (end None: to the clip's end), seconds, speaker, gender (None where unknown), labels (a
-    ClassLabel) or text (neither in test data without truth), and columns of few values by which results can be grouped.
-    Nothing is decoded: see `check_clips`. Raises `UserError` naming file, row and remedy for whatever is wrong.
+    Rows have the columns id, recording (the id of the whole), path (see `audio`), digest (of the file), start, end in
+    seconds (None: the clip's end), seconds, speaker, gender (None: unknown), labels (a ClassLabel) or text (neither in
+    test data without truth), and columns of few values by which results can be grouped. Every clip is decoded once,
+    divided over the processes. Raises `UserError` naming file, row and remedy for whatever is wrong.
 
     Args:
-        run: its `warn` and `note` get sentences.
-        classes: known classes -> other spellings.
+        rules: how transcripts are made alike; None: the clips have classes.
+        classes: emotions -> other spellings; corpora of them are told by the names of their files.
         names: the classes of a model that is only used.
-        corpora: corpora of emotions are told by the names of their files.
+        silent_ok: classes whose clips may be all zeros; those of unknown class may then, too.
         hub_folder: of `--dataset`, see `hub.load_split`.
         prepare: what is done with all rows of a source before it is split: (rows) -> (rows, reason -> left out).
-        audio: False: names without sound will do; `seconds` is None then.
     """
-    reading = Reading(args, run, kind, classes, names or (), corpora, audio)
+    reading = Reading(args, run, "label" if rules is None else "text", classes, names, silent_ok)
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     sources = read_sources(needed, reading, hub_folder)
     frame = pd.concat([clips.assign(part=name) for name, clips in sources.items()], ignore_index=True)
-    measure(frame, reading)
-    feature = encode_classes(frame, sources, reading) if kind == "label" else check_texts(frame, sources)
+    true = with_truth(frame, sources, reading)
+    feature = encode_classes(frame, true, sources, reading) if rules is None else normalize_texts(frame, true, rules)
+    check_sound(frame, reading)
+    check_truths(frame, reading)
     splits = Splits()
     for name, clips in sources.items():
         source = clips.attrs["source"]
         dataset, skipped = to_dataset(frame[frame["part"] == name].copy(), source, args, feature)
         if prepare:
             dataset, left_out = prepare(dataset)
-            skipped = dict(Counter(skipped) + Counter(left_out))
+            skipped |= left_out
         parts = {name: dataset}
         if name == "all":
             parts, words = divided(dataset, args, source)
@@ -71,51 +86,188 @@ def load_recordings(
             splits.facts[part], skipped = facts, {}
     if absent := [name for name in needed if name not in splits and name != "test"]:
         raise UserError(f"{source}: no recording is left for {absent[0]}")
-    if kind == "label":
+    if rules is None:
         check_classes(splits, run)
     if len(splits) > 1 and not all(any(split["speaker"][:]) for split in splits.values()):
         run.warn("speakers are not known: the same one may be in several splits, which makes scores too good")
-    if not audio:
-        describe_splits(splits)
     return splits
 
 
-def check_clips(splits: Splits, args, run, silent_ok: Sequence[str] = ()) -> Splits:
-    """The splits without clips that are not whole, with a column `digest` (SHA-256 of the file) and true `seconds`.
+# Sources
 
-    Every clip is decoded once, divided over the processes, and remembered. To be called by all processes together.
 
-    Args:
-        silent_ok: classes whose clips may be all zeros; those of unknown class may then, too.
+def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None) -> dict[str, pd.DataFrame]:
+    """Split -> what its source says (`corpora.clips_frame`); "all" for one source that is to be split."""
+    args = reading.args
+    files = {"train": args.train_file, "validation": args.validation_file, "test": args.test_file}
+    names = {"train": args.train_split_name, "validation": args.eval_split_name, "test": args.test_split_name}
+    if args.data_dir:
+        return {"all": _read([args.data_dir], reading)}
+    if any(files.values()):
+        optional = () if "do_predict" in args.explicit else ("test",)
+        if absent := [name for name in needed if not files[name] and name not in optional]:
+            sentence = f"there is no {absent[0]} data: give --{absent[0]}_file"
+            raise UserError(f"{sentence}, or choose among --do_train --do_eval --do_predict")
+        return {name: _read(files[name], reading) for name in needed if files[name]}
+    if not args.dataset:
+        raise UserError("there are no data: give --data_dir, --train_file, --dataset with a hub id, or --demo")
+    wanted = {name: names[name] for name in needed} if args.split == "auto" else {"all": args.train_split_name}
+    loaded = {name: load_split(args, split, folder=hub_folder) for name, split in wanted.items()}
+    return {name: _named(tables.hub_clips(*found, reading), reading) for name, found in loaded.items()}
 
-    Raises:
-        UserError: a bad clip, unless these are skipped.
+
+def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
+    """The clips of a folder or an archive, or of one or several recordings or tables, which patterns may name."""
+    args, source = reading.args, ", ".join(paths)
+    paths = [path for one in paths for path in ([] if os.path.exists(one) else sorted(glob.glob(one))) or [one]]
+    path, files, sounds = Path(paths[0]), {}, [*filter(corpora.is_audio, paths)]
+    if path.is_dir() or (is_archive(path) and path.is_file()):
+        files = corpora.list_files(path if path.is_dir() else unpacked(path, args), args)
+    elif sounds == paths:
+        above = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in paths])
+        files = {Path(os.path.abspath(one)).relative_to(above).as_posix(): one for one in paths}
+    clips = path.is_dir() or len(files) > 1 or any(map(corpora.is_audio, files))  # an archive may have a table alone
+    if len(paths) > 1 and sounds != paths and (clips or sounds or any(map(os.path.isdir, paths))):
+        raise UserError(f"{source}: cannot be read as one; put the recordings into one folder or table")
+    if clips:
+        frame = corpora.with_truths(files)
+        frame = tables.tables_in(files, reading) if frame is None else frame
+        frame = corpora.class_folders(files, reading) if frame is None else frame
+    elif path.name.endswith(".parquet") and path.is_file():  # maybe with the sound in it, so not read as a whole
+        with fetching("file", source):
+            dataset = datasets.Dataset.from_parquet(paths, cache_dir=args.cache_dir)
+        frame = tables.hub_clips(dataset, source, reading)
+    else:
+        frame = tables.table_clips(tables.read_table(paths, args), reading)
+    frame.attrs.setdefault("source", source)
+    return _named(frame, reading)
+
+
+def _named(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    """With what the names of the files say."""
+    source = frame.attrs["source"]
+    if not len(frame):
+        raise UserError(f"{source}: has no clip; sound ends with one of {', '.join(audio.AUDIO_ENDINGS)}")
+    corpora.add_names(frame, reading)
+    if reading.kind == "label" and (doubt := frame.attrs.get("doubt")):
+        reading.run.warn(f"{source}: {doubt}")
+    return frame
+
+
+# Truth and sound
+
+
+def with_truth(frame: pd.DataFrame, sources: Mapping[str, pd.DataFrame], reading: Reading) -> pd.Series:
+    """Which rows are of parts with the truth, whose column gets "" for gaps; only a test set may be without it."""
+    column = reading.kind
+    frame[column] = frame[column].fillna("").str.normalize("NFC") if column in frame else ""  # macOS names are NFD
+    found = (frame[column] != "").groupby(frame["part"]).transform("any")
+    if absent := [name for name in frame["part"][~found].unique() if name != "test"]:
+        about = sources[absent[0]].attrs
+        raise UserError(f"{about['source']}: {about.get('remedy') or REMEDIES[column]}; or give --test_file only")
+    return found
+
+
+def encode_classes(
+    frame: pd.DataFrame, true: pd.Series, sources: Mapping[str, pd.DataFrame], reading: Reading
+) -> datasets.ClassLabel | None:
+    """Gives the frame the column `labels` (-1: no truth), and returns its feature (None: no source has classes).
+
+    The classes are those of all splits; spellings that differ only in case are one. `true`: see `with_truth`.
     """
-    checked = []
-    for name, split in splits.items():
-        facts, frame = splits.facts[name], split.select_columns(["id", "path", "start", "end"]).to_pandas()
-        frame["truth"] = next((split[column][:] for column in ("labels", "text") if column in split.features), None)
-        frame = frame.join(examined([*frame["path"].unique()], args, run), on="path")
-        inside = frame["path"].str.contains(".arrow#", regex=False)
-        frame["where"] = (facts["source"] + ", " + frame["id"]).where(inside, frame["path"])
-        names = split.features["labels"].names if "labels" in split.features else []
-        may_be_silent = [number for number, label in enumerate(names) if label in silent_ok]
-        silent = (frame["peak"] == 0) & ~frame["truth"].isin(may_be_silent) & bool(names or not silent_ok)
-        mark(frame, silent, "silent", "is silent: all samples are 0")
-        good, skipped = without_bad(frame, facts["source"], args.on_bad_example == "skip")
-        facts["skipped"] = dict(Counter(facts["skipped"]) + Counter(skipped))
-        seconds = np.fmin(good["end"].astype(float), good["seconds"]) - good["start"]
-        columns = {"seconds": seconds.tolist(), "digest": good["digest"].tolist()}
-        splits[name] = with_columns(split.select(good.index), columns)
-        checked.append(good)
-    describe_splits(splits)
-    for shared in splits.overlaps:
-        if shared["key"] == "clip":
-            first, second = shared["between"]
-            run.warn(f"{shared['examples']:,} clips of {second} ({shared['share']:.0%}) are in {first}, too")
-    rows = pd.concat(checked)
-    rows = rows[rows.groupby(CONTENT, dropna=False)["truth"].transform("nunique") > 1]
+    args, known = reading.args, reading.classes
+    meant = frame["label"].map(lambda label: canonical(label, known))
+    usual = meant.groupby(meant.str.casefold()).agg(lambda same: same.value_counts().index[0])  # YES and yes are one
+    frame["label"], frame["labels"] = meant.str.casefold().map(usual), -1
+    test = frame["part"] == "test"
+    if reading.names and not frame["label"][test].isin(reading.names).any():
+        true &= ~test  # folders need not be called by class where a model is used
+    there = sorted({*frame["label"]} - {""})
+    dropped = {usual.get(canonical(name, known).casefold(), name) for name in args.drop_labels}
+    if absent := dropped - {*there}:
+        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {', '.join(there)}")
+    mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
+    table = frame[true & (frame["reason"] == "")]
+    if not len(table):
+        return None
+    rows, places = table.index, [where.rpartition(", row ") for where in table["where"]]
+    table = table.set_index(pd.MultiIndex.from_tuples([(file or row, row) for file, _, row in places]))
+    if not any(sources[name].attrs.get("numbered") for name in table["part"].unique()):
+        table.attrs = {"label_names": {"label": sorted({*table["label"]} - {""})}}  # also what looks like a number
+    options = {"known": known, "label_order": args.order, "names": reading.names or None}
+    ids, feature, problems = encode_labels(table, "label", **options)
+    if ids is None:
+        raise UserError(f"{table['where'].iloc[0]}: no clip has a label; it may be a hidden test set")
+    frame.loc[rows, "labels"] = ids
+    for at, (reason, problem) in problems.items():
+        frame.loc[rows[at], ["reason", "problem"]] = reason, problem or ""
+    return feature
+
+
+def check_sound(frame: pd.DataFrame, reading: Reading) -> None:
+    """Adds `seconds` and `digest` (of the file) of the clips; takes bad ones out, and too short or too long ones."""
+    args = reading.args
+    for name in ("start", "end"):
+        frame[name] = frame[name].astype(float) if name in frame else np.nan
+    frame["start"] = frame["start"].fillna(0.0)
+    paths = [*frame["path"][frame["reason"] == ""].unique()]
+    found = examined(paths or [""], args, reading.run).reindex(frame["path"]).set_index(frame.index)
+    frame["digest"], lengths = found["digest"], found["seconds"]
+    mark(frame, found["reason"] != "", found["reason"], found["problem"])
+    beyond = (frame["start"] >= lengths) | (frame["end"] > lengths + ROUNDING)
+    mark(frame, beyond, "part beyond the end", [f"its part ends after the clip, at {end:.2f} s" for end in lengths])
+    frame["seconds"] = np.fmin(frame["end"], lengths) - frame["start"]
+    short = f"is too short; encoders need {1000 * audio.MINIMUM:g} ms"
+    mark(frame, frame["seconds"].round(5) < audio.MINIMUM, "too short", short)
+    silent = found["peak"] == 0
+    if reading.silent_ok:
+        silent &= (frame["labels"] >= 0) & ~frame["label"].isin(reading.silent_ok)
+    mark(frame, silent, "silent", "is silent: all samples are 0")
+    if reading.kind == "text":
+        wrong = ~frame["seconds"].between(args.min_seconds, args.max_seconds or np.inf)
+        mark(frame, wrong, "shorter or longer than asked for")
+
+
+def check_truths(frame: pd.DataFrame, reading: Reading) -> None:
+    """Warns of the same sound with different classes or transcripts."""
+    truth = "text" if reading.kind == "text" else "labels"
+    rows = frame[(frame["reason"] == "") & ~frame[truth].isin(["", -1])]
+    rows = rows[rows.groupby(CONTENT, dropna=False)[truth].transform("nunique") > 1]
     if len(rows):
         sentence = f"{len(rows.drop_duplicates(CONTENT)):,} clips are there more than once, with different labels or"
-        run.warn(f"{sentence} transcripts, such as {rows['where'].iloc[0]}")
-    return splits
+        reading.run.warn(f"{sentence} transcripts, such as {rows['where'].iloc[0]}")
+
+
+def examined(paths: list[str], args, run) -> pd.DataFrame:
+    """What `audio.examine` finds of each clip, by path; remembered, and shared by all processes."""
+
+    def several(rows: dict[str, list]) -> dict[str, list]:
+        # Threads, as decoding leaves Python's lock.
+        with ThreadPoolExecutor(args.preprocessing_num_workers or os.cpu_count()) as threads:
+            return pd.DataFrame(threads.map(audio.examine, rows["path"])).to_dict("list")
+
+    def stamp(path: str) -> list:
+        file = path.rsplit("#", 2)[0] if ".arrow#" in path else path
+        return [path, os.path.getsize(file), os.path.getmtime(file)] if os.path.isfile(file) else [path]
+
+    key = {"examined": EXAMINING, "libsndfile": soundfile.__libsndfile_version__, "files": [*map(stamp, paths)]}
+    clips = datasets.Dataset.from_dict({"path": paths})
+    options = {"batched": True, "batch_size": 64, "desc": "decoding"}
+    return shared_map(clips, several, key=key, args=args, run=run, **options).to_pandas().set_index("path")
+
+
+def to_dataset(frame: pd.DataFrame, source: str, args, feature) -> tuple[datasets.Dataset, dict[str, int]]:
+    """The good rows of a source, with classes of that feature if any, and reason -> how many were left out."""
+    truth = ["labels"] if feature is not None and (frame["labels"] >= 0).any() else []
+    truth += ["text"] if "text" in frame and (frame["text"] != "").any() else []
+    mark(frame, frame.duplicated(["path", "start", "end", *truth]), "row is there twice")
+    good, skipped = without_bad(frame, source, args.on_bad_example == "skip")
+    good = good.assign(recording=good["id"])
+    for name, spelt in (("speaker", {}), ("gender", GENDERS)):
+        said = good[name].fillna("") if name in good else [""] * len(good)
+        good[name] = [spelt.get(one[:1].lower(), one) or None for one in said]
+    fixed = ["id", "recording", "path", "digest", "start", "end", "seconds", "speaker", "gender", *truth]
+    kinds = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64")) | {"labels": feature}
+    names = [*fixed, *(name for name in good if name not in (*fixed, *WORKING))]
+    features = datasets.Features({name: kinds.get(name, datasets.Value("string")) for name in names})
+    return datasets.Dataset.from_pandas(good[names], features=features, preserve_index=False), skipped

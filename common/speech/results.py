@@ -5,10 +5,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import datasets
+import librosa
 import numpy as np
 import pandas as pd
+import soundfile
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
 
+from common.classification import Predictions, write_classes
+from common.metrics.intervals import auroc_interval
 from common.report import page, plots
+from common.results import plain_metric
 from common.speech.audio import RATE, load_clip
 from common.speech.splits import with_columns
 
@@ -39,10 +46,8 @@ def labels_of(clips: datasets.Dataset) -> np.ndarray:
     return np.array(clips["labels"][:], dtype=np.int64)
 
 
-def predictions_of(clips: datasets.Dataset, logits: np.ndarray, labels: list[str]):
-    """The predictions of a split, with what is known of its clips beside them (`classification.Predictions`)."""
-    from common.classification import Predictions
-
+def predictions_of(clips: datasets.Dataset, logits: np.ndarray, labels: list[str]) -> Predictions:
+    """The predictions of a split, with what is known of its clips beside them."""
     columns = {"seconds": [f"{seconds:.2f}" for seconds in clips["seconds"][:]]} | known_of(clips, ("speaker",))
     targets = labels_of(clips) if "labels" in clips.column_names else None
     return Predictions(labels, logits, targets, clips["id"][:], columns, groups_of(clips))
@@ -61,12 +66,7 @@ def groups_of(clips: datasets.Dataset) -> dict[str, list[str]]:
 
 
 def by_recording(clips: datasets.Dataset, logits: np.ndarray) -> tuple[datasets.Dataset, np.ndarray]:
-    """Whole recordings, in order of appearance, and for each [C] the logarithm of its segments' mean probabilities.
-
-    The id is the recording's, the segments' seconds are summed up to their last end.
-    """
-    from scipy.special import softmax
-
+    """Whole recordings, in order of appearance, and for each [C] the logarithm of its segments' mean probabilities."""
     of, ends = clips["recording"][:], np.array(clips["start"][:]) + np.array(clips["seconds"][:])
     rows = pd.DataFrame({"first": range(len(of)), "end": ends}).groupby(of, sort=False)
     means = pd.DataFrame(softmax(logits.astype(np.float64), axis=1)).groupby(of, sort=False).mean()
@@ -77,23 +77,10 @@ def by_recording(clips: datasets.Dataset, logits: np.ndarray) -> tuple[datasets.
 
 def player(clips: datasets.Dataset, row: int) -> str:
     """HTML that plays a clip, at most `PLAYED` seconds of it."""
-    import soundfile
-
     clip = clips[int(row)]
     buffer, end = io.BytesIO(), clip["start"] + min(clip["seconds"], PLAYED)
     soundfile.write(buffer, load_clip(clip | {"end": end}), RATE, format="MP3")
     return page.player(buffer.getvalue())
-
-
-def loss_sentence(history: Iterable[Mapping]) -> str | None:
-    """When the validation loss was lowest, and how far it has risen since; None where there are no two of it."""
-    key = "eval_loss"
-    points = [(row["epoch"], row[key]) for row in history if row.get(key) is not None and "epoch" in row]
-    if len(points) < 2:
-        return None
-    (epoch, lowest), last = min(points, key=lambda point: point[1]), points[-1][1]
-    since = "and has not risen since" if last == lowest else f"and has risen by {last - lowest:.4f} since"
-    return f"the validation loss was lowest at epoch {epoch:.3g} ({lowest:.4f}) {since}"
 
 
 def shapes_table(batch: Mapping, outputs: Mapping) -> dict:
@@ -105,87 +92,57 @@ def shapes_table(batch: Mapping, outputs: Mapping) -> dict:
 
 def add_roc_auc(scores: dict, predictions: Mapping) -> None:
     """Adds the area under ROC of each class against the rest (fractions, with intervals), and their mean, in place."""
-    from sklearn.metrics import roc_auc_score
-
-    from common.metrics.intervals import auroc_interval
-    from common.results import plain_metric
-
     for name, rows in scores["per_class"].items():
         split, areas = predictions[name], []
         for number, label in enumerate(split.labels):
             truth, shares = split.targets == number, split.probabilities[:, number]
             low, high = auroc_interval(truth, shares)
-            areas.append(None if low is None else float(roc_auc_score(truth, shares)))
-            rows[label] |= {"roc_auc": areas[-1], "roc_auc_low": low, "roc_auc_high": high}
-        if known := [area for area in areas if area is not None]:
-            scores["metrics"][name]["roc_auc"] = plain_metric(np.mean(known), "score") | {"average": "macro"}
+            rows[label] |= {"roc_auc": None, "roc_auc_low": low, "roc_auc_high": high}
+            if low is not None:
+                rows[label]["roc_auc"] = float(roc_auc_score(truth, shares))
+                areas.append(rows[label]["roc_auc"])
+        if areas:
+            scores["metrics"][name]["roc_auc"] = plain_metric(np.mean(areas), "score") | {"average": "macro"}
             scores["baseline"][name]["metrics"]["roc_auc"] = plain_metric(0.5, "score")
 
 
 def write_clips(
     results: dict, predictions: Mapping, clips: Mapping, splits: Mapping, output_dir: Path, drawn: Iterable[Path]
 ) -> tuple:
-    """`classification.write_classes`, with players, and plots of the data beside those `drawn` already.
-
-    Args:
-        clips: split -> what the predictions are of. splits: split -> its recordings.
-    """
-    from common.classification import write_classes
-
+    """`classification.write_classes`, with players, and durations of recordings beside the plots `drawn` already."""
     played = clips[results["headline"]["split"]] if results["headline"] else None
     files, *cards = write_classes(results, predictions, output_dir, player=lambda row: player(played, row))
-    drawn = [*drawn, *draw_data(splits, output_dir / "plots")]
+    drawn = [*drawn, draw_durations(splits, output_dir / "plots")]
     return files | {path.stem: str(path.relative_to(output_dir)) for path in drawn}, *cards
 
 
 # Plots
 
 
-def draw_data(splits: Mapping[str, datasets.Dataset], folder: Path, words: str = "") -> list[Path]:
-    """Durations, shares of the classes, and classes by gender, by split; `words` are added to titles and file names."""
-    suffix, columns, drawn = words.replace(",", "").replace(" ", "_"), ["seconds", "gender", "labels"], []
-    there = {name: [one for one in columns if one in part.column_names] for name, part in splits.items()}
-    parts = {name: part.select_columns(there[name]).to_pandas() for name, part in splits.items()}
-    frame = pd.concat(parts, names=["split"]).reset_index("split").reindex(columns=["split", *columns])
-    names = next((part.features["labels"].names for part in splits.values() if "labels" in part.column_names), [])
-    frame["class"] = pd.Categorical.from_codes(frame["labels"].fillna(-1).astype(int), names)
-    frame["split"] = pd.Categorical(frame["split"], [*splits])
-
-    def draw(kind, name: str, title: str, *data, **labels) -> None:
-        drawn.append(kind(*data, path=folder / f"{name}{suffix}", title=f"{title}{words}", **labels))
-
-    by = "class" if frame["class"].notna().all() and len(names) <= len(plots.PALETTE) else "split"
-    groups = {name: part["seconds"] for name, part in frame.dropna(subset="seconds").groupby(by, observed=True)}
-    if groups:
-        title = "Durations by class" if by == "class" else "Durations"
-        draw(plots.histogram, "durations", title, None, groups=groups, xlabel="seconds")
-    if not names:
-        return drawn
-    counts = pd.crosstab(frame["class"], frame["split"])
-    draw(plots.class_counts, "class_counts", "Examples by class", counts.to_dict())
-    shares = (100 * counts / counts.sum()).to_dict("index")
-    draw(plots.grouped_bars, "class_shares", "Share of each class", shares, ylabel="% of the split")
-    if frame["gender"].notna().any():
-        genders = pd.crosstab(frame["class"], frame["gender"].fillna("unknown"))
-        draw(plots.class_counts, "gender", "Class and gender", genders.to_dict())
-    return drawn
+def draw_durations(splits: Mapping[str, datasets.Dataset], folder: Path) -> Path:
+    """Seconds by class, where all are known and have a colour, else by split."""
+    groups: dict[str, list[float]] = {}
+    labels = [clips.features.get("labels") for clips in splits.values()]
+    by_class = all(isinstance(label, datasets.ClassLabel) for label in labels)
+    by_class = by_class and labels[0].num_classes <= len(plots.PALETTE)
+    for name, clips in splits.items():
+        of = labels[0].int2str(clips["labels"][:]) if by_class else [name] * len(clips)
+        for group, seconds in zip(of, clips["seconds"][:]):
+            groups.setdefault(group, []).append(seconds)
+    return plots.histogram(None, folder / "durations", title="Durations", xlabel="seconds", groups=groups)
 
 
 def draw_spectrograms(clips: datasets.Dataset, folder: Path) -> Path:
     """Mel spectrograms (dB) of one clip of each class, the one of median length."""
-    import librosa
     from matplotlib.figure import Figure
 
     names, table = clips.features["labels"].names, clips.select_columns(["labels", "seconds"]).to_pandas()
     by_class = table.sort_values("seconds").groupby("labels")
     chosen = {names[label]: own.index[len(own) // 2] for label, own in by_class}
-    figure = Figure(figsize=(8, 1.7 * ((len(chosen) + 1) // 2) + 0.4), layout="constrained", facecolor="none")
-    panels = figure.subplots((len(chosen) + 1) // 2, 2, squeeze=False).ravel()
-    for axes, (name, row) in zip(panels, chosen.items()):
+    figure = Figure(figsize=(6, 1.7 * len(chosen) + 0.4), layout="constrained", facecolor="none")
+    for axes, (name, row) in zip(figure.subplots(len(chosen), squeeze=False).ravel(), chosen.items()):
         power = librosa.feature.melspectrogram(y=load_clip(clips[int(row)]), sr=RATE, n_mels=64)
         librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=RATE, x_axis="time", y_axis="mel", ax=axes)
         axes.set_title(plots.plain(name), loc="left", fontsize=11, color=plots.INK)
         axes.set(xlabel="", ylabel="")
-    for axes in panels[len(chosen) :]:
-        axes.set_axis_off()
     return plots.save(figure, folder / "spectrograms")

@@ -97,10 +97,9 @@ class EncoderArguments(Arguments):
         if self.layer is not None and self.layer != "weighted" and not (self.layer.isdecimal() and int(self.layer)):
             raise UserError(f"--layer {self.layer}: give the number of layers to keep, from 1, or weighted")
         for name, value in self.configured.items():
-            if name.endswith(("prob", "dropout")) and not 0 <= value < 1:
-                raise UserError(f"--{name} {value}: must be from 0 up to 1")
-            if name.endswith("length") and value < 1:
-                raise UserError(f"--{name} {value}: must be 1 or more")
+            if value < 1 if name.endswith("length") else not 0 <= value < 1:
+                needed = "1 or more" if name.endswith("length") else "from 0 up to 1"
+                raise UserError(f"--{name} {value}: must be {needed}")
         if (self.encoder_learning_rate or 0) < 0:
             raise UserError(f"--encoder_learning_rate {self.encoder_learning_rate}: must be 0 or more")
         if not 0 <= self.augment_speed < 0.5:
@@ -132,12 +131,7 @@ class EncoderArguments(Arguments):
 def use_demo(args, run, make: Callable[..., dict], architecture: str) -> bool:
     """With --demo: the built-in data, unless others are given, and a tiny model like --model, unless that is a folder.
 
-    Args:
-        make: (folder, architecture) -> {"model": folder, "data_dir": folder}, which it writes.
-        architecture: what the tiny model is like where --model is a folder.
-
-    Returns:
-        Whether the built-in model is used with other data.
+    `make` writes both, (folder, architecture) -> {"model": folder, "data_dir": folder}. Returns whether data are given.
     """
     if not args.demo:
         return False

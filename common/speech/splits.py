@@ -1,7 +1,8 @@
 """Who is in which split: by speaker or at random; recordings cut into parts; what results.json says of splits."""
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import datasets
@@ -10,31 +11,29 @@ import numpy as np
 from common.data import SPLITS, Splits, describe, label_counts, overlaps
 from common.errors import UserError
 
+PART = ("id", "start", "end", "seconds")  # columns of a part of a clip; end None: to the clip's end
 CONTENT = ["digest", "start", "end"]  # equal for the same part of the same file
 
 
 def divided(whole: datasets.Dataset, args, source: str) -> tuple[dict[str, datasets.Dataset], str]:
     """One source as splits, and how, in words; what the data do not say is taken from their training data."""
-    given = np.array(whole["split"][:] if args.split == "auto" and "split" in whole.column_names else [], dtype=str)
+    auto, columns = args.split == "auto", whole.column_names
+    given = np.array(whole["split"][:] if auto and "split" in columns else [], dtype=str)
     rows = {name: np.flatnonzero(given == name) for name in SPLITS if name in given} if "train" in given else {}
-    how, people = "random" if args.split == "random" else "speaker", whole
-    words = "by speaker, none of whom is in two splits" if how == "speaker" else "at random"
-    if args.split == "auto" and not any(whole["speaker"][:]):
-        if len({*whole["path"][:]}) < len(whole):  # parts of files
-            people = with_columns(whole, {"speaker": whole["path"][:]})
-            words = "by file, none of which is in two splits"
-        else:
-            how, words = "random", "at random"
-    words = f"{words} (split_seed {args.split_seed})"
+    how, people, words = "speaker", whole, "by speaker, none of whom is in two splits"
+    if auto and not any(whole["speaker"][:]):  # parts of files
+        people, words = with_columns(whole, {"speaker": whole["path"][:]}), "by file, none of which is in two splits"
+    if args.split == "random" or (people is not whole and len({*whole["path"][:]}) == len(whole)):
+        how, words = "random", "at random"
+    absent, words = [name for name in SPLITS if name not in rows], f"{words} (split_seed {args.split_seed})"
+    if not absent:
+        return {name: whole.select(rows[name]) for name in SPLITS}, "as the data say"
     shares = {"train": 1 - args.validation_share - args.test_share}
     shares |= {"validation": args.validation_share, "test": args.test_share}
-    if absent := [name for name in SPLITS if name not in rows]:
-        left, wanted = rows.get("train", np.arange(len(whole))), {name: shares[name] for name in ("train", *absent)}
-        parts = split_rows(people.select(left), how, wanted, args.split_seed, source)
-        words = f"as the data say; {' and '.join(absent)} taken from the training data {words}" if rows else words
-        rows |= {name: left[part] for name, part in parts.items()}
-    else:
-        words = "as the data say"
+    left, wanted = rows.get("train", np.arange(len(whole))), {name: shares[name] for name in ("train", *absent)}
+    parts = split_rows(people.select(left), how, wanted, args.split_seed, source)
+    words = f"as the data say; {' and '.join(absent)} taken from the training data {words}" if rows else words
+    rows |= {name: left[part] for name, part in parts.items()}
     return {name: whole.select(rows[name]) for name in SPLITS}, words
 
 
@@ -45,15 +44,10 @@ def split_rows(
     seed: int,
     source: str = "the data",
 ) -> dict[str, np.ndarray]:
-    """Split -> its rows, ascending; every row is in one split.
+    """Split -> its rows, ascending; every row is in one split. Of `shares` only the relations count.
 
-    Args:
-        how: "speaker": no speaker is in two splits, and the classes' shares are about as wanted. "random": by row,
-            every class in the same shares.
-        shares: split -> share; only their relations count.
-
-    Raises:
-        UserError: unknown speakers, too few of them, or a class that cannot be divided.
+    By speaker none is in two splits, and the classes' shares are about as wanted; at random each class has the same.
+    Raises `UserError` for unknown speakers, too few of them, or a class that cannot be divided.
     """
     labels = np.array(dataset["labels"][:]) if "labels" in dataset.column_names else np.zeros(len(dataset), dtype=int)
     shares = {name: share / sum(shares.values()) for name, share in shares.items()}
@@ -75,12 +69,8 @@ def split_rows(
 def _speakers_divided(clips: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """int [speakers]: the split of each, by the best of many random orders of the speakers.
 
-    The best one has all classes in all splits, if any has, and then the most even shares, in all and by class. Folds of
-    scikit-learn's StratifiedGroupKFold are less even where some speakers have many clips and some classes few speakers.
-
-    Args:
-        clips: [speakers, classes], how many there are.
-        shares: [splits], 1 in all.
+    The best one has all classes in all splits, if any has, and then the most even shares, in all and by class. `clips`
+    counts them, [speakers, classes]; `shares`, [splits], are 1 in all.
     """
     sizes, best, least = clips.sum(1), None, np.inf
     least_part = np.arange(len(clips)) - (len(clips) - len(shares))  # so that every split gets somebody
@@ -102,17 +92,15 @@ def _at_random(dataset: datasets.Dataset, labels: np.ndarray, shares: Mapping[st
 
     left, rows, counts = np.arange(len(dataset)), {}, np.bincount(labels)
     rarest = int(np.where(counts, counts, len(labels) + 1).argmin())
-    try:
-        if counts[rarest] < len(shares):
-            raise ValueError
-        for name in [*shares][1:]:
-            size = max(round(shares[name] * len(dataset)), np.count_nonzero(counts))
-            left, rows[name] = train_test_split(left, test_size=size, stratify=labels[left], random_state=seed)
-    except ValueError:
-        label = dataset.features["labels"].names[rarest] if "labels" in dataset.features else None
-        remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out" if label else ""
-        raise UserError(f"{source}: {len(dataset):,} clips are too few for {len(shares)} splits{remedy}") from None
-    return {name: np.sort(rows.get(name, left)) for name in shares}
+    if counts[rarest] >= len(shares):
+        with contextlib.suppress(ValueError):
+            for name in [*shares][1:]:
+                size = max(round(shares[name] * len(dataset)), np.count_nonzero(counts))
+                left, rows[name] = train_test_split(left, test_size=size, stratify=labels[left], random_state=seed)
+            return {name: np.sort(rows.get(name, left)) for name in shares}
+    label = dataset.features["labels"].names[rarest] if "labels" in dataset.features else None
+    remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out" if label else ""
+    raise UserError(f"{source}: {len(dataset):,} clips are too few for {len(shares)} splits{remedy}")
 
 
 def cut_segments(dataset: datasets.Dataset, seconds: float, shortest: float = 1.0) -> datasets.Dataset:
@@ -122,28 +110,20 @@ def cut_segments(dataset: datasets.Dataset, seconds: float, shortest: float = 1.
     #1, #2, ...; a row that is not cut keeps it.
     """
     parts = []
-    for row, (name, start, end, length) in enumerate(zip(*(dataset[c][:] for c in ("id", "start", "end", "seconds")))):
+    for row, (name, start, end, length) in enumerate(zip(*(dataset[c][:] for c in PART))):
         cuts = [0.0, *np.arange(seconds, length - shortest + 1e-9, seconds).tolist(), length]
         for number, (begin, stop) in enumerate(itertools.pairwise(cuts), start=1):
             named = f"{name}#{number}" if len(cuts) > 2 else name
             parts.append((row, named, start + begin, end if stop == length else start + stop, stop - begin))
-    return parts_of(dataset, parts)
-
-
-def parts_of(dataset: datasets.Dataset, parts: Sequence[tuple[int, str, float, float | None, float]]):
-    """Parts of rows as a data set: of which row, and their ids, starts, ends (None: the clip's) and seconds."""
     rows, *values = zip(*parts)
-    return with_columns(dataset.select(rows), dict(zip(("id", "start", "end", "seconds"), map(list, values))))
+    return with_columns(dataset.select(rows), dict(zip(PART, map(list, values))))
 
 
 def shorten(dataset: datasets.Dataset, seconds: float) -> datasets.Dataset:
     """Of each longer row the first so many seconds."""
-    rows = [*enumerate(zip(*(dataset[column][:] for column in ("id", "start", "end", "seconds"))))]
-    cut = [
-        (row, name, at, at + seconds if long > seconds else end, min(long, seconds))
-        for row, (name, at, end, long) in rows
-    ]
-    return parts_of(dataset, cut)
+    parts = [*zip(*(dataset[column][:] for column in PART))]
+    ends = [start + seconds if length > seconds else end for _, start, end, length in parts]
+    return with_columns(dataset, {"end": ends, "seconds": [min(length, seconds) for *_, length in parts]})
 
 
 def with_columns(dataset: datasets.Dataset, columns: Mapping[str, list]) -> datasets.Dataset:
@@ -167,39 +147,40 @@ def check_classes(splits: Splits, run) -> None:
             run.warn(f"{name} has clips of {', '.join(absent)}, of which training has none: they cannot be learned")
 
 
-def describe_splits(splits: Splits) -> None:
-    """Fills the facts and overlaps of results.json."""
+def describe_splits(splits: Splits, run) -> None:
+    """Fills the facts and overlaps of results.json, and warns of clips that are in two splits."""
     keys: dict[str, dict[str, list]] = {"speaker": {}, "utterance": {}, "clip": {}}
     for name, split in splits.items():
-        speakers, seconds = split["speaker"][:], [one for one in split["seconds"][:] if one is not None]
+        speakers, seconds = split["speaker"][:], split["seconds"][:]
+        parts = [*zip(*(split[key][:] for key in CONTENT))]
         keys["speaker"][name] = [who or object() for who in speakers]  # an unknown speaker is nobody else
-        keys["utterance"][name] = split["recording"][:]
-        if "digest" in split.column_names:
-            keys["clip"][name] = [*zip(*(split[key][:] for key in CONTENT))]
+        keys["utterance"][name], keys["clip"][name] = split["recording"][:], parts
         statistics = {"speakers": len({*speakers} - {None})} if any(speakers) else {}
-        if seconds:
-            statistics |= {"hours": round(hours(split), 4), "longest": max(seconds), "shortest": min(seconds)}
+        statistics |= {"hours": round(hours(split), 4), "longest": max(seconds), "shortest": min(seconds)}
         facts = [splits.facts[name][key] for key in ("source", "available", "selection", "skipped")]
         splits.facts[name] = describe(split.remove_columns(["path", "seconds"]), *facts, **statistics)
     splits.overlaps = [shared for key, by_split in keys.items() for shared in overlaps(by_split, key)]
+    for shared in (one for one in splits.overlaps if one["key"] == "clip"):
+        first, second = shared["between"]
+        run.warn(f"{shared['examples']:,} clips of {second} ({shared['share']:.0%}) are in {first}, too")
+    run.describe(splits)
 
 
 def hours(dataset: datasets.Dataset) -> float:
     """Hours of sound; overlapping parts of a clip, and copies of it, count once."""
     total, last, until = 0.0, None, 0.0
-    for clip, start, seconds in sorted(zip(*(dataset[key][:] for key in ("path", "start", "seconds")))):
-        until = until if clip == last else 0.0
-        total, last, until = total + max(0.0, start + seconds - max(start, until)), clip, max(until, start + seconds)
+    for clip, start, seconds in sorted(zip(*(dataset[key][:] for key in ("digest", "start", "seconds")))):
+        until = max(start, until if clip == last else 0.0)
+        total, last, until = total + max(0.0, start + seconds - until), clip, max(until, start + seconds)
     return total / 3600
 
 
 def recordings_table(splits: Splits) -> tuple[list[str], list[list]]:
-    """The table of all recordings, for a csv file and the report: header and rows."""
-    rows, truth = [], "label" if "labels" in next(iter(splits.values())).features else "text"
+    """The table of all recordings with classes, for a csv file and the report: header and rows."""
+    rows = []
     for name, split in splits.items():
         for row in split:
-            said = split.features["labels"].names[row["labels"]] if "labels" in row else row.get("text")
-            seconds = row["seconds"] and round(row["seconds"], 3)
+            said = split.features["labels"].names[row["labels"]] if "labels" in row else None
             place = row["id"] if ".arrow#" in row["path"] else row["path"]
-            rows.append([row["gender"], row["speaker"], said, row["recording"], name, seconds, place])
-    return ["gender", "speaker", truth, "utterance", "split", "seconds", "path"], rows
+            rows.append([row["gender"], row["speaker"], said, row["recording"], name, round(row["seconds"], 3), place])
+    return ["gender", "speaker", "label", "utterance", "split", "seconds", "path"], rows

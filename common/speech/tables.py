@@ -1,6 +1,5 @@
 """What tables, and hub data sets, say of each of their clips: one clip, or a part of one, a row."""
 
-import contextlib
 import functools
 import itertools
 import os
@@ -13,8 +12,8 @@ from urllib.parse import unquote
 import datasets
 import pandas as pd
 
-from common.data import read_files, read_json, require_columns, where
 from common.errors import UserError
+from common.files import read_files, require_columns, where
 from common.hub import frame_of, numbered
 from common.speech.corpora import SPLITS, Files, Reading, clips_frame, is_audio, mark, read_lines, stem
 
@@ -43,12 +42,8 @@ RESERVED = ("name", "part", "recording", "seconds", "labels", "digest")  # colum
 
 
 def read_table(paths: Sequence[str], args) -> pd.DataFrame:
-    """`common.data.read_files`; also LJ Speech's form, and a json object of name -> what is known of that clip.
-
-    LJ Speech's is `id|transcription|normalised transcription`, with or without a header, and no quoting; the normalised
-    text is taken where there is one.
-    """
-    path, source = Path(paths[0]), ", ".join(paths)
+    """`common.files.read_files`; also LJ Speech's `id|text|normalised text`, without quoting: the latter where it is."""
+    path = Path(paths[0])
     if path.suffix == ".csv" and path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
             first, bar, _ = file.readline().partition("|")
@@ -57,12 +52,7 @@ def read_table(paths: Sequence[str], args) -> pd.DataFrame:
             rows = rows[first.casefold() in COLUMNS["id"] :]
             texts = [next(filter(None, cells[:0:-1]), "") for cells in rows]
             columns = {"path": [cells[0] for cells in rows], "id": [stem(cells[0]) for cells in rows], "text": texts}
-            return numbered(pd.DataFrame(columns), source)
-    if path.name.lower().endswith((".json", ".json.gz")):
-        with contextlib.suppress(UserError):  # a row a line, or broken: `read_files` says so
-            content = read_json(path)
-            if isinstance(content, dict) and all(isinstance(facts, dict) for facts in content.values()):
-                return numbered(pd.DataFrame([{"id": name, **facts} for name, facts in content.items()]), source)
+            return numbered(pd.DataFrame(columns), ", ".join(paths))
     return read_files(paths, args)
 
 
@@ -85,27 +75,21 @@ def tables_in(files: Files, reading: Reading) -> pd.DataFrame | None:
 
 
 def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None = None) -> pd.DataFrame:
-    """The clips of a table as `common.data.read_files` gives it.
-
-    Args:
-        paths: where the clips are; None: a column has files.
-    """
-    source, count = table.attrs["source"], len(table)
+    """The clips of a table of `common.files.read_files`; `paths`: where they are, instead of a column of files."""
+    source, count, kind = table.attrs["source"], len(table), reading.kind
     found = _found(table, reading.args)
-    if paths is None and found["path"] is None and reading.audio:
+    if paths is None and found["path"] is None:
         raise UserError(f"{source}: {_no_column('path', table)}")
-    for row, truth in enumerate(table[found[reading.kind]] if found[reading.kind] else ()):
+    for row, truth in enumerate(table[found[kind]] if found[kind] else ()):
         if isinstance(truth, list | dict):
-            raise UserError(f"{where(table, row)}: the {reading.kind} must be one text, not {truth!r:.60}")
+            raise UserError(f"{where(table, row)}: the {kind} must be one text, not {truth!r:.60}")
     cells = {part: [*map(text_of, table[column])] for part, column in found.items() if column is not None}
     own = cells.pop("id", None)
     named = cells.pop("path", None) or own or [source] * count
     # The data's own ids where all differ, else the paths as the table has them, with numbers where these repeat.
     ids = next((one for one in (own, named) if one and all(one) and len({*one}) == count), None)
     ids = ids or [f"{name}#{i}" for i, name in enumerate(named, start=1)]
-    if paths is None and reading.audio:
-        named = located(named, [Path(file).parent for file in table.index.get_level_values(0)])
-    frame = clips_frame(ids, paths or named)
+    frame = clips_frame(ids, paths or located(named, [Path(file).parent for file, _ in table.index]))
     frame["where"] = [f"{file}, row {row}" for file, row in table.index]
     mark(frame, frame["path"] == "", "no audio", "no file is named")
     _add_parts(frame, cells, found)
@@ -115,15 +99,13 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
         frame["split"] = splits
         words = [f"the split {value!r} is none of {', '.join(SPLITS)}" for value in given]
         mark(frame, frame["split"] == "", "unknown split", words)
-    for part, values in cells.items():
-        frame[part] = values
     for name in [name for name in table.columns if name not in (*found.values(), *frame, *RESERVED)]:
         values = table[name].map(text_of).astype(str)
         if 1 < values.nunique() <= min(GROUPS, count - 1):
-            frame[name] = values.tolist()
+            cells[name] = values.tolist()
+    frame = frame.assign(**cells)
     frame.attrs = {"source": source, "numbered": found["label"] not in table.attrs.get("label_names", {})}
-    none = f"no row has a {reading.kind}" if found[reading.kind] else _no_column(reading.kind, table)
-    frame.attrs["remedy"] = none
+    frame.attrs["remedy"] = f"no row has a {kind}" if found[kind] else _no_column(kind, table)
     return frame
 
 
@@ -146,26 +128,23 @@ def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.Da
 
 
 def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The file that each cell means: beside its table, in its clips/ or wavs/, or from the working folder.
+    """The file of each cell: beside its table, in clips/ there, or from here; with \\ for /, or another ending."""
 
-    It may have \\ for /, %20 for a blank, and no ending, or the one that it had before the clips were converted.
-    """
-
-    def key(name: str) -> str:
-        return unicodedata.normalize("NFC", name).casefold()
+    def key(name: str) -> str:  # macOS composes letters otherwise, Windows knows no case
+        return unicodedata.normalize("NFC", stem(name)).casefold()
 
     @functools.cache
     def listed(folder: Path) -> dict[str, str]:
         names = sorted(filter(is_audio, os.listdir(folder)), reverse=True) if os.path.isdir(folder) else []
-        return {key(form(name)): str(folder / name) for form in (stem, str) for name in names}
+        return {key(name): str(folder / name) for name in names}
 
     def file_of(path: str, folder: Path) -> str:
-        if not path or os.path.isfile(folder / path):
-            return path and str(folder / path)
-        plain = unquote(path).removeprefix("file://").replace("\\", "/")
-        places = [*(folder / below / plain for below in CLIP_FOLDERS), Path(plain)]
-        hits = (listed(place.parent).get(key(form(place.name))) for form in (str, stem) for place in places)
-        return next(filter(None, hits), str(places[0]))
+        plain = path.replace("\\", "/")
+        spelt = dict.fromkeys((plain, unquote(plain).removeprefix("file://")))  # %20 for a blank
+        places = [above / name for name in spelt for above in (*(folder / below for below in CLIP_FOLDERS), Path())]
+        whole = (str(place) for place in places if os.path.isfile(place))
+        others = (listed(place.parent).get(key(place.name)) for place in places)
+        return path and next(filter(None, itertools.chain(whole, others)), str(places[0]))
 
     return [*map(file_of, paths, folders)]
 
@@ -195,14 +174,14 @@ def _no_column(part: str, table: pd.DataFrame) -> str:
 
 def _add_parts(frame: pd.DataFrame, cells: dict[str, list[str]], found: dict[str, str | None]) -> None:
     """Start (nothing: 0) and end in seconds, where the table has parts of clips."""
-    parts, times, bad = {"start", "end"} & {*cells}, [], pd.Series(False, frame.index)
+    parts, times, bad = {"start", "end"} & {*cells}, {}, pd.Series(False, frame.index)
     for part in ("start", "end", "duration"):
         words = pd.Series(cells.pop(part, ""), frame.index, dtype=object)
         numbers = pd.to_numeric(words, errors="coerce").astype(float)
         bad |= numbers.isna() & (words != "")
-        times.append(numbers / (1000 if str(found[part]).lower().endswith("_ms") else 1))
+        times[part] = numbers / (1000 if str(found[part]).lower().endswith("_ms") else 1)
     if parts:
-        start, end, lasting = times[0].fillna(0.0), *times[1:]
-        frame["start"], frame["end"] = start, end = start, end.fillna(start + lasting)
+        frame["start"] = start = times["start"].fillna(0.0)
+        frame["end"] = end = times["end"].fillna(start + times["duration"])
         bad |= (start < 0) | (end <= start)
         mark(frame, bad, "part without numbers", "start and end must be seconds of the clip, the end after the start")

@@ -5,8 +5,8 @@ from transformers import TrainerCallback
 
 from common.errors import UserError
 from common.speech.encoders import encoder_of, freeze, keep_layers, prepare_encoder
-from common.speech.features import ClipRows
-from common.trainer import PREFIX, FinetuneTrainer
+from common.speech.features import ClipCollator, ClipRows
+from common.trainer import FinetuneTrainer
 
 
 def settle_encoder(model, args, run) -> None:
@@ -22,6 +22,12 @@ def settle_encoder(model, args, run) -> None:
     freeze(model, args.freeze)
     if args.training_args.do_train and args.freeze == "encoder" and "freeze" not in args.explicit:
         run.note("the encoder is frozen, as published; official examples train it: --freeze none or convolution")
+
+
+def refuse_head(args, trained: bool, *flags: str) -> None:
+    """Raises `UserError` for flags of a head where a `trained` model brings its own."""
+    if trained and (asked := sorted({*flags} & args.explicit)):
+        raise UserError(f"--{asked[0]}: {args.model} has a head, which stays; leave it out, or give an encoder alone")
 
 
 class SpeechTrainer(FinetuneTrainer):
@@ -44,14 +50,6 @@ class SpeechTrainer(FinetuneTrainer):
                 groups.setdefault(key, []).append(parameter)
         return [{"params": found, "lr": lr, "weight_decay": decay} for (lr, decay), found in groups.items()]
 
-    def count_recordings(self, splits) -> None:
-        """In the metrics that are saved, examples are recordings; how many segments were trained on stands beside."""
-        for name, prefix in {"train": "train", **PREFIX}.items():
-            if prefix in self.metrics:
-                self.metrics[prefix][f"{prefix}_samples"] = len(splits[name])
-        if "train" in self.metrics:
-            self.metrics["train"]["train_segments"] = len(self.train_dataset)
-
 
 class EveryEpoch(TrainerCallback):
     """Augmentation is another one in every epoch; with validation some of the training set is evaluated, too."""
@@ -64,8 +62,8 @@ class EveryEpoch(TrainerCallback):
             self.sample = inputs["train"].select(np.sort(order[:count]))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if augmentation := getattr(self.trainer.data_collator, "augmentation", None):
-            augmentation.epoch = int(state.epoch)
+        if isinstance(self.trainer.data_collator, ClipCollator):
+            self.trainer.data_collator.epoch = int(state.epoch)
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if "eval_loss" in metrics and self.trainer.is_in_train and self.sample is not None:

@@ -1,7 +1,4 @@
-"""Transcripts as a recogniser of characters learns them: made alike, a vocabulary, labels, and whether these fit.
-
-No language's own rules are here, such as writing out numbers.
-"""
+"""Transcripts as a recogniser of characters learns them: made alike, a vocabulary, labels, and whether these fit."""
 
 import itertools
 import re
@@ -15,9 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from common.errors import UserError, write_json
+from common.models import load_config, load_feature_extractor
 from common.speech.audio import RATE
+from common.speech.corpora import mark, without_bad
+from common.speech.encoders import frame_counts
 
 DELIMITER, BLANK, UNKNOWN = "|", "[PAD]", "[UNK]"
 JOINERS = "\u200c\u200d"  # they decide how a Persian or an Indic word is written; all other invisible characters go
@@ -30,25 +31,19 @@ OUTER_APOSTROPHE = re.compile(r"(?<!\S)'+|'+(?!\S)|'{2,}")
 class Normalization:
     """How transcripts are made alike, references and training texts in the same way.
 
-    Attributes:
-        case: upper as in LibriSpeech, lower, or as it is written.
-        punctuation: removed or kept; that is what Unicode calls punctuation or symbols. What is removed leaves a space
-            ("picture-books" are two words), but apostrophes inside words stay, all of them as '.
-        digits: "refuse" makes an example with a digit in it a bad one: it is spoken as words that are not written.
-        ignore: characters that are dropped, with nothing in their place: diacritics, the tatweel.
+    Punctuation is what Unicode calls so, or symbols. What is removed leaves a space ("picture-books" are two words),
+    but apostrophes inside words stay, all of them as '.
     """
 
     case: Literal["upper", "lower", "keep"] = "upper"
     punctuation: Literal["remove", "keep"] = "remove"
-    digits: Literal["keep", "refuse"] = "keep"
-    ignore: str = ""
+    ignore: str = ""  # characters that are dropped, with nothing in their place: diacritics, the tatweel
 
 
 def normalize(text: str, rules: Normalization) -> str:
     """`text` after `rules`: words with one space between them; "" if nothing is left. Twice is the same as once.
 
-    Variants of letters (ligatures, full width, Arabic presentation forms) become these; "|" becomes a space, because it
-    is the tokenizer's sign for one.
+    Variants of letters (ligatures, full width, Arabic presentation forms) become these; "|" becomes a space.
     """
     bare = rules.punctuation == "remove"
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES) if bare else text)
@@ -67,50 +62,18 @@ def _kept(character: str, bare: bool) -> str:
     return "" if invisible else character
 
 
-def has_digits(text: str) -> bool:
-    """Whether a number stands in figures, of whatever script."""
-    return any(unicodedata.category(character)[0] == "N" for character in text)
-
-
-def normalized(dataset, rules: Normalization, *, skip_bad: bool) -> tuple:
-    """(The data set with normalised `text`, {reason: how many were skipped}): empty ones, or with digits, are bad.
-
-    The first bad one raises `UserError`, unless they are skipped. A data set without `text` comes back as it is.
-    """
-    if "text" not in dataset.column_names:
-        return dataset, {}
-    texts, bad = [normalize(text, rules) for text in dataset["text"][:]], {}
-    for row, text in enumerate(texts):
-        if not text:
-            bad[row] = "empty transcript", "the transcript is empty: nothing in it is spoken"
-        elif rules.digits == "refuse" and has_digits(text):
-            number = next(word for word in text.split() if has_digits(word))
-            sentence = f"the transcript has digits ({number}), which say nothing of sounds"
-            bad[row] = "digits in the transcript", sentence
-    return without(dataset.remove_columns("text").add_column("text", texts), bad, skip_bad)
-
-
-def without(dataset, bad: dict[int, tuple[str, str]], skip_bad: bool) -> tuple:
-    """(The data set without the rows of `bad` (row -> reason, sentence), {reason: how many}); raises `UserError`."""
-    import pandas as pd
-
-    from common.speech.sources import without_bad
-
-    found = [bad.get(row, ("", "")) for row in range(len(dataset))]
-    frame = pd.DataFrame(found, columns=["reason", "problem"]).assign(where=dataset["id"][:])
-    good, skipped = without_bad(frame, "the transcripts", skip_bad)
-    return dataset.select(good.index), skipped
+def normalize_texts(frame: pd.DataFrame, true: pd.Series, rules: Normalization) -> None:
+    """Makes the column `text` of clips alike, in place; of `true` rows empty ones are bad."""
+    frame["text"] = [normalize(text, rules) for text in frame["text"]]
+    mark(frame, true & (frame["text"] == ""), "empty transcript", "nothing in the transcript is spoken")
 
 
 # Vocabulary
 
 
 def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKNOWN, delimiter=DELIMITER):
-    """A `Wav2Vec2Processor` of the feature extractor and a tokenizer of the characters of normalised texts.
-
-    The blank is 0, as in a stock configuration, then come the unknown character and the space between words.
-    """
-    from transformers import Wav2Vec2BertProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+    """A `Wav2Vec2Processor` with a tokenizer of the characters of normalised texts; the blank is 0."""
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
     tokens = [blank, unknown, delimiter]
     characters = {character for text in texts for character in text} - {" "}
@@ -122,8 +85,7 @@ def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKN
         special = {"unk_token": unknown, "pad_token": blank, "word_delimiter_token": delimiter}
         # Otherwise they are added behind the vocabulary, where the head has no output.
         tokenizer = Wav2Vec2CTCTokenizer(str(path), **special, bos_token=None, eos_token=None)
-    kind = Wav2Vec2Processor if extractor.model_input_names[0] == "input_values" else Wav2Vec2BertProcessor
-    return kind(feature_extractor=extractor, tokenizer=tokenizer)
+    return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
 def case_of(tokenizer) -> Literal["upper", "lower", "keep"]:
@@ -134,91 +96,52 @@ def case_of(tokenizer) -> Literal["upper", "lower", "keep"]:
     return "upper" if letters.isupper() else "keep"
 
 
-def _numbers(tokenizer) -> dict[str, int]:
-    """Character -> label."""
-    numbers = {token: number for token, number in tokenizer.get_vocab().items() if len(token) == 1}
-    numbers[" "] = tokenizer.word_delimiter_token_id
-    lower = tokenizer.do_lower_case
-    return numbers | {token.lower(): number for token, number in numbers.items() if lower and len(token.lower()) == 1}
-
-
 def encode(tokenizer, texts: Iterable[str]) -> list[list[int]]:
-    """The labels of each normalised text, as the tokenizer gives them but many times faster.
-
-    Characters that the vocabulary lacks get the label of the unknown one.
-    """
-    numbers, unknown = _numbers(tokenizer), tokenizer.unk_token_id
-    return [[numbers.get(character, unknown) for character in text] for text in texts]
-
-
-def unknown_characters(tokenizer, texts: Sequence[str]) -> tuple[dict[str, int], str | None]:
-    """What a vocabulary lacks of normalised texts: (statistics of a split, a warning or None)."""
-    known = set(_numbers(tokenizer))
-    counts = Counter(character for text in texts for character in text if character not in known)
-    lacking = sum(not known.issuperset(text) for text in texts)
-    statistics = {"unknown characters": counts.total(), "transcripts with unknown characters": lacking}
-    if not lacking:
-        return statistics, None
-    shown = ", ".join(f"{one!r} (U+{ord(one):04X}) {count:,}" for one, count in counts.most_common(10))
-    return statistics, (
-        f"{counts.total():,} characters in {lacking:,} of {len(texts):,} transcripts cannot be written with the "
-        f"vocabulary and always count as errors, most often {shown}"
-    )
+    """The labels of each normalised text; characters that the vocabulary lacks get the label of the unknown one."""
+    return [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) for text in texts]
 
 
 # Labels and frames
 
 
 def frames_needed(labels: Sequence[int]) -> int:
-    """The fewest frames that an alignment takes: one a label, and a blank between two equal neighbours.
-
-    Source: Graves et al., Connectionist Temporal Classification (ICML 2006).
-    """
+    """The fewest frames that an alignment takes: one a label, and a blank between two equal neighbours."""
     return len(labels) + sum(one == other for one, other in itertools.pairwise(labels))
 
 
-def too_long(labels: Sequence[Sequence[int]], frames: np.ndarray) -> dict[int, tuple[str, str]]:
-    """Row -> (reason, sentence) of those whose labels do not fit into their frames: their loss would be infinite."""
-    bad = {}
-    for row, (one, there) in enumerate(zip(labels, frames.tolist())):
-        if (needed := frames_needed(one)) > there:
-            sentence = f"the transcript of {len(one):,} characters needs {needed:,} frames, but the audio has {there:,}"
-            bad[row] = "transcript longer than the audio", f"{sentence}: is one of them wrong, or cut off?"
-    return bad
+def check_transcripts(splits, processor, args, run):
+    """Takes what does not fit into its audio out of training (or refuses it), and warns of it elsewhere; in place.
 
-
-# Splits
-
-
-def check_transcripts(splits, processor, args, run) -> tuple:
-    """What does not fit into its audio is left out of training (or refused), and counted elsewhere, in place.
-
-    Returns (the processor: the model's, or else one of the training data's characters; statistics of each split).
+    Returns the processor: the model's, or else one of the training data's characters. Warns of those that it lacks.
     """
-    from common.models import load_config, load_feature_extractor
-    from common.speech.encoders import frame_counts
-
     if processor is None:
         if "train" not in splits:
             raise UserError(f"{args.model}: has no vocabulary of characters; train it with --do_train")
         tokens = {"blank": args.pad_token, "unknown": args.unk_token, "delimiter": args.word_delimiter_token}
         processor = make_processor(splits["train"]["text"][:], load_feature_extractor(args), **tokens)
-    statistics, config = {}, load_config(args)
+    tokenizer, config = processor.tokenizer, load_config(args)
     for name, clips in splits.items():
         if "text" not in clips.column_names:
             continue
-        statistics[name], sentence = unknown_characters(processor.tokenizer, clips["text"][:])
-        samples = np.round(np.array(clips["seconds"][:]) * RATE).astype(np.int64)
-        impossible = too_long(encode(processor.tokenizer, clips["text"][:]), frame_counts(config, samples))
+        texts, counts = clips["text"][:], Counter("".join(clips["text"][:]))
+        lacking = Counter({c: n for c, n in counts.items() if encode(tokenizer, [c]) == [[tokenizer.unk_token_id]]})
+        if lacking:
+            shown = ", ".join(f"{one!r} (U+{ord(one):04X}) {count:,}" for one, count in lacking.most_common(10))
+            sentence = "characters cannot be written with the vocabulary and always count as errors, most often"
+            run.warn(f"{name}: {lacking.total():,} {sentence} {shown}")
+        needed = np.array([*map(frames_needed, encode(tokenizer, texts))])
+        there = frame_counts(config, np.round(np.array(clips["seconds"][:]) * RATE).astype(np.int64))
         if name == "train":
-            splits[name], skipped = without(clips, impossible, args.on_bad_example == "skip")
+            frame = pd.DataFrame({"where": clips["id"][:], "reason": "", "problem": ""})
+            words = [f"the transcript needs {of:,} frames, but the audio has {has:,}" for of, has in zip(needed, there)]
+            words = [f"{sentence}: is one of them wrong, or cut off?" for sentence in words]
+            mark(frame, there < needed, "transcript longer than the audio", words)
+            good, skipped = without_bad(frame, "the transcripts", args.on_bad_example == "skip")
+            splits[name] = clips.select(good.index)
             splits.facts[name]["skipped"] |= skipped
-        elif impossible:
-            run.warn(f"{name}: {len(impossible):,} transcripts have more characters than their audio has frames")
-            statistics[name]["impossible transcripts"] = len(impossible)
-        if sentence:
-            run.warn(f"{name}: {sentence}")
-    return processor, statistics
+        elif count := int((there < needed).sum()):
+            run.warn(f"{name}: {count:,} transcripts have more characters than their audio has frames")
+    return processor
 
 
 def with_labels(clips, tokenizer):

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
-from common.data import listed, require_columns, where, without_bad
 from common.errors import UserError
+from common.files import listed, require_columns, where, without_bad
 
 CLASSES = ("legitimate", "fraud")
 INDEX = re.compile(r"|unnamed: \d+|index|level_\d+|__index_level_\d+__|row_?(id|number)", re.IGNORECASE)

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from common.data import overlaps, require_columns, where, without_bad
+from common.data import overlaps
 from common.errors import UserError
+from common.files import require_columns, where, without_bad
 from common.hub import load_frame
 from common.tabular.columns import ORDERED, Columns, Part, class_texts, classes_of, held, is_index, learned, values_of
 from common.tabular.tables import Tables

@@ -16,8 +16,8 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from common.data import read_files
 from common.errors import UserError
+from common.files import read_files
 from common.tabular.columns import MOSTLY
 
 PART = 65_536  # rows

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from common.cache import shared_map
 from common.classification import Predictions, score_predictions, write_classes
-from common.data import load_splits, require_columns, without_bad
+from common.data import load_splits
 from common.errors import UserError
+from common.files import require_columns, without_bad
 from common.labels import align_with_checkpoint, canonical, class_names_of, encode_labels, in_order, listed
 from common.models import check_vocabulary, evaluating, load_model
 from common.report import plots

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 
-from common.data import require_columns, without_bad
 from common.errors import UserError
+from common.files import require_columns, without_bad
 from common.text.pairs import text_problem
 
 COLUMNS = ("id", "question", "context", "answers")

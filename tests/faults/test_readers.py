@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import run_qa
 from common.arguments import parse_arguments
-from common.data import read_files
 from common.errors import UserError
+from common.files import read_files
 from common.speech.audio import RATE, examine, load_clip
 from common.tabular.tables import Tables
 from common.text.squad import to_questions

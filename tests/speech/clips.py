@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
-from common.speech import recordings, settings
+from common.speech import settings
+from common.speech.recordings import load_recordings
+from common.speech.splits import describe_splits
+from common.speech.transcripts import Normalization
 
 
 def sound(seconds: float = 0.2, rate: int = 16_000, seed: int = 0) -> np.ndarray:
@@ -41,17 +44,19 @@ def arguments(kind: str = "label", phases: str = "train validation test", **valu
 def run() -> SimpleNamespace:
     """A run that keeps what it is told."""
     warnings, notes = [], []
-    return SimpleNamespace(warn=warnings.append, note=notes.append, warnings=warnings, notes=notes)
+    told = {"warn": warnings.append, "note": notes.append, "describe": lambda splits: None}
+    return SimpleNamespace(**told, warnings=warnings, notes=notes)
 
 
-def load(listener=None, kind: str = "label", checked: bool = True, phases: str = "train validation test", **values):
+def load(listener=None, kind: str = "label", phases: str = "train validation test", **values):
     """The splits of a source, as the scripts load them."""
-    own = ("classes", "names", "corpora", "prepare", "audio")
-    options = {name: values.pop(name) for name in own if name in values}
-    silent_ok, listener = values.pop("silent_ok", ()), listener or run()
+    own = ("classes", "names", "prepare", "silent_ok")
+    options, listener = {name: values.pop(name) for name in own if name in values}, listener or run()
+    options["rules"] = Normalization("keep", "keep") if kind == "text" else None
     args = arguments(kind, phases, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})
-    splits = recordings.load_recordings(args, listener, kind=kind, **options)
-    return recordings.check_clips(splits, args, listener, silent_ok) if checked else splits
+    splits = load_recordings(args, listener, **options)
+    describe_splits(splits, listener)
+    return splits
 
 
 def labels_of(split) -> dict[str, str]:

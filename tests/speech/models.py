@@ -8,7 +8,6 @@ from transformers import (
     AutoModel,
     AutoModelForAudioClassification,
     AutoModelForCTC,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
     set_seed,
@@ -31,14 +30,13 @@ FAMILIES = {
     "sew": ("sew", {}),
     "sew-d": ("sew-d", {"max_position_embeddings": 64, "position_buckets": 16}),
     "conformer": ("wav2vec2-conformer", {}),
-    "w2v-bert": ("wav2vec2-bert", {"feature_projection_input_dim": 160}),
     "ast": ("audio-spectrogram-transformer", {"max_length": 128}),
     "whisper": (
         "whisper",
         WHISPER | {"decoder_attention_heads": 4, "decoder_ffn_dim": 48, "max_source_positions": 100},
     ),
 }
-WAVES = [name for name in FAMILIES if name not in ("w2v-bert", "ast", "whisper")]
+WAVES = [name for name in FAMILIES if name not in ("ast", "whisper")]
 GROUP_NORM = ("hubert", "distilhubert", "mhubert", "wav2vec2", "wavlm", "unispeech", "unispeech-sat")
 AUTO = {"": AutoModel, "classes": AutoModelForAudioClassification, "ctc": AutoModelForCTC}
 
@@ -76,7 +74,6 @@ def extractor_of(name: str):
     special = {
         "ast": lambda: ASTFeatureExtractor(max_length=128),
         "whisper": lambda: WhisperFeatureExtractor(chunk_length=2),
-        "w2v-bert": lambda: SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80),
     }
     return special.get(name, lambda: Wav2Vec2FeatureExtractor(do_normalize=True))()
 

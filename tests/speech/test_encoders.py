@@ -25,10 +25,10 @@ from tests.helpers import message
 from tests.speech.models import (
     AUTO,
     GROUP_NORM,
+    SIZE,
     WAVES,
     alone,
     batch_of,
-    extractor_of,
     largest_difference,
     make,
     output,
@@ -67,32 +67,14 @@ def test_a_padded_batch_gives_what_batches_of_one_give(name, task):
     assert largest_difference(model, wider) < 1e-5
 
 
-def test_w2v_bert_takes_no_notice_of_padding():
-    values = torch.tensor(np.random.default_rng(0).normal(size=(3, 40, 160)), dtype=torch.float32)
-    mask = (torch.arange(40) < torch.tensor([40, 7, 21])[:, None]).long()
-    model = make("w2v-bert", "ctc")
-    prepare_encoder(model)
-    with torch.no_grad():
-        together = output(model, {"input_features": values, "attention_mask": mask})
-        for row, count in enumerate(mask.sum(1).tolist()):
-            single = output(model, {"input_features": values[row : row + 1, :count]})
-            torch.testing.assert_close(together[row, :count], single[0], rtol=0, atol=1e-5)
-
-
-def test_frames_of_w2v_bert_are_those_of_its_extractor():
-    extractor, config = extractor_of("w2v-bert"), make("w2v-bert").config
-    for samples in (4_000, 8_000, 8_160, 8_161, 16_000):
-        mask = extractor(np.ones(samples), sampling_rate=16_000, return_attention_mask=True)["attention_mask"]
-        assert frame_counts(config, samples) == np.sum(mask)
-    assert "a whisper model does not give a frame every 20 ms" in message(frame_counts, make("whisper").config, 9)
-
-
 def test_other_families_are_refused():
     config = AutoConfig.for_model("bert", vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     assert "a bert model cannot be used here; choose one of hubert" in message(
         prepare_encoder, AutoModel.from_config(config)
     )
     assert "wav2vec2 model with an adapter" in message(prepare_encoder, make("wav2vec2", add_adapter=True))
+    config = AutoConfig.for_model("wav2vec2-bert", **SIZE)
+    assert "a wav2vec2-bert model cannot be used here" in message(prepare_encoder, AutoModel.from_config(config))
 
 
 @pytest.mark.parametrize("name", ["hubert", "sew", "conformer"])
@@ -257,7 +239,7 @@ def test_the_first_layers_alone(name, task, tmp_path):
 
 
 def test_layers_of_other_families_and_layers_that_are_not_there():
-    for name in ("ast", "whisper", "w2v-bert"):
+    for name in ("ast", "whisper"):
         model = make(name, "classes")
         keep_layers(model, 1)
         assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in make(name, "classes").parameters())

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from common.speech.encoders import frames_in, freeze, keep_layers
-from common.speech.heads import POOLING, PooledClassifier, RecurrentCtc, keep_head, trained_processor
+from common.speech.heads import POOLING, PooledClassifier, RecurrentCtc, trained_processor
 from tests.helpers import message
 from tests.speech.models import LENGTHS, SIZE, alone, batch_of, largest_difference, louder, make
 
@@ -284,34 +284,6 @@ def test_heads_are_for_some_families_only():
         assert "transformers' own head only: give --head standard" in message(
             PooledClassifier.around, make(name, "classes"), LABELS
         )
-    model = PooledClassifier.around(make("w2v-bert"), LABELS).eval()
-    values = torch.randn(2, 30, 160)
-    mask = (torch.arange(30) < torch.tensor([30, 11])[:, None]).long()
-    with torch.no_grad():
-        together = model(input_features=values, attention_mask=mask).logits
-        torch.testing.assert_close(together[1], model(input_features=values[1:, :11]).logits[0], rtol=0, atol=1e-5)
-
-
-def test_a_trained_head_is_kept():
-    def arguments(**given):
-        defaults = {"head": "linear", "head_size": 1024, "layer": None, "model": "m", "explicit": {*given}}
-        args = SimpleNamespace(**defaults | given, weighted=given.get("layer") == "weighted")
-        args.set = lambda source, **values: vars(args).update(values)
-        return args
-
-    tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 8})
-    args = arguments()
-    keep_head(recurrent(True), tokenizer, args)
-    assert (args.head, args.head_size, args.layer) == ("blstm", 10, "weighted")
-    keep_head(recurrent(), tokenizer, arguments(head="blstm", head_size=10))
-    assert message(keep_head, recurrent(), tokenizer, arguments(head="linear")) == (
-        "--head linear: m has another head; leave it out, or start from an encoder"
-    )
-    assert message(keep_head, recurrent(), tokenizer, arguments(layer="weighted")).startswith("--layer weighted: m")
-    tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 9})
-    assert "gives 9 scores; its tokenizer has more characters" in message(
-        keep_head, recurrent(), tokenizer, arguments()
-    )
 
 
 # Pipelines

@@ -8,7 +8,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from common.speech.recognition import draw_plots, error_cards, score_transcripts, transcriptions_of, write_transcripts
+from common.speech.recognition import error_cards, score_transcripts, transcriptions_of, write_transcripts
 from tests.helpers import rows_of
 
 LOSS = {"test": 0.5}
@@ -148,15 +148,3 @@ def test_cards():
     assert "2 errors in 1 words" in cards[1] and "2 added" in cards[1] and "A {+B} {+C}" in cards[1]
     assert '<dd dir="auto">&lt;i&gt;</dd>' in cards[3] and "(empty)" in cards[3] and "{-&lt;A&gt;}" in cards[3]
     assert len(error_cards(table, count=2)) == 2
-
-
-def test_plots_are_drawn(scored, tmp_path):
-    splits, _ = scored
-    history = [{"epoch": 1.0, "loss": 1.0}, {"epoch": 1.0, "eval_wer": 50.0, "eval_loss": 2.0}]
-    drawn = draw_plots(history, splits, {name: split["seconds"] for name, split in splits.items()}, tmp_path)
-    each = [f"{split}_{plot}" for split in ("validation", "test") for plot in ("wer_by_length", "confused_words")]
-    assert [path.stem for path in drawn] == ["durations", "loss", "wer", *each]
-    assert all("<svg" in path.read_text("utf-8") for path in drawn)
-    assert re.search(r"\{-\w+\}", drawn[-1].read_text("utf-8"))
-    for silent in (few(["", ""], ["", ""]), few(["A"], ["A"])):
-        assert all(path.is_file() for path in draw_plots([], {"test": silent}, {}, tmp_path))

@@ -4,26 +4,27 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.speech.corpora import clips_frame
 from common.speech.transcripts import (
     Normalization,
     case_of,
+    check_transcripts,
     encode,
     frames_needed,
-    has_digits,
     make_processor,
     normalize,
-    normalized,
-    too_long,
-    unknown_characters,
-    without,
+    normalize_texts,
 )
 from tests.helpers import message
+from tests.speech.clips import run
 
 KEPT = Normalization(case="keep", punctuation="keep")
 
@@ -53,7 +54,6 @@ def test_switches():
     dropped = Normalization(case="lower", ignore="-'")
     assert normalize(text, dropped) == "ça vatil dont fix x y"
     assert normalize("كِتَابـــ", Normalization(ignore="ـ\u064e\u0650")) == "كتاب"
-    assert [has_digits(t) for t in ("a", "1", "۱۲", "x²", "Ⅷ", "½", "", "一")] == [0, 1, 1, 1, 1, 1, 0, 0]
 
 
 RULES = st.builds(
@@ -74,32 +74,20 @@ def test_twice_is_the_same_as_once(text, rules):
     )
 
 
-def clips(texts):
+def clips(texts, seconds: float = 1.0):
     import datasets
 
-    return datasets.Dataset.from_dict({"id": [f"clip {i}" for i in range(len(texts))], "text": texts})
-
-
-def test_bad_transcripts_end_the_run():
-    rules = Normalization(digits="refuse")
-    assert normalized(clips(["a.", "b"]), rules, skip_bad=False)[0]["text"][:] == ["A", "B"]
-    sentence = message(normalized, clips(["a", " \n", "?"]), rules, skip_bad=False)
-    end = "nothing in it is spoken (2 clips are unusable: 2 empty transcript); mend it or pass --on_bad_example skip"
-    assert sentence == f"clip 1: the transcript is empty: {end}"
-    assert "clip 1: the transcript has digits (2ND)" in message(
-        normalized, clips(["a", "the 2nd"]), rules, skip_bad=False
+    count = len(texts)
+    return datasets.Dataset.from_dict(
+        {"id": [f"clip {i}" for i in range(count)], "text": texts, "seconds": [seconds] * count}
     )
-    assert normalized(clips(["the 2nd"]), Normalization(), skip_bad=False)[0]["text"][:] == ["THE 2ND"]
-    sentence = message(normalized, clips(["", "3"]), rules, skip_bad=True)
-    assert "no usable recording ({'empty transcript': 1, 'digits in the transcript': 1})" in sentence
-    blind = clips(["a"]).remove_columns("text")
-    assert normalized(blind, rules, skip_bad=False) == (blind, {})
 
 
-def test_bad_transcripts_are_left_out_and_counted():
-    kept, skipped = normalized(clips(["x y", "", "3", "z", "!"]), Normalization(digits="refuse"), skip_bad=True)
-    assert (kept["id"][:], kept["text"][:]) == (["clip 0", "clip 3"], ["X Y", "Z"])
-    assert skipped == {"empty transcript": 2, "digits in the transcript": 1}
+def test_empty_transcripts_are_bad_where_there_is_truth():
+    frame = clips_frame([*"abc"], [*"abc"], text=["a.", " ?", ""])
+    normalize_texts(frame, pd.Series([True, True, False]), Normalization())
+    assert frame["text"].tolist() == ["A", "", ""]
+    assert frame["reason"].tolist() == ["", "empty transcript", ""]
 
 
 # Vocabulary
@@ -166,18 +154,6 @@ def test_the_case_of_a_vocabulary(tmp_path, tokenizer):
     assert case_of(own_vocabulary(tmp_path, [*special, "A"], do_lower_case=True)) == "lower"
 
 
-def test_unknown_characters_are_counted(tokenizer):
-    statistics, sentence = unknown_characters(tokenizer, ["ABC", "ÉA É", "Ü\u200cÉ", "CAB IT'S"])
-    assert statistics == {"unknown characters": 5, "transcripts with unknown characters": 2}
-    assert sentence == (
-        "5 characters in 2 of 4 transcripts cannot be written with the vocabulary and always count as errors, most "
-        "often 'É' (U+00C9) 3, 'Ü' (U+00DC) 1, '\\u200c' (U+200C) 1"
-    )
-    assert unknown_characters(tokenizer, ["ABC IT'S", ""])[1] is None
-    many = unknown_characters(tokenizer, ["abcdefghijklm"])[1]
-    assert many.startswith("13 characters in 1 of 1") and many.endswith("'j' (U+006A) 1")
-
-
 def test_stock_transformers_loads_and_transcribes(extractor, tmp_path):
     """AutoProcessor and the pipeline, from what is saved, and with what the labels say."""
     import torch
@@ -203,7 +179,7 @@ def test_stock_transformers_loads_and_transcribes(extractor, tmp_path):
     said = pipeline("automatic-speech-recognition", str(tmp_path / "model"))({"raw": audio, "sampling_rate": 16_000})
     with torch.no_grad():
         ids = model(extractor(audio, sampling_rate=16_000, return_tensors="pt").input_values).logits.argmax(-1).numpy()
-    ours = texts_of(tokenizer, ids)
+    ours = texts_of(tokenizer, ids, [ids.shape[1]])
     assert ours == [" ".join(said["text"].split())] and ours[0]
 
 
@@ -226,28 +202,45 @@ def test_frames_needed_are_the_shortest_path():
 def test_what_fits_has_a_finite_loss():
     import torch
 
-    labels = [[1, 1, 2], [1, 2, 1], [2, 2, 2], [1]]
-    for count in range(1, 7):
-        finite = [
-            bool(
-                torch.nn.functional.ctc_loss(
-                    torch.zeros(count, 1, 3).log_softmax(-1), torch.tensor(one)[None], [count], [len(one)]
-                ).isfinite()
-            )
-            for one in labels
-        ]
-        assert [row not in too_long(labels, np.full(4, count)) for row in range(4)] == finite
+    for count, labels in itertools.product(range(1, 7), ([1, 1, 2], [1, 2, 1], [2, 2, 2], [1])):
+        scores = torch.zeros(count, 1, 3).log_softmax(-1)
+        loss = torch.nn.functional.ctc_loss(scores, torch.tensor(labels)[None], [count], [len(labels)])
+        assert loss.isfinite() == (frames_needed(labels) <= count)
 
 
-def test_too_long_transcripts():
-    rows, labels, frames = clips(["ab", "aaa", "c"]), [[3, 4], [3, 3, 3], [5]], np.array([2, 4, 9])
-    assert message(without, rows, too_long(labels, frames), False) == (
-        "clip 1: the transcript of 3 characters needs 5 frames, but the audio has 4: is one of them wrong, or cut "
-        "off?; mend it or pass --on_bad_example skip"
+class Whole(dict):
+    """Splits with facts."""
+
+    def __init__(self, **splits):
+        super().__init__(splits)
+        self.facts = {name: {"skipped": {}} for name in splits}
+
+
+def checked(tokenizer, on_bad_example: str, monkeypatch, **splits):
+    from transformers import HubertConfig
+
+    monkeypatch.setattr("common.speech.transcripts.load_config", lambda args: HubertConfig())
+    args, heard, splits = SimpleNamespace(on_bad_example=on_bad_example), run(), Whole(**splits)
+    processor = SimpleNamespace(tokenizer=tokenizer)
+    assert check_transcripts(splits, processor, args, heard) is processor
+    return splits, heard.warnings
+
+
+def test_transcripts_that_do_not_fit_and_unknown_characters(tokenizer, monkeypatch):
+    texts = ["AB", "ABC" * 20, "CÉ É"]  # a second has 49 frames
+    sentence = message(checked, tokenizer, "stop", monkeypatch, train=clips(texts))
+    assert sentence == (
+        "clip 1: the transcript needs 60 frames, but the audio has 49: is one of them wrong, or cut off?; mend it or "
+        "pass --on_bad_example skip"
     )
-    kept, skipped = without(rows, too_long(labels, frames), True)
-    assert kept["id"][:] == ["clip 0", "clip 2"] and skipped == {"transcript longer than the audio": 1}
-    assert too_long(labels, np.array([2, 5, 1])) == {}
+    splits, said = checked(tokenizer, "skip", monkeypatch, train=clips(texts), validation=clips(texts))
+    assert splits["train"]["id"][:] == ["clip 0", "clip 2"] and len(splits["validation"]) == 3
+    assert splits.facts["train"]["skipped"] == {"transcript longer than the audio": 1}
+    assert said[2] == "validation: 1 transcripts have more characters than their audio has frames" and len(said) == 3
+    lacking = "2 characters cannot be written with the vocabulary and always count as errors, most often 'É' (U+00C9) 2"
+    assert said[:2] == [f"train: {lacking}", f"validation: {lacking}"]
+    many = checked(tokenizer, "skip", monkeypatch, test=clips(["abcdefghijklm"]))[1]
+    assert many[0].startswith("test: 13 characters") and many[0].endswith("'j' (U+006A) 1")
 
 
 def test_lj_speech(shared_data, extractor):
@@ -257,11 +250,10 @@ def test_lj_speech(shared_data, extractor):
     with zipfile.ZipFile(shared_data / "asr" / "ljspeech_excerpt.zip") as archive:
         name = next(name for name in archive.namelist() if name.endswith("metadata.csv"))
         lines = archive.read(name).decode().splitlines()
-    texts = [normalize(line.split("|")[2], Normalization(digits="refuse")) for line in lines]
-    assert len(texts) == 115 and not any(map(has_digits, texts))
+    texts = [normalize(line.split("|")[2], Normalization()) for line in lines]
+    assert len(texts) == 115
     tokenizer = make_processor(texts, extractor).tokenizer
     characters = {token for token in tokenizer.get_vocab() if len(token) == 1}
     assert characters <= set("|'ABCDEFGHIJKLMNOPQRSTUVWXYZ") and len(characters) > 20
     labels = encode(tokenizer, texts)
     assert tokenizer.batch_decode(labels, group_tokens=False) == texts
-    assert unknown_characters(tokenizer, texts)[1] is None

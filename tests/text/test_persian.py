@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from common.data import read_files
+from common.files import read_files
 from common.text.persian import PUBLISHED, STEPS, WORD, ZWNJ, prepare
 
 STOP_WORDS, STEM, NO_ZWNJ, NORMALIZE = ((step,) for step in STEPS)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from common.data import read_files
+from common.files import read_files
 from common.hub import frame_of, numbered
 from common.text.squad import ANSWERS, gold_texts, hold_out, is_answerable, to_questions, training_span
 from tests.helpers import message

@@ -1,0 +1,292 @@
+"""Files as people have them, as rows: read and checked, so that a sentence names file and row."""
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import re
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+import pandas as pd
+
+from common.errors import UserError
+from common.hub import downloaded, frame_of, numbered
+
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFrame:
+    """The rows of csv, tsv, json (a list of rows, rows under "data", or a row a line), jsonl and parquet files.
+
+    Also compressed by gzip or in a zip of one file, from http(s) addresses, several files, and globs. A csv may be
+    separated by commas, tabs, semicolons or `|`, whichever its header has most of. A tab-separated file is taken to be
+    without any quoting (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes
+    make a row wrong or join lines. Text is UTF-8, or UTF-16 with its mark.
+
+    Args:
+        spec: file, glob or address, or several.
+        args: with cache_dir, where addresses are fetched to.
+
+    Returns:
+        A row each; the index is (file, row from 1). Cells of csv and tsv are strings as they stand ("007", "NA", "");
+        those of the others have their types, and what is missing is None or NaN. attrs: "source" in words;
+        "label_names", column -> names of the classes, where a parquet file's schema has them.
+
+    Raises:
+        UserError: naming the file, and the line or row, for whatever is wrong with it.
+    """
+    frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in _matching(str(one))]
+    _all_different(names, "the data", "file")
+    for name in names:
+        address = name.startswith(("http://", "https://"))
+        frames.append(numbered(_read_file(downloaded(name, args) if address else Path(name), name), name))
+    first = frames[0]
+    for frame in frames[1:]:
+        files = f"{first.attrs['source']}, {frame.attrs['source']}"
+        if {*frame.columns} != {*first.columns}:
+            odd = listed(sorted({*frame.columns} ^ {*first.columns}, key=str))
+            raise UserError(f"{files}: must have the same columns, but only one has {odd}")
+        if frame.attrs["label_names"] != first.attrs["label_names"]:
+            raise UserError(f"{files}: their schemas name other classes, or name them in another order")
+    if len(frames) == 1:
+        return first
+    together = pd.concat(frames)
+    shown = names if len(names) < 5 else [*names[:2], "...", names[-1]]
+    together.attrs = {**first.attrs, "source": f"{len(names)} files: {', '.join(shown)}"}
+    return together
+
+
+def where(frame: pd.DataFrame, i: int) -> str:
+    """Which row of which file the i-th is: "train.csv, row 3"."""
+    file, row = frame.index[i]
+    return f"{file}, row {row}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, the first 20."""
+    names = list(names)
+    return ", ".join(f"{name[:60]!r}" for name in names[:20]) + f", ... ({len(names):,})" * (len(names) > 20)
+
+
+def require_columns(columns: Iterable[str], wanted: Sequence[str], where: object) -> None:
+    """Raises `UserError` naming what was found and what is wanted when a wanted column is not there."""
+    columns = list(columns)
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise UserError(f"{where}: no column {listed(missing)}; it has {listed(columns)} and needs {listed(wanted)}")
+
+
+def without_bad(
+    frame: pd.DataFrame, problems: Mapping[int, tuple[str, str | None]], on_bad_example: str
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The frame without its bad rows, and reason -> how many were left out; the first one stops the run if so wished.
+
+    Args:
+        problems: position of a row -> the reason (to count) and the sentence (to say); without a sentence the row is
+            left out whatever `on_bad_example` is.
+        on_bad_example: "stop" or "skip".
+    """
+    skipped = {}
+    for i, (reason, sentence) in sorted(problems.items()):
+        if sentence and on_bad_example == "stop":
+            raise UserError(f"{where(frame, i)}: {sentence}; mend it or pass --on_bad_example skip")
+        skipped[reason] = skipped.get(reason, 0) + 1
+    if len(skipped) and len(problems) == len(frame):
+        raise UserError(f"{frame.attrs['source']}: no usable row ({skipped})")
+    keep = np.ones(len(frame), dtype=bool)
+    keep[list(problems)] = False
+    return (frame[keep] if problems else frame), skipped
+
+
+def read_json(path: str | Path) -> object:
+    """One json document (or gzip or zip of one). Raises `UserError` naming line and column when it is broken."""
+    _, content = _content(Path(path), str(path))
+    return _loads(_text(content, str(path)), str(path))
+
+
+def _matching(name: str) -> list[str]:
+    if name.startswith(("http://", "https://")) or os.path.exists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
+    if not found:
+        raise UserError(f"{name}: no file has such a name")
+    return found
+
+
+def _read_file(path: Path, name: str) -> pd.DataFrame:
+    ending, content = _content(path, name)
+    if ending == ".parquet":
+        frame = _read_parquet(content, name)
+    elif ending in (".csv", ".tsv"):
+        frame = _read_delimited(_text(content, name), ending, name)
+    else:
+        frame = _read_json_rows(_text(content, name), ending, name)
+    if frame.empty:
+        raise UserError(f"{name}: the file has no rows")
+    frame.attrs.setdefault("label_names", {})
+    return frame
+
+
+def _content(path: Path, name: str) -> tuple[str, bytes]:
+    """The ending that says what is in a file, and what is in it, decompressed."""
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):  # not opened: a pipe would wait for ever
+            what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
+            raise UserError(f"{name}: is {what}, not a file")
+        content = path.read_bytes()
+        inner = PurePath(name.partition("?")[0] if "://" in name else name)
+        if inner.suffix.lower() == ".gz":
+            inner, content = inner.with_suffix(""), gzip.decompress(content) if content else content
+        elif inner.suffix.lower() == ".zip":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                files = [i for i in archive.namelist() if not i.endswith("/") and not i.startswith("__MACOSX/")]
+                if len(files) != 1:
+                    raise UserError(f"{name}: must hold one file, but holds {len(files)}; unpack it and name the files")
+                inner, content = PurePath(files[0]), archive.read(files[0])
+    except FileNotFoundError:
+        raise UserError(f"{name}: no such file") from None
+    except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from None
+    if inner.suffix.lower() not in FORMATS:
+        raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
+    if not content:
+        raise UserError(f"{name}: the file is empty")
+    return inner.suffix.lower(), content
+
+
+def _text(content: bytes, name: str) -> str:
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        if "\0" not in (text := content.decode(encoding)):
+            return text
+        odd = content.index(0)
+    except UnicodeDecodeError as error:
+        odd = error.start
+    raise UserError(f"{name}: not UTF-8 text (byte {odd}); save it as UTF-8")
+
+
+def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
+    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    delimiter = max(",\t;|", key=header.count) if ending == ".csv" else "\t"
+    if delimiter != "\t":
+        return _quoted_rows(text, delimiter, name)
+    try:
+        frame, error = _quoted_rows(text, "\t", name), None
+    except UserError as broken:
+        frame, error = pd.DataFrame(), str(broken)  # the exception itself would keep the rows read so far in memory
+    # A line break inside quotes leaves lines with too few cells; where there are none, the quotes are only characters.
+    width = header.count("\t")
+    if width and '"' in text:
+        lines = [line for line in _lines(text) if line]
+        if len(frame) < len(lines) - 1 and all(line.count("\t") == width for line in lines):
+            cells = [line.split("\t") for line in lines]
+            return _table(cells[0], cells[1:], name)
+    if error:
+        raise UserError(error)
+    return frame
+
+
+def _quoted_rows(text: str, delimiter: str, name: str) -> pd.DataFrame:
+    csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
+    blanks = bool(re.match(rf"[^\r\n]*{re.escape(delimiter)} ", text)) and delimiter != "\t"  # `premise, hypothesis`
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+    rows, begin = [], 1
+    try:
+        header = next(reader, [])
+        begin = reader.line_num + 1
+        for cells in reader:
+            if cells and len(cells) != len(header):
+                raise UserError(f"{name}: line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
+            if cells:  # a blank line has none
+                rows.append(cells)
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{name}: the row that begins at line {begin}: {error}") from None
+    return _table(header, rows, name)
+
+
+def _table(header: list[str], rows: list[list[str]], name: str) -> pd.DataFrame:
+    # A column without a name is called what pandas calls it: it is mostly an index that was saved.
+    header = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
+    _all_different(header, name, "column")
+    return pd.DataFrame(rows, columns=header, dtype=str)
+
+
+def _all_different(names: list[str], at: str, what: str) -> None:
+    if twice := [name for name, count in Counter(names).most_common(1) if count > 1]:
+        raise UserError(f"{at}: the {what} {twice[0]!r} is there twice; rename or remove one")
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without their ends; unlike `str.splitlines`, U+2028, U+0085 and others end none."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _read_json_rows(text: str, ending: str, name: str) -> pd.DataFrame:
+    lines = [(number, line) for number, line in enumerate(_lines(text), start=1) if line.strip()]
+    one_each = [line for _, line in lines[:2] if line.strip()[0] == "{" and line.strip()[-1] == "}"]
+    if ending == ".jsonl" or len(one_each) == 2:
+        rows = [_loads(line, name, number) for number, line in lines]
+        if odd := next((number for (number, _), row in zip(lines, rows) if not isinstance(row, dict)), None):
+            raise UserError(f"{name}: line {odd} is not an object with named columns")
+    else:
+        rows = _loads(text, name)
+        if isinstance(rows, dict):
+            is_row = len(lines) == 1 and any(not isinstance(value, list | dict) for value in rows.values())
+            rows = rows.get("data", [rows] if is_row else None)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f'{name}: a json file must hold a list of rows, or an object with the rows under "data"')
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return pd.DataFrame({column: [row.get(column) for row in rows] for column in columns}, dtype=object)
+
+
+def _loads(text: str, name: str, line: int | None = None) -> object:
+    at = name if line is None else f"{name}: line {line}"
+
+    def unique(pairs: list[tuple[str, object]]) -> dict:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            _all_different([key for key, _ in pairs], at, "key")
+        return found
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique)
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(content, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = f"line {line or error.lineno}, column {error.colno}"
+        raise UserError(f"{name}: broken json at {place}: {error.msg}") from None
+    except UnicodeEncodeError as error:
+        before = error.object[max(0, error.start - 30) : error.start]
+        raise UserError(f"{at}: half of a surrogate pair, which is no character, after {before!r}; remove it") from None
+    except ValueError:
+        long = re.search(r"\d{4000}", text)
+        at = f"{name}: line {line or text.count(chr(10), 0, long.start()) + 1}" if long else at
+        raise UserError(f"{at}: a number has more digits than can be read; write it as text") from None
+    except RecursionError:
+        raise UserError(f"{at}: lists or objects are nested too deeply to be read") from None
+    return content
+
+
+def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
+        _all_different(table.column_names, name, "column")
+        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # as `datasets` saves
+        features = about.get("info", {}).get("features", {}).items()
+        names = {column: f["names"] for column, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+        return frame_of(table, names)
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:  # a broken footer is an OSError
+        raise UserError(f"{name}: not a readable parquet file: {str(error).splitlines()[0]}") from None
