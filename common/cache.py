@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import DISK_ERRORS, UserError
+from common.errors import DISK_ERRORS, UserError, said_by
 
 if TYPE_CHECKING:
     import datasets
@@ -167,9 +167,9 @@ def unpacked(path: str | Path, args=None) -> Path:
                 _unpack(path, folder.with_name(f"{folder.name}.partial"))
                 os.replace(folder.with_name(f"{folder.name}.partial"), folder)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
-        said = getattr(error, "strerror", None) or str(error).strip("\"'") or type(error).__name__
+        said = getattr(error, "strerror", None) or said_by(error)
         raise UserError(
-            f"{path}: cannot be unpacked ({said.splitlines()[0]}); fetch the archive again, give another --cache_dir, "
+            f"{path}: cannot be unpacked ({said}); fetch the archive again, give another --cache_dir, "
             "or unpack it yourself and give the folder"
         ) from None
     return folder

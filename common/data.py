@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError
-from common.files import FORMATS, _read_file, read_files
+from common.files import FORMATS, read_file, read_files
 from common.hub import load_file, load_frame, numbered
 
 SPLITS = ("train", "validation", "test")
@@ -73,7 +73,7 @@ def _from_hub(args, split: str) -> pd.DataFrame:
     if not split.endswith(FORMATS):
         return load_frame(args, split)
     path, source = load_file(args, split)
-    return numbered(_read_file(path, source), source)
+    return numbered(read_file(path, source), source)
 
 
 def select(dataset: datasets.Dataset, limit: int | None, seed: int) -> tuple[datasets.Dataset, str]:

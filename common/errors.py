@@ -58,6 +58,11 @@ def disk_problem(error: BaseException) -> str | None:
     return f"{name}: {DISK_ERRORS[number]}" if name else DISK_ERRORS[number]
 
 
+def said_by(error: BaseException) -> str:
+    """What an error says, on one line: its first that is not blank, else its kind."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
 def quiet_interrupt(kind: type[BaseException], error: BaseException, trace) -> None:
     """For `sys.excepthook`: Ctrl-C is no traceback while a script still imports its libraries."""
     if issubclass(kind, KeyboardInterrupt):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError
+from common.errors import UserError, said_by
 from common.hub import downloaded, frame_of, numbered
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -43,11 +43,11 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     Raises:
         UserError: naming the file, and the line or row, for whatever is wrong with it.
     """
-    frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in _matching(str(one))]
-    _all_different(names, "the data", "file")
+    frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in matching(str(one))]
+    all_different(names, "the data", "file")
     for name in names:
         address = name.startswith(("http://", "https://"))
-        frames.append(numbered(_read_file(downloaded(name, args) if address else Path(name), name), name))
+        frames.append(numbered(read_file(downloaded(name, args) if address else Path(name), name), name))
     first = frames[0]
     for frame in frames[1:]:
         files = f"{first.attrs['source']}, {frame.attrs['source']}"
@@ -112,7 +112,8 @@ def read_json(path: str | Path) -> object:
     return _loads(_text(content, str(path)), str(path))
 
 
-def _matching(name: str) -> list[str]:
+def matching(name: str) -> list[str]:
+    """The files that a path, a pattern or an address stands for."""
     if name.startswith(("http://", "https://")) or os.path.exists(name) or not glob.has_magic(name):
         return [name]
     found = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
@@ -121,7 +122,8 @@ def _matching(name: str) -> list[str]:
     return found
 
 
-def _read_file(path: Path, name: str) -> pd.DataFrame:
+def read_file(path: Path, name: str) -> pd.DataFrame:
+    """The rows of one file, called `name` in messages and by its ending."""
     ending, content = _content(path, name)
     if ending == ".parquet":
         frame = _read_parquet(content, name)
@@ -155,7 +157,7 @@ def _content(path: Path, name: str) -> tuple[str, bytes]:
     except FileNotFoundError:
         raise UserError(f"{name}: no such file") from None
     except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: cannot be read: {said_by(error)}") from None
     if inner.suffix.lower() not in FORMATS:
         raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
     if not content:
@@ -217,11 +219,12 @@ def _quoted_rows(text: str, delimiter: str, name: str) -> pd.DataFrame:
 def _table(header: list[str], rows: list[list[str]], name: str) -> pd.DataFrame:
     # A column without a name is called what pandas calls it: it is mostly an index that was saved.
     header = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
-    _all_different(header, name, "column")
+    all_different(header, name, "column")
     return pd.DataFrame(rows, columns=header, dtype=str)
 
 
-def _all_different(names: list[str], at: str, what: str) -> None:
+def all_different(names: list[str], at: str, what: str) -> None:
+    """Raises `UserError` for a name that is there twice."""
     if twice := [name for name, count in Counter(names).most_common(1) if count > 1]:
         raise UserError(f"{at}: the {what} {twice[0]!r} is there twice; rename or remove one")
 
@@ -255,7 +258,7 @@ def _loads(text: str, name: str, line: int | None = None) -> object:
     def unique(pairs: list[tuple[str, object]]) -> dict:
         found = dict(pairs)
         if len(found) < len(pairs):
-            _all_different([key for key, _ in pairs], at, "key")
+            all_different([key for key, _ in pairs], at, "key")
         return found
 
     try:
@@ -283,10 +286,10 @@ def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
 
     try:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
-        _all_different(table.column_names, name, "column")
+        all_different(table.column_names, name, "column")
         about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # as `datasets` saves
         features = about.get("info", {}).get("features", {}).items()
         names = {column: f["names"] for column, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
         return frame_of(table, names)
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:  # a broken footer is an OSError
-        raise UserError(f"{name}: not a readable parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: not a readable parquet file: {said_by(error)}") from None

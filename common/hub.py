@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import Interrupted, UserError
+from common.errors import Interrupted, UserError, said_by
 
 if TYPE_CHECKING:
     import datasets
@@ -86,10 +86,7 @@ def fetching(kind: str, name: str) -> Iterator[None]:
     except (UserError, Interrupted, MemoryError):
         raise
     except Exception as error:  # whatever damaged files make the libraries raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"{name}: this {kind} cannot be loaded: {lines[0] if lines else type(error).__name__}"
-        ) from error
+        raise UserError(f"{name}: this {kind} cannot be loaded: {said_by(error)}") from error
 
 
 def downloaded(url: str, args=None) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.checkpoints import RUN_FILE, prepare_output_dir
-from common.errors import UserError, write_json
+from common.errors import UserError, said_by, write_json
 from common.launch import StopRequest, check_launch
 
 NOT_PUSHED = ("checkpoint-*", "checkpoint-*/**", "demo/**", "runs/**", "training_args.bin", RUN_FILE, ".run.*")
@@ -266,9 +266,8 @@ class Run:
                 commit_message=f"{self.args.command[0]}: {self.task}",
             )
         except OSError as error:  # the hub's errors are of this kind
-            reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{name}: cannot be pushed to the hub: {reason}; the run is whole in {self.output_dir}"
+                f"{name}: cannot be pushed to the hub: {said_by(error)}; the run is whole in {self.output_dir}"
             ) from None
 
 

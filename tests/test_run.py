@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints import seal
-from common.errors import Interrupted, UserError, exit_status, whole_file, write_csv, write_json
+from common.errors import Interrupted, UserError, exit_status, said_by, whole_file, write_csv, write_json
 from common.launch import StopRequest, check_launch
 from common.run import start_run
 from tests.helpers import ROOT, message
@@ -270,3 +270,7 @@ def test_what_a_run_leaves_behind(tmp_path, capsys, caplog):
     for name in ("report.html", "README.md", "predictions.csv", "model.keras", "eval_results.json"):
         assert (out / name).is_file(), name
     assert not list(out.glob(".run*"))
+
+
+def test_what_an_error_says_is_one_line():
+    assert said_by(EOFError()) == "EOFError" and said_by(ValueError("\n \n first \nsecond")) == "first"

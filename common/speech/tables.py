@@ -42,7 +42,7 @@ RESERVED = ("name", "part", "recording", "seconds", "labels", "digest")  # colum
 
 
 def read_table(paths: Sequence[str], args) -> pd.DataFrame:
-    """`common.files.read_files`; also LJ Speech's `id|text|normalised text`, without quoting: the latter where it is."""
+    """`files.read_files`; also LJ Speech's `id|text|normalised text`, without quoting: the latter where it is."""
     path = Path(paths[0])
     if path.suffix == ".csv" and path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:

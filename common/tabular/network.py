@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from common.arguments import flag
-from common.errors import UserError, write_json
+from common.errors import UserError, said_by, write_json
 
 MODEL_FILE, COLUMNS_FILE = "model.keras", "columns.json"
 LARGE_BATCH = 256  # rows
@@ -149,7 +149,7 @@ class Detector:
                 raise ValueError(f"{MODEL_FILE} and {COLUMNS_FILE} are not of the same training")
             return cls(model, columns, threshold, calibration)
         except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError, zipfile.BadZipFile) as error:
-            raise UserError(f"--model {folder}: cannot be loaded ({str(error).strip().splitlines()[0]})") from None
+            raise UserError(f"--model {folder}: cannot be loaded ({said_by(error)})") from None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:
         """float32 [N, F] in the shape that the model takes."""

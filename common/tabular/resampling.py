@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from common.errors import UserError
+from common.errors import UserError, said_by
 from common.tabular.columns import Part
 
 
@@ -123,7 +123,7 @@ def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | 
     try:
         X, y = sampler.fit_resample(part.features, part.target)
     except ValueError as error:
-        raise UserError(f"--resample {args.resample}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--resample {args.resample}: {said_by(error)}") from None
     origin = getattr(sampler, "sample_indices_", None)
     if args.resample == "undersample":
         return part.take(np.sort(origin)), None

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import glob
 import io
 import itertools
 import re
@@ -16,8 +15,8 @@ import fsspec
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError
-from common.files import read_files
+from common.errors import UserError, said_by
+from common.files import all_different, matching, read_files
 from common.tabular.columns import MOSTLY
 
 PART = 65_536  # rows
@@ -38,7 +37,10 @@ class Tables:
     """
 
     def __init__(self, files: Sequence[str], skip_bad: bool = False, rows: int = PART):
-        self.files = _each_once([n for pattern in files for n in _matching(str(pattern))], "the data", "file")
+        self.files = [name for pattern in files for name in matching(str(pattern))]
+        all_different(self.files, "the data", "file")
+        if wrong := [file for file in self.files if "://" not in file and not Path(file).is_file()]:
+            raise UserError(f"{wrong[0]}: no such file")
         more = f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
         self.source = ", ".join(self.files[:3]) + more
         self.skip_bad, self.rows = skip_bad, rows
@@ -50,7 +52,8 @@ class Tables:
         for file in self.files:
             begin = 0
             for part in self._parts(file):
-                part.columns = _each_once([str(name).strip() for name in part.columns], file)
+                part.columns = [str(name).strip() for name in part.columns]
+                all_different([*part.columns], file, "column")
                 columns = list(part.columns) if columns is None else columns
                 if set(part.columns) != set(columns):
                     other = sorted(set(part.columns) ^ set(columns))
@@ -92,7 +95,8 @@ class Tables:
             mark = max(MARKS, key=header.count)  # of equally many the first
             names = next(csv.reader(itertools.chain([header], lines), delimiter=mark, skipinitialspace=True))
             names = [name.strip() or f"Unnamed: {at}" for at, name in enumerate(names)]  # as pandas calls them
-            rows, comma = self._rows(lines, mark, len(_each_once(names, file)), file), None
+            all_different(names, file, "column")
+            rows, comma = self._rows(lines, mark, len(names), file), None
             while part := list(itertools.islice(rows, self.rows)):
                 numbers, texts = zip(*part)
                 if comma is None:
@@ -134,15 +138,6 @@ class Tables:
                 yield batch.to_pandas(ignore_metadata=True)
 
 
-def _matching(pattern: str) -> list[str]:
-    """The files that a path, glob or URL stands for."""
-    if "://" in pattern or Path(pattern).is_file():
-        return [pattern]
-    if found := [name for name in sorted(glob.glob(pattern, recursive=True)) if Path(name).is_file()]:
-        return found
-    raise UserError(f"{pattern}: no such file")
-
-
 def _address(file: str) -> str:
     """Where fsspec finds a file: of a zip the one file in it."""
     if not file.lower().endswith(".zip"):
@@ -153,12 +148,6 @@ def _address(file: str) -> str:
     return f"zip://{found[0]}::{file}"
 
 
-def _each_once(names: list[str], file: str, what: str = "column") -> list[str]:
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"{file}: the {what} {twice!r} is there twice; rename or remove one")
-    return names
-
-
 @contextlib.contextmanager
 def _one_sentence(file: str) -> Iterator[None]:
     try:
@@ -166,8 +155,7 @@ def _one_sentence(file: str) -> Iterator[None]:
     except UnicodeError:
         raise UserError(f"{file}: is not UTF-8 text; save the table as csv (UTF-8), json or parquet") from None
     except (ValueError, OSError, EOFError, ImportError, zlib.error, zipfile.BadZipFile) as error:
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{file}: not a readable table: {problem}") from None
+        raise UserError(f"{file}: not a readable table: {said_by(error)}") from None
 
 
 def _with_numbers(part: pd.DataFrame, comma: bool) -> pd.DataFrame:

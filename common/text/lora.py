@@ -23,7 +23,7 @@ from peft import (
 )
 from safetensors.torch import load_file
 
-from common.errors import UserError, write_json
+from common.errors import UserError, said_by, write_json
 from common.hub import commit_of, fetching
 from common.models import count_parameters
 from common.text.arguments import LoraArguments
@@ -81,7 +81,7 @@ def _wrapped(model, config, *, trainable: bool):
         names = (n.rpartition(".")[2] for n, m in model.base_model.named_modules() if hasattr(m, "in_features"))
         raise UserError(
             f"--target_modules: choose among the modules of a {model.config.model_type} model, "
-            f"{', '.join(sorted({*names}))}, or all-linear ({str(error).splitlines()[0][:120]})"
+            f"{', '.join(sorted({*names}))}, or all-linear ({said_by(error)[:120]})"
         ) from None
     return adapted if trainable else adapted.requires_grad_(False).eval()
 
@@ -132,7 +132,7 @@ class SavedAdapter:
             config, weights = PeftConfig.from_pretrained(str(folder)), load_file(folder / "adapter_model.safetensors")
             facts = json.loads((folder / FACTS).read_text("utf-8")) if (folder / FACTS).is_file() else {}
         except Exception as error:  # whatever damaged files make the libraries raise
-            raise UserError(f"{name}: this adapter cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"{name}: this adapter cannot be read: {said_by(error)}") from error
         if not isinstance(config, LoraConfig):
             raise UserError(f"{name}: is an adapter of another kind ({config.peft_type.value}); only LoRA is supported")
         return cls(name, config, weights, facts)
