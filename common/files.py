@@ -106,12 +106,6 @@ def without_bad(
     return (frame[keep] if problems else frame), skipped
 
 
-def read_json(path: str | Path) -> object:
-    """One json document (or gzip or zip of one). Raises `UserError` naming line and column when it is broken."""
-    _, content = _content(Path(path), str(path))
-    return _loads(_text(content, str(path)), str(path))
-
-
 def matching(name: str) -> list[str]:
     """The files that a path, a pattern or an address stands for."""
     if name.startswith(("http://", "https://")) or os.path.exists(name) or not glob.has_magic(name):

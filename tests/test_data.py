@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from common.data import Splits, describe, fingerprint, load_splits, overlaps, select
 from common.errors import UserError
-from common.files import read_files, read_json, require_columns, where, without_bad
+from common.files import read_files, require_columns, where, without_bad
 from tests.helpers import message
 
 # What breaks naive readers: separators, quotes and all kinds of line breaks inside a cell, and what looks like one.
@@ -296,7 +296,7 @@ def test_json_keeps_types_in_all_its_forms(tmp_path):
     path.write_text(lines.splitlines()[0])
     assert read(path) == rows[:1]
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"data": [{"paragraphs": []}]}).encode())
-    assert read_json(path) == {"data": [{"paragraphs": []}]}
+    assert read(path) == [{"paragraphs": []}]
 
 
 def test_rows_of_json_need_not_all_have_the_same_keys(tmp_path):

@@ -91,10 +91,8 @@ def _spans(answers: object) -> list[tuple[str, int]] | str | None:
             return list(zip(texts, starts))
     except (KeyError, TypeError, IndexError):
         pass
-    return (
-        f'\'answers\' must be like {{"text": ["..."], "answer_start": [0]}}, it is {answers!r:.100}; '
-        "save the rows as json or parquet"
-    )
+    form = '{"text": ["..."], "answer_start": [0]}'
+    return f"'answers' must be like {form}, it is {answers!r:.100}; save the rows as json or parquet"
 
 
 def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
