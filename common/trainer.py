@@ -210,6 +210,8 @@ class FinetuneTrainer(Trainer):
 
         Takes no random numbers from training: a run that is resumed after an evaluation has the same dropout.
         """
+        for buffer in self.model.buffers() if self.args.world_size > 1 else ():
+            torch.distributed.broadcast(buffer, 0)  # statistics of a batch norm differ; those of the first are saved
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         try:
             with torch.random.fork_rng(devices=[]):

@@ -112,6 +112,10 @@ def test_predictions_stand_in_the_order_of_the_data_and_the_loss_is_exact(tmp_pa
     assert (first == second).all()
 
 
+def test_processes_evaluate_with_the_statistics_that_are_saved(two_processes):
+    assert [rank["statistics"] for rank in two_processes] == [[0, 0], [0, 0]]
+
+
 def test_without_truth_there_are_predictions_and_no_loss(tmp_path):
     output = train(tmp_path / "out").predict(Sentences(9, truth=False), metric_key_prefix="predict")
     assert output.predictions.shape == (9, 3) and output.label_ids is None

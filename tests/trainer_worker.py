@@ -194,6 +194,9 @@ def main(folder: Path) -> None:
     data = Sentences(37, seed=3)
     prediction = out.predict(data, metric_key_prefix="eval")
     found["prediction"] = prediction.predictions, prediction.label_ids, prediction.metrics
+    out.model.register_buffer("statistics", torch.full((2,), float(out.args.process_index)))
+    out.predict(data, metric_key_prefix="eval")
+    found["statistics"] = out.model.statistics.tolist()
     schedule = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "dropout": 0.1}
     schedule |= {"eval_count": 11, "per_device_train_batch_size": 4, "num_train_epochs": 2, "count": 30}
     whole = train(folder / "whole", **schedule)
