@@ -228,9 +228,10 @@ def trained(run, args) -> dict:
         trainer.train()
 
     with run.phase("results"):
-        validation = parts["validation"], detector.raw(parts["validation"].features)
+        said = {name: detector.raw(part.features) for name, part in parts.items() if name != "train"}
+        validation = parts["validation"], said["validation"]
         detector.calibration = Calibration.fit(args.calibrate, real, parts["train"], weights, *validation)
-        said = {name: detector.probabilities(part.features) for name, part in parts.items() if name != "train"}
+        said = {name: detector.calibration(values) for name, values in said.items()}
         detector.threshold, how = args.decision.choose(parts["validation"], said["validation"])
         run.note(f"threshold {detector.threshold:.4g}: {how}")
         models = {results.OURS: {name: Detections(parts[name], said[name], detector.threshold) for name in said}}

@@ -70,7 +70,7 @@ CASES = {
         "asr", "run_asr.py", "wer", None, (24, 12), f"{TEXTS} --num_train_epochs 3 --freeze encoder"
     ),
     "fraud": Case(
-        "fraud", "run_fraud.py", "auprc", 2, (20_000, 0), f"{FRAUD} --num_train_epochs 5", "--baselines false"
+        "fraud", "run_fraud.py", "auprc", 2, (20_000, 0), f"{FRAUD} --num_train_epochs 10", "--baselines false"
     ),
 }
 

@@ -71,13 +71,14 @@ class KerasArguments:
 
 
 def prepare_keras(batch: int) -> None:
-    """Before keras is imported: TensorFlow as its backend, and for small batches one thread per operation, without
-    oneDNN, which is faster (benchmarks/README.md). What the user has set stays."""
+    """Before keras is imported: TensorFlow as its backend, and for small batches one thread without oneDNN,
+    which is faster (benchmarks/README.md). What the user has set stays."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # on machines without a GPU even errors are said that are none
     if batch < LARGE_BATCH:
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+        os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 def build(kind: str, features: int):

@@ -150,7 +150,7 @@ def error_cards(one: Detections, count: int = 10) -> list[str]:
 
 
 def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], output_dir: Path) -> dict[str, str]:
-    """What every report on classes shows, and of each part precision-recall, ROC and calibration."""
+    """What every report on classes shows, and precision-recall, ROC and calibration of what was tested."""
     from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
     files, drawn, folder = classification.draw_plots(results, output_dir), [], output_dir / "plots"
@@ -159,7 +159,7 @@ def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], ou
         drawn.append(plots.curves(results["history"], folder / "auprc", **labels))
     for split, one in models[OURS].items():
         truth, said = one.part.target, {name: of[split].probabilities for name, of in models.items()}
-        if len(np.unique(truth)) < 2:
+        if len(np.unique(truth)) < 2 or (split == "validation" and len(models[OURS]) > 1):
             continue
         (_, alarms), (missed, hits) = confusion_counts(truth, one.probabilities, one.threshold)
         points = {f"threshold {one.threshold:.4g}": (hits / (hits + missed), hits / (hits + alarms))} if hits else {}
