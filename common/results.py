@@ -70,7 +70,7 @@ def environment(device: str, processes: int) -> dict:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this file is in, with "+changes" when it is not clean; None outside one."""
+    """The commit of the scripts' checkout, with "+changes" when it is not clean; None where they are installed."""
 
     def git(*arguments: str) -> str:
         here = Path(__file__).parent
@@ -78,6 +78,7 @@ def git_commit() -> str | None:
         return done.stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an environment may lie in another project's checkout
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None

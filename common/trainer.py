@@ -27,13 +27,7 @@ from transformers.trainer_utils import PredictionOutput
 from common.callbacks import Bars, LogLines, StopAndResume
 from common.checkpoints import finish_files
 from common.errors import UserError
-from common.models import (
-    count_parameters,
-    frozen_modules,
-    load_whole,
-    model_commit,
-    weights_fingerprint,
-)
+from common.models import count_parameters, frozen_modules, load_whole, model_commit, weights_fingerprint
 from common.results import final_metrics
 from common.run import Run
 from common.samplers import EpochSampler, evaluation_order, lengths_of
@@ -110,16 +104,12 @@ class FinetuneTrainer(Trainer):
             return [], None
         batches = list(itertools.islice(epoch_iterator, num_batches))
         weights = [self.example_weights(batch).to(device) for batch in batches]
-        world, repeated = (
-            self.args.world_size,
-            len(self.train_dataset) % (self.args.train_batch_size * self.args.world_size),
-        )
-        last = self.accelerator.gradient_state.end_of_dataloader
-        if batches and world > 1 and last and repeated and not self.args.dataloader_drop_last:
+        world, size = self.args.world_size, self.args.train_batch_size
+        left_over, last = len(self.train_dataset) % (size * world), self.accelerator.gradient_state.end_of_dataloader
+        if batches and world > 1 and last and left_over and not self.args.dataloader_drop_last:
             # accelerate fills the last batches up with rows that this epoch has seen; they count nothing.
-            first = self.args.process_index * self.args.train_batch_size
-            there = torch.arange(first, first + len(weights[-1]), device=device) < repeated
-            weights[-1] = weights[-1] * there
+            first = self.args.process_index * size
+            weights[-1] = weights[-1] * (torch.arange(first, first + len(weights[-1]), device=device) < left_over)
         for batch, of_batch in zip(batches, weights):
             batch["example_weights"] = of_batch
         total = torch.stack([of_batch.sum() for of_batch in weights]).sum() if weights else None

@@ -274,3 +274,19 @@ def test_what_a_run_leaves_behind(tmp_path, capsys, caplog):
 
 def test_what_an_error_says_is_one_line():
     assert said_by(EOFError()) == "EOFError" and said_by(ValueError("\n \n first \nsecond")) == "first"
+
+
+def test_the_commit_is_that_of_the_scripts_checkout(tmp_path):
+    """Not that of another project in whose folder they are installed."""
+
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *arguments], cwd=tmp_path, check=True)
+
+    shutil.copytree(ROOT / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from common.results import git_commit; print(git_commit())"
+    git("init", "-q"), git("commit", "-q", "--allow-empty", "-m", "another project")
+    for own in (False, True):
+        if own:
+            git("add", "common"), git("commit", "-q", "-m", "the scripts")
+        said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert (len(said.stdout.strip()) == 40) is own, said.stdout

@@ -11,7 +11,7 @@ from common.errors import whole_file, write_csv, write_json
 from common.metrics.squad_v2.squad_v2 import question_scores, summary, threshold_sweep
 from common.report import page, plots
 from common.results import headline, metric, plain_metric
-from common.text.spans import Answers
+from common.text.spans import NO_SPAN, Answers
 from common.text.squad import gold_texts, is_answerable
 from common.text.windows import column
 from common.trainer import PREFIX
@@ -219,7 +219,9 @@ def draw_plots(results, rule: NoAnswerRule, questions, answers, windows, max_len
         drawn.append(plots.curves(history, to / "scores", title="Validation scores", series=scores, x="step"))
     for name in (n for n in ("validation", "test") if n in results["metrics"] and rule.allow_null):
         sweep = sweep_of(answers[name], questions[name])
-        lines = {"F1": (sweep["thresholds"], sweep["f1"]), "exact match": (sweep["thresholds"], sweep["exact"])}
+        real = np.abs(sweep["thresholds"]) < -NO_SPAN / 2  # not of questions without any possible span
+        swept = {"F1": "f1", "exact match": "exact"}
+        lines = {said: (sweep["thresholds"][real], sweep[key][real]) for said, key in swept.items()}
         labels = {"title": f"Scores by threshold ({name})", "xlabel": "no answer where the null odds exceed it"}
         marks = {"used": rule.threshold, "best here (F1)": sweep["best_f1_threshold"]}
         labels |= {"marks": {f"{label}: {at:.4g}": at for label, at in marks.items()}}
