@@ -247,14 +247,13 @@ def recognizer(run, tokenizer, trained: bool):
     """A `trained` model with the head it has; else the encoder with a new head, the one of the flags."""
     refuse_head(run.args, trained, "head", "head_size")
     args, shape = run.args, {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-    if not trained and (args.head == "blstm" or args.weighted):
+    if not trained and (args.head == "blstm" or args.layer == "weighted"):
         encoder = load_model(AutoModel, run, head="speech", configured=args.configured)
-        shape |= {"recurrent_size": args.head_size, "weighted": args.weighted}
+        shape |= {"recurrent_size": args.head_size, "weighted": args.layer == "weighted"}
         return RecurrentCtc.around(encoder, recurrent_layers=2 if args.head == "blstm" else 0, **shape)
     configured = args.configured | {"ctc_loss_reduction": "mean", "ctc_zero_infinity": True}
     configured |= {} if trained else shape
-    model = load_model(AutoModelForCTC, run, head="CTC", configured=configured)
-    return model
+    return load_model(AutoModelForCTC, run, head="CTC", configured=configured)
 
 
 def make_trainer(run, inputs: dict, **parts) -> CtcTrainer:

@@ -19,7 +19,7 @@ epochs take seconds.
 
 Your own recordings: folders by class, Speech Commands' own tree or archive, tables, or names that say the class:
 
-    python run_keyword.py --data_dir speech_commands_v0.02.tar.gz --unknown_share 1
+    python run_keyword.py --data_dir speech_commands_v0.02.tar.gz
     python run_keyword.py --data_dir recordings.zip --name_pattern "{label}_{speaker}_{index}" --split speaker
     python run_keyword.py --train_file train.csv --validation_file dev.csv --test_file test.csv
 
@@ -92,17 +92,12 @@ class KeywordArguments(EncoderArguments, ClassArguments):
         "words to tell apart, every other one is _unknown_; all: every word; unset: those of a trained model that is "
         "not trained on, or SUPERB's ten where they are among others, else all",
     )
-    unknown_share: float | None = flag(
-        None, "unknown words that each split keeps, as a multiple of the clips of a keyword; unset: all of them"
-    )
     whole_silence: bool = flag(False, "long recordings of _silence_ stay one clip each; else they are cut into seconds")
 
     def __post_init__(self):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
         self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
-        if self.unknown_share is not None and self.unknown_share < 0:
-            raise UserError(f"--unknown_share {self.unknown_share}: must be 0 or more")
 
 
 COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": SPEECH, "phases": ("do_train", "do_eval", "do_predict")}
@@ -168,9 +163,9 @@ def main(argv: list[str] | None = None) -> dict:
             trained, known = classes_of(args), ()
             known = tuple(trained.values()) if trained and not training else ()
             folder = args.dataset_config if args.dataset in SUPERB_IDS else None
-            words = {"keywords": args.keywords, "usual": WORDS, "known": known, "share": args.unknown_share}
-            prepare = partial(task_classes, **words, seed=args.split_seed, whole_silence=args.whole_silence)
-            splits = load_recordings(args, run, silent_ok=(SILENCE,), hub_folder=folder, prepare=prepare)
+            words = {"keywords": args.keywords, "usual": WORDS, "known": known}
+            prepare = partial(task_classes, **words, whole_silence=args.whole_silence)
+            splits = load_recordings(args, run, hub_folder=folder, prepare=prepare)
             options = {"known": {}, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
             if "validation" in splits and "labels" not in splits["validation"].column_names:
@@ -182,7 +177,7 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("model"):
             set_seed(args.training_args.seed)
             extractor = load_feature_extractor(args)
-            mixture = {"use_weighted_layer_sum": True} if args.weighted else {}
+            mixture = {"use_weighted_layer_sum": True} if args.layer == "weighted" else {}
             options = {"classes": labels, "configured": args.configured | mixture}
             model = load_model(AutoModelForAudioClassification, run, head="classification", **options)
             settle_encoder(model, args, run)
@@ -257,7 +252,7 @@ def write(results: dict, predictions: dict, splits, run) -> tuple:
     if results["history"]:
         path, series = run.output_dir / "plots/metrics", {words: f"eval_{name}" for name, words in CURVES.items()}
         drawn.append(plots.curves(results["history"], path, title="Validation", series=series, x="step"))
-    return write_clips(results, predictions, splits, splits, run.output_dir, drawn)
+    return write_clips(results, predictions, splits, run.output_dir, drawn)
 
 
 if __name__ == "__main__":

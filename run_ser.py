@@ -29,6 +29,7 @@ Other sets: a corpus, a table, folders by class, or --name_pattern; predictions:
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from common.arguments import flag, parse_arguments, show_help
@@ -129,7 +130,7 @@ from common.models import classes_of, load_feature_extractor, load_model, struct
 from common.results import published
 from common.run import start_run
 from common.speech.corpora import EMOTIONS
-from common.speech.emotions import copy_factors, cut_and_copied, scored, tables_of, write_emotions
+from common.speech.emotions import beside_published, copy_factors, cut_and_copied, scored, write_emotions
 from common.speech.features import model_inputs
 from common.speech.heads import PooledClassifier
 from common.speech.recordings import load_recordings
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> dict:
         with run.phase("data", together=True):  # a row a recording
             trained = classes_of(args)
             known = tuple(trained.values()) if trained and not training else ()
-            prepare = (lambda clips: (cut_and_copied(clips, "train", args), {})) if leaks else None
+            prepare = partial(cut_and_copied, name="train", args=args) if leaks else None
             splits = load_recordings(args, run, classes=EMOTIONS, names=known, prepare=prepare)
             options = {"known": EMOTIONS, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
@@ -192,7 +193,7 @@ def main(argv: list[str] | None = None) -> dict:
         if training:
             trainer.train()
         outputs = trainer.predict_splits(inputs)
-        scores, predictions, wholes, extra = scored(clips, outputs, trainer.losses, labels, run)
+        scores, predictions, wholes = scored(clips, outputs, trainer.losses, labels, run)
         rows, by_class = published_of(splits, args) if training else ([], None)
         return run.finish(
             trainer,
@@ -200,8 +201,8 @@ def main(argv: list[str] | None = None) -> dict:
             write=lambda results: write_emotions(results, predictions, wholes, clips, splits, run),
             published=rows,
             usage=usage(model, "audio-classification", args, ", top_k=None"),
-            extra={"frozen": args.freeze, **extra},
-            tables=[structure_table(model), *tables_of(splits, scores, by_class)],
+            extra={"frozen": args.freeze},
+            tables=[structure_table(model), *beside_published(scores, by_class)],
         )
 
 
@@ -242,8 +243,8 @@ def emotion_model(run, labels: list[str], trained: bool):
     refuse_head(args, trained and training, "head", "pooling")
     if args.head == "published" and training and not trained:
         encoder = load_model(AutoModel, run, head="speech", configured=configured)
-        return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.weighted)
-    if args.weighted:
+        return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.layer == "weighted")
+    if args.layer == "weighted":
         configured["use_weighted_layer_sum"] = True
     options = {"classes": labels, "configured": configured}
     return load_model(AutoModelForAudioClassification, run, head="classification", **options)

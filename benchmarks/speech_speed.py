@@ -34,7 +34,6 @@ from benchmarks.side_by_side import alternate, publish, row
 from common.arguments import parse_arguments
 from common.run import start_run
 from common.speech.audio import RATE, load_clip
-from common.speech.corpora import SILENCE
 from common.speech.encoders import freeze, prepare_encoder
 from common.speech.features import ClipCollator, ClipRows, model_inputs
 from common.speech.recordings import load_recordings
@@ -87,7 +86,7 @@ def measured(part: str, options: argparse.Namespace, folder: str, what: str) -> 
     epochs, batch = int(args.training_args.num_train_epochs), args.training_args.per_device_train_batch_size
     with start_run(args, task="benchmark") as run:
         args.set("the benchmark", on_bad_example="skip")
-        how = {"silent_ok": (SILENCE,)} if part == "keyword" else {"rules": args.rules}
+        how = {} if part == "keyword" else {"rules": args.rules}
         splits = load_recordings(args, run, **how)
         extractor = Wav2Vec2FeatureExtractor()
         extractor.save_pretrained(folder)

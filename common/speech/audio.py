@@ -1,7 +1,6 @@
 """One clip of sound: its samples at 16 kHz, and whether it is whole.
 
-`librosa.load` decodes and resamples what libsndfile reads, and what ffmpeg makes of the kinds that it alone reads. The
-path of a clip is that of a file, or FILE.arrow#COLUMN#ROW for the sound in a row of a hub's data set.
+The path of a clip is that of a file, or FILE.arrow#COLUMN#ROW for the sound in a row of a hub's data set.
 """
 
 import contextlib
@@ -16,7 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import librosa
 import numpy as np
+import soundfile
 
 from common.errors import UserError
 
@@ -44,8 +46,6 @@ class BadAudio(UserError):
 
 def load_clip(row: dict) -> np.ndarray:
     """The samples of a row of a split (`common.speech.recordings`): float32 [samples] at `RATE`, mono."""
-    import librosa
-
     with _opened(row["path"]) as sound:
         rate, first, last = sound.samplerate, round(row["start"] * sound.samplerate), sound.frames
         if row["end"] is not None:
@@ -56,10 +56,7 @@ def load_clip(row: dict) -> np.ndarray:
 
 
 def examine(path: str) -> dict:
-    """What decoding a clip to its end shows: `seconds`, `peak` (of absolute samples), `digest` (SHA-256 of the file).
-
-    Also `reason` and `problem`: the kind of what is wrong, to count, and a sentence; both "" for a good clip.
-    """
+    """What decoding shows: seconds, peak, digest (SHA-256 of the file); reason and problem, "" for a good clip."""
     found, frames = {"seconds": 0.0, "peak": 0.0, "digest": "", "reason": "", "problem": ""}, 0
     try:
         with _opened(path) as sound:
@@ -79,45 +76,44 @@ def examine(path: str) -> dict:
 
 def _stored(path: str) -> str | io.BytesIO:
     """What a path means: a file, or the content of one in a hub's data set."""
-    if ".arrow#" not in str(path):
-        return str(path)
-    file, column, row = str(path).rsplit("#", 2)
-    clip = _table(file)[int(row)][column][0].as_py()
-    return io.BytesIO(clip["bytes"]) if clip["bytes"] else clip["path"] or ""
+    file = str(path)
+    if ".arrow#" in file:
+        table, column, row = file.rsplit("#", 2)
+        clip = _table(table)[int(row)][column][0].as_py()
+        if clip["bytes"]:
+            return io.BytesIO(clip["bytes"])
+        file = clip["path"] or ""
+    if not os.path.isfile(file):  # a FIFO would hang
+        raise BadAudio(f"{path}: no such file", "no such file")
+    return file
 
 
 @functools.lru_cache(256)
 def _table(file: str):
-    import datasets
-
     return datasets.Dataset.from_file(file).with_format("arrow")
 
 
-def _content(source: str | io.BytesIO) -> bytes:
-    return Path(source).read_bytes() if isinstance(source, str) else source.getvalue()
+def _content(source: str | io.BytesIO, size: int = -1) -> bytes:
+    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer()) as file:
+        return file.read(size)
 
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator:
     """A `soundfile.SoundFile` whose header was checked; of what ffmpeg alone reads, the sound that it makes of it."""
-    import soundfile
-
     source = _stored(path)
-    if isinstance(source, str) and not os.path.isfile(source):  # a FIFO would hang
-        raise BadAudio(f"{path}: no such file", "no such file")
-    with open(source, "rb") if isinstance(source, str) else io.BytesIO(source.getbuffer()) as file:
-        head = file.read(64)
+    head = _content(source, 64)
     if head.startswith(b"version https://git-lfs"):
         raise BadAudio(f"{path}: is a Git LFS pointer, not sound; fetch the file with git lfs pull", "Git LFS pointer")
     try:
         sound = soundfile.SoundFile(source)
-        if not _complete(sound, source):
-            sound = soundfile.SoundFile(_converted(_content(source), path))
+        whole = _complete(sound, source)
     except soundfile.LibsndfileError:
+        whole = False
         if not FFMPEG_HEADS.match(head):
             needed = f"it must be wav, flac, ogg, opus or mp3, and whole; it begins with {head[:16]!r}"
             raise BadAudio(f"{path}: cannot be decoded; {needed}", "cannot be decoded") from None
-        sound = soundfile.SoundFile(_converted(_content(source), path))
+    sound = sound if whole else soundfile.SoundFile(_converted(_content(source), path))
     with sound:
         if not sound.frames:
             raise BadAudio(f"{path}: has no samples by its header; record or convert it again", "no samples")

@@ -18,7 +18,7 @@ from common.speech.audio import AUDIO_ENDINGS, FFMPEG_ENDINGS
 
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development", "eval"), "validation")
-TEXTS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".pdf", ".html")  # endings of what is no sound
+TEXTS = ("", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".pdf", ".html")  # endings of what is no sound
 # Class -> other spellings of it.
 EMOTIONS = {
     "anger": ("angry", "ang"),
@@ -41,51 +41,41 @@ TRUTHS = {
     r"\.trans\.txt$": ("text", re.compile(r"(\S+) (.*)")),
     r"EmoEvaluation/[^/]+\.txt$": ("label", re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t.*")),
 }
-NO_AGREEMENT = ("xxx", "oth")  # IEMOCAP's
 NOHASH = re.compile(r"(?:.*_)?([^_]+)_nohash_.*")
 
-Files = Mapping[str, str]  # path below the folder, with slashes -> where the file is
-
-
-class Corpus(NamedTuple):
-    """What the names of files say: `pattern` has groups such as speaker and label."""
-
-    pattern: str
-    codes: str = ""  # of classes that are no spelling in `EMOTIONS`: code, class, code, class, ...
-    male: str | None = None  # which speakers are, where the name does not say it
-
-
+# Name -> pattern of files' names (the group "male" is empty for women), and codes of classes that `EMOTIONS` lacks.
 CORPORA = {
-    "shemo": Corpus(  # Mohamad Nezami et al. 2019, Persian
+    "shemo": (  # Mohamad Nezami et al. 2019, Persian
         r"(?P<speaker>(?P<gender>[MF])\d{2})(?P<label>[AFHNSW])(?P<utterance>\d{2,})",
         "A anger F fear H happiness N neutral S sadness W surprise",
     ),
-    "emodb": Corpus(  # Burkhardt et al. 2005, German: W is Wut, A is Angst
-        r"(?P<speaker>\d{2})(?P<sentence>[ab]\d{2})(?P<label>[WLEAFTN])[a-z]",
+    "emodb": (  # Burkhardt et al. 2005, German: W is Wut, A is Angst
+        r"(?P<speaker>(?P<male>03|10|11|12|15)|\d{2})(?P<sentence>[ab]\d{2})(?P<label>[WLEAFTN])[a-z]",
         "W anger L boredom E disgust A fear F happiness T sadness N neutral",
-        male="03|10|11|12|15",
     ),
-    "ravdess": Corpus(  # Livingstone and Russo 2018, English
-        r"0[1-3]-(?P<channel>0[12])-(?P<label>0[1-8])-(?P<intensity>0[12])-(?P<sentence>0[12])-0[12]-(?P<speaker>\d{2})",
+    "ravdess": (  # Livingstone and Russo 2018, English
+        r"0[1-3]-(?P<channel>0[12])-(?P<label>0[1-8])-(?P<intensity>0[12])-(?P<sentence>0[12])-0[12]-"
+        r"(?P<speaker>(?P<male>\d[13579])|\d{2})",
         "01 neutral 02 calm 03 happiness 04 sadness 05 anger 06 fear 07 disgust 08 surprise",
-        male=r"\d[13579]",
     ),
-    "cremad": Corpus(  # Cao et al. 2014, English
-        r"(?P<speaker>1\d{3})_(?P<sentence>[A-Z]{3})_(?P<label>ANG|DIS|FEA|HAP|NEU|SAD)_(?P<intensity>LO|MD|HI|XX?)"
+    "cremad": (  # Cao et al. 2014, English
+        r"(?P<speaker>1\d{3})_(?P<sentence>[A-Z]{3})_(?P<label>ANG|DIS|FEA|HAP|NEU|SAD)_(?P<intensity>LO|MD|HI|XX?)",
+        "",
     ),
-    "savee": Corpus(  # Haq and Jackson 2009, English: DC/a01.wav or DC_a01.wav
-        r"(?:.*/)?(?P<speaker>DC|JE|JK|KL)[/_](?P<label>sa|su|[adfhn])(?P<sentence>\d{2})",
+    "savee": (  # Haq and Jackson 2009, English: DC/a01.wav or DC_a01.wav
+        r"(?:.*/)?(?P<speaker>(?P<male>DC|JE|JK|KL))[/_](?P<label>sa|su|[adfhn])(?P<sentence>\d{2})",
         "a anger d disgust f fear h happiness n neutral sa sadness su surprise",
-        male=".*",
     ),
-    "tess": Corpus(  # Pichora-Fuller and Dupuis 2020, English; some files of OAF say OA
-        r"(?P<speaker>OA|YA)F?_(?P<word>\w+?)_(?P<label>angry|disgust|fear|happy|neutral|ps|sad)", male="nobody"
+    "tess": (  # Pichora-Fuller and Dupuis 2020, English; some files of OAF say OA
+        r"(?P<male>)(?P<speaker>OA|YA)F?_(?P<word>\w+?)_(?P<label>angry|disgust|fear|happy|neutral|ps|sad)",
+        "",
     ),
-    "urdu": Corpus(  # Latif et al. 2018
-        r"(?P<speaker>S(?P<gender>[MF])\d+)_F\d+_(?P<label>[AHNS])\d+", "A anger H happiness N neutral S sadness"
+    "urdu": (  # Latif et al. 2018
+        r"(?P<speaker>S(?P<gender>[MF])\d+)_F\d+_(?P<label>[AHNS])\d+",
+        "A anger H happiness N neutral S sadness",
     ),
     # Busso et al. 2008, English; the classes stand in its evaluation files
-    "iemocap": Corpus(r"(?P<session>Ses\d{2})[FM]_(?:.*_)?(?P<gender>[FM])\d+"),
+    "iemocap": (r"(?P<session>Ses\d{2})[FM]_(?:.*_)?(?P<gender>[FM])\d+", ""),
 }
 
 
@@ -97,30 +87,27 @@ class Reading(NamedTuple):
     kind: Literal["label", "text"]
     classes: Mapping[str, Sequence[str]]
     names: Sequence[str]
-    silent_ok: Sequence[str]
 
 
 def clips_frame(ids: Sequence[str], paths: Sequence[str], **columns: Sequence) -> pd.DataFrame:
     """The table of N clips: path; id; name, from which patterns read; where, for messages; reason and problem (`mark`).
 
-    And what the source says of label, text, speaker, gender, split, start, end (seconds) and others. Attrs: source;
-    numbered, whether numbers as labels count classes; doubt, a sentence to say unless names of files say the class;
-    remedy, why there are no labels or texts.
+    And what the source says of label, text, speaker, gender, split, start, end (seconds). Attrs: source; numbered,
+    whether numbers as labels count classes; doubt, a sentence to say; remedy, why there are no labels or texts.
     """
     own = {"path": paths, "id": ids, "name": paths, "where": paths, "reason": "", "problem": ""}
-    return pd.DataFrame({**own, **columns}, dtype=object)
+    return pd.DataFrame(own | columns, dtype=object)
 
 
 def mark(frame: pd.DataFrame, rows, reason: str | Sequence[str], problem: str | Sequence[str] = "") -> None:
     """Takes rows that are still good out, for a reason to count; with a problem, the first one may stop the run."""
     rows = np.array(rows, dtype=bool) & (frame["reason"] == "").to_numpy()
     for column, words in (("reason", reason), ("problem", problem)):  # one for all rows, or one each
-        frame.loc[rows, column] = np.broadcast_to(np.array(words, dtype=object), len(frame))[rows]
+        frame.loc[rows, column] = pd.Series(words, frame.index, dtype=object)[rows]
 
 
 def without_bad(frame: pd.DataFrame, source: str, skip: bool) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The good rows, and reason -> how many were left out; raises `UserError` for the first one with a problem, unless
-    such are skipped, and where no row is left."""
+    """The good rows, and {reason: rows left out}; `UserError` for one with a problem, unless `skip`, and for no row."""
     bad = frame[frame["reason"] != ""]
     broken = bad[bad["problem"] != ""]
     if len(broken) and not skip:
@@ -159,37 +146,36 @@ def name_pattern(text: str) -> str:
     raise UserError(f"--name_pattern {text}: is no pattern that names a part; {how}")
 
 
-def said_by_names(frame: pd.DataFrame, corpus: Corpus) -> list[dict[str, str]]:
+def said_by_names(frame: pd.DataFrame, pattern: str, codes: str) -> list[dict[str, str]]:
     """The pattern's groups in each name, with as many folders before it as the pattern has slashes; {}: no match."""
-    codes, said = corpus.codes.split(), []
-    folders, labels = corpus.pattern.replace("[^/]", "").count("/"), dict(zip(codes[::2], codes[1::2]))
+    labels, said = dict(zip(codes.split()[::2], codes.split()[1::2])), []
+    folders = pattern.replace("[^/]", "").count("/")
     for path in frame["name"]:
         parts = path.replace("\\", "/").split("/")
-        match = re.fullmatch(corpus.pattern, "/".join([*parts[-1 - folders : -1], stem(path)]))
+        match = re.fullmatch(pattern, "/".join([*parts[-1 - folders : -1], stem(path)]))
         said.append(one := match.groupdict("") if match else {})
         if "session" in one:  # of two people
             one["speaker"] = one["session"] + one["gender"]
-        if one and corpus.male:
-            one["gender"] = "male" if re.fullmatch(corpus.male, one["speaker"]) else "female"
+        if "male" in one:
+            one["gender"] = "male" if one.pop("male") else "female"
         if "label" in one:
             one["label"] = labels.get(one["label"], one["label"])
     return said
 
 
 def add_names(frame: pd.DataFrame, reading: Reading) -> None:
-    """Adds what the files' names say by `--name_pattern`, `--corpus`, or the corpora of emotions, if each matches one.
-
-    Gender, split and class are those of the names, unless a corpus is in folders that are called by emotions.
-    """
+    """Adds what names of files say by `--name_pattern`, `--corpus`, or the corpora of emotions, if each matches one."""
     args, source, columns = reading.args, frame.attrs["source"], ["gender", "split", "label"]
+    if not len(frame):
+        raise UserError(f"{source}: has no clip; sound ends with one of {', '.join(AUDIO_ENDINGS)}")
     if args.corpus and args.corpus not in CORPORA:
         raise UserError(f"--corpus {args.corpus}: choose one of {', '.join(CORPORA)}")
     flag, tried = f"--corpus {args.corpus}", CORPORA if reading.classes else {}
     if args.name_pattern:
-        flag, tried = f"--name_pattern {args.name_pattern}", {"": Corpus(name_pattern(args.name_pattern))}
+        flag, tried = f"--name_pattern {args.name_pattern}", {"": (name_pattern(args.name_pattern), "")}
     elif args.corpus:
         tried = {args.corpus: CORPORA[args.corpus]}
-    by_row = zip(*([(name, one) for one in said_by_names(frame, corpus)] for name, corpus in tried.items()))
+    by_row = zip(*([(name, one) for one in said_by_names(frame, *corpus)] for name, corpus in tried.items()))
     found = [[(name, one) for name, one in row if one] for row in by_row]
     corpora = sorted({name for row in found for name, _ in row})
     if not (args.name_pattern or args.corpus or (corpora and all(len(row) == 1 for row in found))):
@@ -202,6 +188,7 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
         said = [one | {"speaker": f"{name} {one['speaker']}"} for ((name, one),) in found]
     if not args.name_pattern:
         frame.attrs["source"] = f"{source} ({', '.join(corpora)})"
+        # Folders that are called by emotions say more.
         if "label" in frame and frame["label"].map(lambda label: canonical(label, EMOTIONS)).isin(EMOTIONS).all():
             columns.remove("label")
     table = pd.DataFrame(said, index=frame.index).fillna("")
@@ -218,16 +205,13 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
 
 
 def list_files(folder: Path, args) -> dict[str, str]:
-    """The files below `folder`, from the innermost folder that all sound is in; of archives alone, what is in them."""
+    """Path below the innermost folder that all sound is in -> file; of archives alone, what is in them."""
     files: dict[str, str] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place).absolute()
         above = {path.resolve() for path in (here, *here.parents)}
-        folders[:] = sorted(
-            name
-            for name in folders  # none that is hidden, or a link to one that it lies in
-            if not name.startswith((".", "__MACOSX")) and (here / name).resolve() not in above
-        )
+        shown = [name for name in sorted(folders) if not name.startswith((".", "__MACOSX"))]
+        folders[:] = [name for name in shown if (here / name).resolve() not in above]  # no link to one that it lies in
         paths = [Path(place, name) for name in sorted(names) if not name.startswith(".")]
         files |= {path.relative_to(folder).as_posix(): str(path) for path in paths}
     if not any(map(is_audio, files)):
@@ -239,11 +223,8 @@ def list_files(folder: Path, args) -> dict[str, str]:
     return {path.removeprefix(top): place for path, place in files.items()}
 
 
-def class_folders(files: Files, reading: Reading) -> pd.DataFrame:
-    """Clips in folders by class, also below folders by split or by speaker; or all in one folder, with no class.
-
-    Of Speech Commands (Warden 2018) lists say what is in their split, the rest is for training; noise is `_silence_`.
-    """
+def class_folders(files: Mapping[str, str], reading: Reading) -> pd.DataFrame:
+    """Clips in folders by class, also below folders by split or by speaker, or by lists as of Speech Commands."""
     paths = [path for path in files if is_audio(path)]
     folders, columns = [path.split("/")[:-1] for path in paths], {}
     named = [[part.lower() in SPLITS for part in parts] for parts in folders]
@@ -255,12 +236,12 @@ def class_folders(files: Files, reading: Reading) -> pd.DataFrame:
             lists |= {posixpath.splitext(line)[0]: split for line in read_lines(place) if line}
     if missing := lists.keys() - {*bare}:
         reading.run.warn(f"{len(missing):,} clips of the lists are not there, the first {min(missing)}")
-    if len(missing) < len(lists):
+    if len(missing) < len(lists):  # the rest is for training
         columns["split"] = [lists.get(path, "train") for path in bare]
-    kinds = {path: PurePosixPath(path).suffix for path in files if not is_audio(path)}
-    if unread := [path for path, kind in kinds.items() if kind and kind.lower() not in TEXTS]:
-        endings = ", ".join(sorted({kinds[path] for path in unread}))
-        reading.run.warn(f"{len(unread):,} files that end with {endings} are not read, the first {unread[0]}")
+    kinds = {path: PurePosixPath(path).suffix.lower() for path in files if not is_audio(path)}
+    if unread := {path: kind for path, kind in kinds.items() if kind not in TEXTS}:
+        endings = ", ".join(sorted({*unread.values()}))
+        reading.run.warn(f"{len(unread):,} files that end with {endings} are not read, the first {min(unread)}")
     labels, speakers, doubt = _levels(folders, reading)
     labels = [SILENCE if label.lower() == NOISE else label for label in labels]
     if not any(speakers):  # as the names of Speech Commands say
@@ -271,21 +252,18 @@ def class_folders(files: Files, reading: Reading) -> pd.DataFrame:
 
 
 def _levels(folders: list[list[str]], reading: Reading) -> tuple[list[str], list[str], str]:
-    """Class and speaker of each clip by the folders it is in, and a sentence to say.
-
-    The class is the innermost folder that is called like a known one, else the innermost one, or the one above where
-    only the innermost look like codes (s01, Actor_07); folders that do, and are none of a class, are speakers.
-    """
+    """Class and speaker of each clip by the folders it is in, and a sentence to say."""
 
     def coded(name: str) -> bool:
         return len(name) > 1 and any(map(str.isdigit, name))
 
     known = {*reading.classes, *reading.names}
     meant = {part: canonical(part, reading.classes) in known for parts in folders for part in parts}
-    if any(meant.values()):
+    if any(meant.values()):  # the innermost one that is called like a known class
         labels = [next((p for p in reversed(parts) if meant[p]), (parts or [""])[-1]) for parts in folders]
         return labels, [next((p for p in parts if not meant[p] and coded(p)), "") for parts in folders], ""
     labels, above = ([parts[-at] if len(parts) >= at else "" for parts in folders] for at in (1, 2))
+    # The innermost one, or the one above where only the innermost look like codes of speakers (s01, Actor_07).
     if swapped := all(above) and all(map(coded, labels)) and not all(map(coded, above)):
         labels, above = above, labels
     speakers = all(map(coded, above))
@@ -296,7 +274,7 @@ def _levels(folders: list[list[str]], reading: Reading) -> tuple[list[str], list
     return labels, above if speakers else [], doubt if doubtful and len({*labels}) > 1 else ""
 
 
-def with_truths(files: Files) -> pd.DataFrame | None:
+def with_truths(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | None:
     """LibriSpeech or IEMOCAP: a row for each name that has a clip or a truth; marked where one of both is missing."""
     kinds = ((*kind, [path for path in files if re.search(ending, path)]) for ending, kind in TRUTHS.items())
     column, line, lists = next((kind for kind in kinds if kind[2]), (None, None, []))
@@ -313,7 +291,7 @@ def with_truths(files: Files) -> pd.DataFrame | None:
     mark(frame, [name not in clips for name in names], "no such file", f"there is a {what}, but no clip")
     mark(frame, [name not in said for name in names], f"no {what}", f"there is a clip, but no {what}")
     if column == "label":
-        mark(frame, frame["label"].isin(NO_AGREEMENT), "no label")
+        mark(frame, frame["label"].isin(["xxx", "oth"]), "no label")  # no agreement
         return frame
     frame["speaker"] = [name.partition("-")[0] for name in names]
     parts = [(clips.get(name) or said[name][1]).split("/") for name in names]

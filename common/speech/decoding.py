@@ -1,7 +1,6 @@
-"""From the scores of a CTC model to text: greedy, or by a beam search with a language model.
+"""From a path (a label a frame, Graves et al. 2006) to text: greedy, or by a beam search with a language model.
 
-What is decoded is a path: a label for each frame, whose repetitions and blanks do not count (Graves et al. 2006). The
-search (Hannun et al. 2014) is that of `ctc-beam-decoder`, a C++ twin of pyctcdecode that takes numpy 2.
+The search (Hannun et al. 2014) is that of `ctc-beam-decoder`, a C++ twin of pyctcdecode that takes numpy 2.
 """
 
 import gzip
@@ -28,10 +27,7 @@ def texts_of(tokenizer, paths: Sequence[np.ndarray], frames: Sequence[int]) -> l
 
 
 def word_times(tokenizer, path: np.ndarray) -> list[dict]:
-    """The words of one clip, as transformers' pipeline gives them: [{"text", "timestamp": (begin, end) in seconds}].
-
-    path: int [T], the best label of each of the clip's own frames.
-    """
+    """The words of a path, int [T], as transformers' pipeline gives them: [{"text", "timestamp": (begin, end)}]."""
     found = tokenizer.decode(path, output_word_offsets=True)
     return [
         {"text": text, "timestamp": tuple(round(FRAME * int(word[f"{end}_offset"]), 2) for end in ("start", "end"))}
@@ -43,9 +39,7 @@ class BeamDecoder:
     """Searches for the most probable text, summed over its alignments, with the help of a language model of words.
 
     A text's score is its log probability + alpha * ln(its probability by the language model) + beta * its words. The
-    model gives `outputs` scores a frame, which may be more than the vocabulary. The language model is a file of KenLM
-    (.arpa, .arpa.gz or binary) of words in the vocabulary's case. Raises `UserError` where it, or the library, is
-    missing, or cannot be read.
+    model gives `outputs` scores a frame, maybe more than the vocabulary. Raises `UserError`.
     """
 
     def __init__(self, tokenizer, outputs: int, args):

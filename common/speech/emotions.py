@@ -3,6 +3,7 @@
 import re
 
 import datasets
+import pandas as pd
 
 from common.classification import copied_rows, score_predictions
 from common.data import label_counts
@@ -31,51 +32,40 @@ def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:
     factors = {}
     for part in copies:
         name, _, factor = part.partition("=")
-        if not re.fullmatch(r"[1-9]\d{0,2}", factor):
-            raise UserError(f"--copies {part}: must be a class and a whole number up to 999, as in fear=15")
-        if (name := canonical(name, EMOTIONS)) not in names:
-            raise UserError(f"--copies {part}: there is no such class, only {', '.join(names)}")
-        if names.index(name) in factors:
-            raise UserError(f"--copies {part}: names the class {name} twice; give each class once")
+        name = canonical(name, EMOTIONS)
+        if not re.fullmatch(r"[1-9]\d{0,2}", factor) or name not in names or names.index(name) in factors:
+            form = "give classes, each once, with whole numbers up to 999, as in fear=15"
+            raise UserError(f"--copies {part}: {form}; there are {', '.join(names)}")
         factors[names.index(name)] = int(factor)
     return factors
 
 
 def scored(clips: dict, outputs: dict, losses: dict, labels: list[str], run) -> tuple:
-    """(The scores for results.json, predictions, the clips that these are of, further facts): by recording."""
-    predictions, wholes, by_segment = {}, dict(clips), {}
+    """(The scores for results.json, predictions, the clips that these are of): by recording."""
+    predictions, wholes = {}, dict(clips)
     for name, output in outputs.items():
         logits = output.predictions
         if run.args.protocol == "honest":
             wholes[name], logits = by_recording(clips[name], logits)
         predictions[name] = predictions_of(wholes[name], logits, labels)
-        if len(wholes[name]) < len(clips[name]) and predictions[name].targets is not None:
-            right = 100 * (output.predictions.argmax(axis=1) == labels_of(clips[name])).mean()
-            by_segment[name] = {"segments": len(clips[name]), "accuracy": f"{right:.2f} %"}
     targets = labels_of(clips["train"]) if "train" in clips else None
     options = {"headline_metric": UAR, "train_targets": targets, "names": {"recall": UAR}}
     scores = score_predictions(predictions, losses, **options)
     add_roc_auc(scores, predictions)
-    return scores, predictions, wholes, {"scored by segment": by_segment} if by_segment else {}
+    return scores, predictions, wholes
 
 
-def tables_of(splits, scores: dict, published: tuple | None) -> list[dict]:
-    """The first and last recordings; precision, recall and F1 by class, the published ones beside ours.
-
-    `published`: of each, the percentages by class and then their averages, in one text.
-    """
-    head, rows = recordings_table(splits)
-    shown = rows if len(rows) <= 10 else [*rows[:5], *rows[-5:]]
-    tables = [{"title": f"The first and last of {len(rows):,} recordings", "head": head, "rows": shown}]
+def beside_published(scores: dict, published: tuple | None) -> list[dict]:
+    """A table of precision, recall and F1 by class; `published`: of each, percentages by class and averages as text."""
     if published is None or not scores["headline"]:
-        return tables
+        return []
     ours, head = scores["per_class"][scores["headline"]["split"]], ["class", "support"]
     lines = [[name, f"{row['support']:,}"] for name, row in ours.items()]
     for name, values in zip(("precision", "recall", "f1"), published):
         head += [f"{name}, ours", f"{name}, published"]
         for line, row, value in zip(lines, ours.values(), values.split()):
             line += [f"{100 * row[name]:.0f} %" if row[name] is not None else "n/a", f"{value} %"]
-    return [*tables, {"title": "Classes beside the published ones", "head": head, "rows": lines}]
+    return [{"title": "Classes beside the published ones", "head": head, "rows": lines}]
 
 
 def loss_sentence(history: list[dict]) -> str | None:
@@ -85,8 +75,7 @@ def loss_sentence(history: list[dict]) -> str | None:
         return None
     lowest, epoch = min(points)
     rise = points[-1][0] - lowest
-    since = f"and has risen by {rise:.4f} since" if rise else "and has not risen since"
-    return f"the validation loss was lowest at epoch {epoch:.3g} ({lowest:.4f}) {since}"
+    return f"the validation loss was lowest at epoch {epoch:.3g} ({lowest:.4f}) and has risen by {rise:.4f} since"
 
 
 def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, splits, run) -> tuple:
@@ -95,15 +84,18 @@ def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, 
     if sentence := loss_sentence(results["history"]):
         results["protocol"]["notes"].append(sentence)
     if results["history"]:
-        series = {"training set": f"train_{UAR}", "validation": f"eval_{UAR}"}
-        title = "Unweighted average recall"
-        drawn.append(plots.curves(results["history"], folder / "recall", title=title, series=series))
+        options = {"series": {"training set": f"train_{UAR}", "validation": f"eval_{UAR}"}}
+        drawn.append(plots.curves(results["history"], folder / "recall", title="Unweighted average recall", **options))
     if "train" in clips:
         drawn.append(draw_spectrograms(splits["train"], folder))
     if any(len(clips[name]) > len(splits[name]) for name in clips):
         counts = {name: label_counts(part) or {} for name, part in clips.items()}
         title = "Segments and copies by class"
         drawn.append(plots.class_counts(counts, folder / "class_counts_as_trained_on", title=title))
-    write_csv(run.output_dir / "recordings.csv", *recordings_table(splits))
-    files, *cards = write_clips(results, predictions, wholes, splits, run.output_dir, drawn)
+    head, rows = recordings_table(splits)
+    write_csv(run.output_dir / "recordings.csv", head, rows)
+    durations = pd.DataFrame(rows, columns=head).fillna({"label": "unknown"}).groupby("label")["seconds"]
+    options = {"title": "Durations", "xlabel": "seconds", "groups": dict(durations.apply(list))}
+    drawn.append(plots.histogram(None, folder / "durations", **options))
+    files, *cards = write_clips(results, predictions, wholes, run.output_dir, drawn)
     return files | {"recordings": "recordings.csv"}, *cards

@@ -1,4 +1,4 @@
-"""Speech encoders of transformers, alone or in a model: a clip's states without its batch, frames, layers, freezing."""
+"""Speech encoders of transformers, alone or in a model: a clip's states without its batch, its frames, freezing."""
 
 import math
 
@@ -47,9 +47,6 @@ def frames_in(model, batch: dict) -> torch.Tensor:
     return frame_counts(base.config, counts) if of_samples else counts
 
 
-# A clip's states without its batch
-
-
 def takes_mask(config) -> bool:
     """Whether a mask keeps padding out of its layers: not of mHuBERT's batch norm before the positions."""
     return config.model_type in MASKED and not getattr(config, "conv_pos_batch_norm", False)
@@ -58,9 +55,8 @@ def takes_mask(config) -> bool:
 def prepare_encoder(model) -> None:
     """Makes the states of a clip independent of the batch it is in, and the encoder take what it gave before; in place.
 
-    Behind the first convolution of HuBERT base, DistilHuBERT and wav2vec2 base is a group norm over time, padding and
-    all: here these run clip by clip, and encoders without a mask as a whole. Given [B, T, L, H], the encoder gives
-    these states of L layers back; given [B, T, C] and a mask of samples, it goes on behind its convolutions.
+    Convolutions with a group norm (HuBERT base), and encoders without a mask, run clip by clip. Given [B, T, L, H], the
+    encoder gives these states of L layers back; given [B, T, C] and a mask of samples, it goes on behind convolutions.
     """
     base = encoder_of(model)
     if isinstance(base, _ClipEncoder):
@@ -108,24 +104,8 @@ class _ClipEncoder:
         return BaseModelOutputWithPooling(last, hidden_states=tuple(map(together, layers)) or None)
 
 
-# Layers, freezing
-
-
-def keep_layers(model, count: int) -> None:
-    """Removes all layers above the first `count`, in place, in the configuration too; raises `UserError`."""
-    base = encoder_of(model)
-    layers = getattr(base, "encoder", base).layers
-    if not 1 <= count <= len(layers):
-        raise UserError(f"--layer {count}: the encoder has layers 1 to {len(layers)}")
-    del layers[count:]
-    base.config.num_hidden_layers = count
-
-
 def freeze(model, what: str) -> None:
-    """Settles what is trained, in place: freezes the "convolution"s, the whole "encoder" or "none" of it.
-
-    Every parameter that is left gets a gradient at every step, as training on several processes demands.
-    """
+    """Freezes the "convolution"s, the whole "encoder" or "none" of it; what is left gets gradients at every step."""
     base = encoder_of(model)
     config = base.config
     if what == "convolution" and not hasattr(base, "feature_extractor"):

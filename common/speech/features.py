@@ -1,8 +1,7 @@
 """What goes into the model: waveforms, or what its frozen part makes of each clip, computed once and kept on disk.
 
 A head that begins by a mean over time (or a linear layer and then the mean, which is the same) needs one vector of a
-frozen encoder, a CTC head one a frame; above frozen convolutions the encoder needs their output. All processes compute
-together, each its share.
+frozen encoder, a CTC head one a frame; above frozen convolutions the encoder needs their output.
 """
 
 import hashlib
@@ -42,31 +41,21 @@ class ClipCollator:
     """Rows of clips -> a batch of what the feature extractor makes of their samples, each clip by itself.
 
     With `pad_seconds` every clip is cut or padded to this length, and the padding is taken for sound. Rows that have
-    `augmented` are changed at random, by (seed, epoch, clip, place in the batch): played up to the share `speed` faster
-    or slower, and with white noise, at `noise` dB below the clip or up to 20 more.
+    `augmented` are played up to the share `speed` faster or slower, by (seed, epoch, clip, place in the batch).
     """
 
-    def __init__(self, extractor, pad_seconds: float | None = None, speed: float = 0.0, noise=None, seed: int = 0):
-        self.extractor, self.pad_seconds, self.epoch = extractor, pad_seconds, 0
-        self.speed, self.noise, self.seed = speed, noise, seed
+    def __init__(self, extractor, pad_seconds: float | None = None, speed: float = 0.0, seed: int = 0):
+        self.extractor, self.pad_seconds, self.speed, self.seed, self.epoch = extractor, pad_seconds, speed, seed, 0
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         clips = [load_clip(row) for row in rows]
         for place, row in enumerate(rows):
             if row.get("augmented"):
-                clips[place] = self.augmented(clips[place], f"{row['path']} {row['start']}", place)
+                name = f"{row['path']} {row['start']}".encode()
+                random = np.random.default_rng((self.seed, self.epoch, zlib.crc32(name), place))
+                rate = round(RATE * random.uniform(1 - self.speed, 1 + self.speed))
+                clips[place] = librosa.resample(clips[place], orig_sr=rate, target_sr=RATE)
         return self.inputs(clips) | truth_of(rows)
-
-    def augmented(self, samples: np.ndarray, name: str, place: int) -> np.ndarray:
-        """A clip's samples, changed; float32."""
-        random = np.random.default_rng((self.seed, self.epoch, zlib.crc32(name.encode()), place))
-        if self.speed:
-            rate = round(RATE * random.uniform(1 - self.speed, 1 + self.speed))
-            samples = librosa.resample(samples, orig_sr=rate, target_sr=RATE)
-        if self.noise is not None:
-            loudness = np.sqrt(np.mean(samples**2)) * 10 ** (-random.uniform(self.noise, self.noise + 20) / 20)
-            samples = samples + (loudness * random.standard_normal(len(samples))).astype(np.float32)
-        return samples
 
     def inputs(self, clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         """What the model takes, without truth."""
@@ -85,8 +74,8 @@ class ClipCollator:
 def collate_features(rows: Sequence[dict], name: str, kind: str) -> dict[str, torch.Tensor]:
     """Rows of features -> a batch, padded on the right by zeros, for the model's input of that name.
 
-    `kind` is what gave the features: the "encoder", float32 [B, T, L, H], with a mask of frames; its "convolution"s,
-    [B, T, C], with a mask of samples, as the encoder wants it; or the "mean" over the encoder's frames, without a mask.
+    `kind` is what gave them: the "encoder", float32 [B, T, L, H], with a mask of frames; its "convolution"s, [B, T, C],
+    with a mask of samples; or the "mean" over the encoder's frames, without a mask.
     """
     counts, convolved = np.array([len(row["features"]) for row in rows]), kind == "convolution"
     width = max(counts.max(), (SHORTEST_BATCH - FIELD) // HOP + 1 if convolved else 1)
@@ -111,21 +100,19 @@ def truth_of(rows: Sequence[dict]) -> dict[str, torch.Tensor]:
 class ClipRows(torch.utils.data.Dataset):
     """The clips of a split as a collator takes them.
 
-    `clips` is their data set; `features` are flat, of `shape` [T, *shape], and `of`, int64 [N], says whose are whose;
-    None where waveforms are taken. `lengths`: int64 [N], samples of each.
+    `features` are flat, of shape [T, *shape], and `of`, int64 [N], says whose are whose; None: waveforms are taken.
+    `lengths`: int64 [N], samples of each.
     """
 
     def __init__(self, clips: datasets.Dataset, features=None, of: np.ndarray | None = None, shape: tuple = ()):
-        self.clips, self.features, self.of, self.shape = clips, features, of, shape
+        self.clips, self.features, self.shape = clips, features, shape
+        self.of = np.arange(len(clips)) if of is None else of
         columns = ["labels"] if features is not None else [*CLIP, "labels", "augmented"]
         self.rows = clips.select_columns([name for name in columns if name in clips.column_names])
         self.lengths = np.round(np.array(clips["seconds"][:], dtype=np.float64) * RATE).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.clips)
-
-    def __getitem__(self, row: int) -> dict:
-        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: list[int]) -> list[dict]:
         items = self.rows.__getitems__(rows) if self.rows.column_names else [{} for _ in rows]
@@ -136,15 +123,11 @@ class ClipRows(torch.utils.data.Dataset):
 
     def select(self, rows: np.ndarray) -> "ClipRows":
         """Some of the clips, in that order."""
-        of = None if self.of is None else self.of[rows]
-        return ClipRows(self.clips.select(rows), self.features, of, self.shape)
+        return ClipRows(self.clips.select(rows), self.features, self.of[rows], self.shape)
 
 
 class _Part:
-    """The frozen part of a model (`kind`: its "encoder" or "convolution"s), and what of its output is kept of a clip.
-
-    `pooled`: one mean over a clip's frames, which is the same before layers are summed up; else every frame.
-    """
+    """The frozen part of a model (`kind`: "encoder" or "convolution"), and what of its output is kept of a clip."""
 
     def __init__(self, model, kind: str, collator: ClipCollator, args):
         self.model, self.base, self.kind, self.collator = model, encoder_of(model), kind, collator
@@ -153,6 +136,7 @@ class _Part:
         self.autocast = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
         self.weighted, config = getattr(model, "layer_weights", None) is not None, self.base.config
         classifier = not type(model).__name__.endswith(RECOGNIZERS)
+        # One mean over a clip's frames, which is the same before layers are summed up; else every frame.
         self.pooled = kind == "encoder" and classifier and getattr(model.config, "pooling", "mean") == "mean"
         layers = config.num_hidden_layers + 1 if self.weighted else 1
         self.shape = (layers, config.hidden_size) if kind == "encoder" else (config.conv_dim[-1],)
@@ -171,10 +155,7 @@ class _Part:
         return digest.hexdigest()
 
     def of_clips(self, batch: dict[str, list]) -> dict[str, list]:
-        """For `map`: the features of a batch of clips, flat; on a processor one by one, so none depends on the others.
-
-        On a GPU clips of about the same length go together, the longest ones first.
-        """
+        """For `map`: the features of clips, flat; on a GPU those of about the same length together."""
         rows = [dict(zip(batch, values)) for values in zip(*batch.values())]
         casting = torch.autocast(self.base.device.type, self.autocast, enabled=self.autocast is not None)
         with ThreadPoolExecutor() as threads, torch.no_grad(), evaluating(self.base), casting:
@@ -187,10 +168,9 @@ class _Part:
                 found |= zip(group, self.of_samples([clips[row] for row in group]))
         with np.errstate(over="ignore"):
             found = [found[row].astype(self.storage).reshape(-1) for row in range(len(clips))]
-        for row, values in zip(rows, found):
-            if not np.isfinite(values).all():
-                what = f"its features are beyond what {self.storage} holds"
-                raise UserError(f"{row['path']}: {what}; give --feature_cache float32")
+        if beyond := [row["path"] for row, values in zip(rows, found) if not np.isfinite(values).all()]:
+            what = f"its features are beyond what {self.storage} holds"
+            raise UserError(f"{beyond[0]}: {what}; give --feature_cache float32")
         return {"features": found}
 
     def of_samples(self, clips: list[np.ndarray]) -> list[np.ndarray]:
@@ -218,34 +198,31 @@ class _Part:
         first, of = np.unique(keys, return_index=True, return_inverse=True)[1:]
         features = datasets.Features({"features": datasets.List(datasets.Value(str(self.storage)))})
         settings = {"batched": True, "batch_size": 32, "writer_batch_size": 32, "features": features}
-        settings |= {"remove_columns": CLIP, "desc": f"features, {name}"}
-        blocks = []
-        for begin in range(0, len(first), BLOCK):
-            block = first[begin : begin + BLOCK]
-            key, rows = {"part": fingerprint, "clips": [keys[row] for row in block]}, clips.select_columns(CLIP)
-            blocks.append(shared_map(rows.select(block), self.of_clips, key=key, args=run.args, run=run, **settings))
+        settings |= {"remove_columns": CLIP, "desc": f"features, {name}", "args": run.args, "run": run}
+        rows, blocks = clips.select_columns(CLIP), []
+        for block in np.split(first, range(BLOCK, len(first), BLOCK)):
+            key = {"part": fingerprint, "clips": [keys[row] for row in block]}
+            blocks.append(shared_map(rows.select(block), self.of_clips, key=key, **settings))
         return ClipRows(clips, datasets.concatenate_datasets(blocks).with_format("arrow"), of, self.shape)
 
 
 def model_inputs(run, model, clips: dict[str, datasets.Dataset], extractor, pad_seconds: float | None = None) -> tuple:
-    """What the trainer gets for each split: waveforms, or the features that the frozen part makes of them, once.
+    """(split -> `ClipRows` of waveforms, or of what the frozen part makes of them once; their collator).
 
-    For use inside `run.phase(..., together=True)`, with the model on its device. Returns (split -> `ClipRows`, the
-    collator).
+    For use inside `run.phase(..., together=True)`, with the model on its device.
     """
     args, kind, config = run.args, run.args.freeze, encoder_of(model).config
-    changed = args.augment_speed > 0 or args.augment_noise is not None
-    collator = ClipCollator(extractor, pad_seconds, args.augment_speed, args.augment_noise, run.training_args.seed)
+    collator = ClipCollator(extractor, pad_seconds, args.augment_speed, run.training_args.seed)
     if config.model_type in SPECTROGRAMS:  # of one length: 30 s, or as many frames of 10 ms
         longest = getattr(extractor, "chunk_length", None) or extractor.max_length / 100
         if count := sum(seconds > longest for part in clips.values() for seconds in part["seconds"][:]):
             run.warn(f"of {count:,} clips only the first {longest:g} s go into a {config.model_type} model")
-    if kind == "convolution" and (changed or not takes_mask(config)):
-        why = "clips change in every epoch" if changed else f"a {config.model_type} model takes no cached ones"
-        run.note(f"the frozen convolutions run in every epoch: {why}")
+    if kind == "convolution" and (args.augment_speed or not takes_mask(config)):
+        why = "clips change in every epoch" if args.augment_speed else f"a {config.model_type} model takes none"
+        run.note(f"the output of the frozen convolutions is not kept: {why}")
         kind = "none"
     if kind == "none" or args.feature_cache == "off":
-        if changed and "train" in clips:
+        if args.augment_speed and "train" in clips:
             clips = clips | {"train": clips["train"].add_column("augmented", [True] * len(clips["train"]))}
         return {name: ClipRows(part) for name, part in clips.items()}, collator
     part = _Part(model, kind, collator, args)

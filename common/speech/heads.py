@@ -1,8 +1,7 @@
 """Heads on speech encoders that transformers does not have: classifying with other pooling, recurrent CTC.
 
-Both are ordinary models of transformers: once this module is imported, the auto classes and `pipeline` load them, too.
-They give a clip the same logits in every batch, from waveforms or from what a frozen encoder gave before
-(`encoders.prepare_encoder`, `features`). Losses belong to the scripts.
+Once this module is imported, transformers' auto classes and `pipeline` load them, too. They give a clip the same logits
+in every batch, from waveforms or from what a frozen encoder gave before (`encoders.prepare_encoder`, `features`).
 """
 
 from collections.abc import Sequence
@@ -58,10 +57,7 @@ class RecurrentCtcConfig(_HeadConfig):
 
 
 class _HeadOnEncoder(PreTrainedModel):
-    """An encoder, a weighted sum of its layers if so wished, and what a subclass makes of it in `head`.
-
-    The sum is over all hidden states, as in SUPERB (Yang et al. 2021) and transformers' `use_weighted_layer_sum`.
-    """
+    """An encoder, a sum of all its hidden states if so wished (Yang et al. 2021), and a subclass' `head` on it."""
 
     base_model_prefix = "encoder"
     main_input_name = "input_values"
@@ -119,11 +115,7 @@ class PooledClassifier(_HeadOnEncoder):
 
 
 class RecurrentCtc(_HeadOnEncoder):
-    """A linear layer, bidirectional LSTMs, each with dropout behind it, and a linear layer over the vocabulary.
-
-    With the defaults it is SUPERB's head for speech recognition (s3prl/downstream/asr/config.yaml in s3prl/s3prl).
-    Without recurrent layers it is dropout and a linear layer: `HubertForCTC`, but with weighted layers.
-    """
+    """SUPERB's: a linear layer, bidirectional LSTMs with dropout, a linear layer; without LSTMs, the last one alone."""
 
     config_class, output_class = RecurrentCtcConfig, CausalLMOutput
 

@@ -13,7 +13,7 @@ from common.metrics.wer.wer import KINDS, Alignment, alignments, counted, edit_c
 from common.report import page, plots
 from common.results import headline, metric, plain_metric
 from common.speech.decoding import word_times
-from common.speech.results import draw_durations, groups_of, known_of, player
+from common.speech.results import groups_of, known_of, player
 
 ERRORS = KINDS[1:]  # substitutions, deletions, insertions
 SCORED = ("wer", *ERRORS, "alignment")
@@ -22,8 +22,8 @@ SCORED = ("wer", *ERRORS, "alignment")
 def transcriptions_of(clips, texts: Sequence[str]) -> pd.DataFrame:
     """The transcripts of a split (`datasets.Dataset`), and what is known of its clips.
 
-    Columns: id, seconds, what is known, reference, hypothesis; then wer in percent ("" of an empty reference), counts
-    of word errors, and the alignment, which is the reference with errors in braces: {cat>cap}, {-mat} missing, {+on}
+    Columns: id, seconds, what is known, reference, hypothesis; wer in percent ("" of an empty reference), counts of
+    word errors, and the alignment, which is the reference with errors in braces: {cat>cap}, {-mat} missing, {+on}
     added; "" where the truth is unknown. With truth also the counts words, errors, characters and character_errors.
     """
     table = pd.DataFrame({"id": clips["id"][:], "seconds": clips["seconds"][:]})
@@ -59,10 +59,7 @@ def _rate(table: pd.DataFrame, errors: str = "errors", of: str = "words") -> dic
 
 
 def score_transcripts(splits: Mapping[str, pd.DataFrame], losses: Mapping[str, float]) -> dict:
-    """The parts of results.json about scores: headline, metrics, groups, baseline (an empty transcript of everything).
-
-    Splits without truth are left out; the headline is the word error rate of the last one with a reference word.
-    """
+    """Headline (the word error rate of the last split with a reference word), metrics, groups, baseline, of splits."""
     parts: dict = {name: {} for name in ("metrics", "groups", "baseline")}
     top = None
     for name, table in splits.items():
@@ -86,9 +83,6 @@ def score_transcripts(splits: Mapping[str, pd.DataFrame], losses: Mapping[str, f
     return {"headline": top, **parts}
 
 
-# Files and cards
-
-
 def write_transcripts(results: dict, tables: Mapping, paths: Mapping, splits, tokenizer, run) -> tuple:
     """Writes predictions, times of words by the `paths` where asked for, plots; (files, error cards, their title)."""
     files = {}
@@ -102,23 +96,21 @@ def write_transcripts(results: dict, tables: Mapping, paths: Mapping, splits, to
             content = [{"id": i, "text": text, "chunks": word_times(tokenizer, path)} for i, text, path in rows]
             write_json(run.output_dir / f"{file}.json", content)
             files[f"{file}.json"] = f"{file}.json"
-    folder = run.output_dir / "plots"
-    drawn = [draw_durations(splits, folder)]
     if history := results["history"]:
         rates = {"training set": "train_wer", "validation": "eval_wer"}
-        drawn.append(plots.curves(history, folder / "loss", title="Loss", series=LOSSES))
-        drawn.append(plots.curves(history, folder / "wer", title="Word error rate (%)", series=rates))
-    files |= {path.stem: str(path.relative_to(run.output_dir)) for path in drawn}
+        for kind, title, series in (("loss", "Loss", LOSSES), ("wer", "Word error rate (%)", rates)):
+            plots.curves(history, run.output_dir / "plots" / kind, title=title, series=series)
+            files[kind] = f"plots/{kind}.svg"
     if not results["headline"]:
         return files, [], ""
     name = results["headline"]["split"]
     return files, error_cards(tables[name], lambda row: player(splits[name], row)), "Most errors"
 
 
-def error_cards(table: pd.DataFrame, play=lambda row: "", count: int = 20) -> list[str]:
-    """The utterances with the most word errors as HTML; of equally many, the higher rate first; `play`: players."""
+def error_cards(table: pd.DataFrame, play) -> list[str]:
+    """The 20 utterances with the most word errors as HTML; of equally many, the higher rate first; `play`: players."""
     cards, wrong = [], table[table["errors"] > 0]
-    for row, one in wrong.sort_values(["errors", "words"], ascending=[False, True], kind="stable")[:count].iterrows():
+    for row, one in wrong.sort_values(["errors", "words"], ascending=[False, True], kind="stable")[:20].iterrows():
         kinds = zip(("replaced", "missing", "added"), one[[*ERRORS]])
         facts = [("Errors", ", ".join(f"{number:,} {kind}" for kind, number in kinds if number))]
         facts += [(name, value or "unknown") for name, value in one["seconds":"reference"][1:-1].items()]

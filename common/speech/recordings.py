@@ -1,11 +1,7 @@
-"""Recordings of speech with their classes or transcripts, from any source, as splits: a row a clip, never samples.
+"""Recordings of speech with their classes or transcripts, from any source, as splits: a row a clip, never samples."""
 
-What folders and corpora say stands in `corpora`, what tables say in `tables`; who comes into which split in `splits`.
-"""
-
-import glob
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,67 +13,57 @@ import soundfile
 from common.cache import is_archive, shared_map, unpacked
 from common.data import LIMITS, PHASES, SPLITS, Splits, select
 from common.errors import UserError
+from common.files import matching
 from common.hub import fetching, load_split
 from common.labels import canonical, encode_labels
 from common.speech import audio, corpora, tables
 from common.speech.corpora import Reading, mark, without_bad
 from common.speech.splits import CONTENT, check_classes, divided
-from common.speech.transcripts import Normalization, normalize_texts
+from common.speech.transcripts import normalize
 
 ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
 GENDERS = {"m": "male", "f": "female"}  # by first letter
 WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
 EXAMINING = 5  # to be raised when `audio.examine` finds something else
-REMEDIES = {  # what is only to be predicted may be a --test_file
-    "label": "the clips are not in folders by class; make such folders, give a table, --name_pattern or --corpus",
-    "text": "clips alone have no transcripts; give a table with paths and texts",
-}
 
 
-def load_recordings(
-    args,
-    run,
-    *,
-    rules: Normalization | None = None,
-    classes: Mapping[str, Sequence[str]] = {},
-    names: Sequence[str] = (),
-    silent_ok: Sequence[str] = (),
-    hub_folder: str | None = None,
-    prepare: Callable[[datasets.Dataset], tuple[datasets.Dataset, dict[str, int]]] | None = None,
-) -> Splits:
-    """The splits that the run needs, from the files that are given, else from `--data_dir`, else from the hub.
+def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), hub_folder=None, prepare=None) -> Splits:
+    """The splits that the run needs, from `--data_dir` or the files that are given, else from the hub.
 
     Rows have the columns id, recording (the id of the whole), path (see `audio`), digest (of the file), start, end in
     seconds (None: the clip's end), seconds, speaker, gender (None: unknown), labels (a ClassLabel) or text (neither in
-    test data without truth), and columns of few values by which results can be grouped. Every clip is decoded once,
-    divided over the processes. Raises `UserError` naming file, row and remedy for whatever is wrong.
+    test data without truth), and what names of files say beside. Raises `UserError`.
 
     Args:
-        rules: how transcripts are made alike; None: the clips have classes.
+        rules: how transcripts are made alike (`Normalization`); None: the clips have classes.
         classes: emotions -> other spellings; corpora of them are told by the names of their files.
         names: the classes of a model that is only used.
-        silent_ok: classes whose clips may be all zeros; those of unknown class may then, too.
         hub_folder: of `--dataset`, see `hub.load_split`.
-        prepare: what is done with all rows of a source before it is split: (rows) -> (rows, reason -> left out).
+        prepare: what is done with all rows (a `Dataset`) of a source before it is split.
     """
-    reading = Reading(args, run, "label" if rules is None else "text", classes, names, silent_ok)
+    reading = Reading(args, run, "label" if rules is None else "text", classes, names)
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     sources = read_sources(needed, reading, hub_folder)
+    for clips in sources.values():
+        corpora.add_names(clips, reading)
+        if rules is None and (doubt := clips.attrs.get("doubt")):
+            run.warn(f"{clips.attrs['source']}: {doubt}")
     frame = pd.concat([clips.assign(part=name) for name, clips in sources.items()], ignore_index=True)
     true = with_truth(frame, sources, reading)
-    feature = encode_classes(frame, true, sources, reading) if rules is None else normalize_texts(frame, true, rules)
+    if rules is None:
+        feature = encode_classes(frame, true, sources, reading)
+    else:
+        feature, frame["text"] = None, [normalize(text, rules) for text in frame["text"]]
+        mark(frame, true & (frame["text"] == ""), "empty transcript", "nothing in the transcript is spoken")
     check_sound(frame, reading)
     check_truths(frame, reading)
     splits = Splits()
     for name, clips in sources.items():
         source = clips.attrs["source"]
         dataset, skipped = to_dataset(frame[frame["part"] == name].copy(), source, args, feature)
-        if prepare:
-            dataset, left_out = prepare(dataset)
-            skipped |= left_out
-        parts = {name: dataset}
+        parts = {name: prepare(dataset) if prepare else dataset}
         if name == "all":
-            parts, words = divided(dataset, args, source)
+            parts, words = divided(parts[name], args, source)
             run.note(f"split {words}")
         for part in (part for part in needed if len(parts.get(part, ()))):
             rows = parts[part].remove_columns([column for column in ("split",) if column in dataset.column_names])
@@ -91,9 +77,6 @@ def load_recordings(
     if len(splits) > 1 and not all(any(split["speaker"][:]) for split in splits.values()):
         run.warn("speakers are not known: the same one may be in several splits, which makes scores too good")
     return splits
-
-
-# Sources
 
 
 def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None) -> dict[str, pd.DataFrame]:
@@ -113,26 +96,26 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
         raise UserError("there are no data: give --data_dir, --train_file, --dataset with a hub id, or --demo")
     wanted = {name: names[name] for name in needed} if args.split == "auto" else {"all": args.train_split_name}
     loaded = {name: load_split(args, split, folder=hub_folder) for name, split in wanted.items()}
-    return {name: _named(tables.hub_clips(*found, reading), reading) for name, found in loaded.items()}
+    return {name: tables.hub_clips(*found, reading) for name, found in loaded.items()}
 
 
 def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
     """The clips of a folder or an archive, or of one or several recordings or tables, which patterns may name."""
     args, source = reading.args, ", ".join(paths)
-    paths = [path for one in paths for path in ([] if os.path.exists(one) else sorted(glob.glob(one))) or [one]]
+    paths = [path for one in paths for path in matching(one)]
     path, files, sounds = Path(paths[0]), {}, [*filter(corpora.is_audio, paths)]
-    if path.is_dir() or (is_archive(path) and path.is_file()):
-        files = corpora.list_files(path if path.is_dir() else unpacked(path, args), args)
-    elif sounds == paths:
-        above = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in paths])
-        files = {Path(os.path.abspath(one)).relative_to(above).as_posix(): one for one in paths}
-    clips = path.is_dir() or len(files) > 1 or any(map(corpora.is_audio, files))  # an archive may have a table alone
-    if len(paths) > 1 and sounds != paths and (clips or sounds or any(map(os.path.isdir, paths))):
+    trees = [one for one in paths if os.path.isdir(one) or (is_archive(one) and os.path.isfile(one))]
+    if len(paths) > 1 and (trees or 0 < len(sounds) < len(paths)):
         raise UserError(f"{source}: cannot be read as one; put the recordings into one folder or table")
-    if clips:
-        frame = corpora.with_truths(files)
-        frame = tables.tables_in(files, reading) if frame is None else frame
-        frame = corpora.class_folders(files, reading) if frame is None else frame
+    if trees:
+        files = corpora.list_files(path if path.is_dir() else unpacked(path, args), args)
+    elif sounds:
+        above = os.path.commonpath([os.path.dirname(os.path.abspath(one)) for one in paths])
+        files = {Path(os.path.relpath(one, above)).as_posix(): one for one in paths}
+    if path.is_dir() or len(files) > 1 or any(map(corpora.is_audio, files)):  # an archive may have a table alone
+        readings = (corpora.with_truths, tables.tables_in, corpora.class_folders)
+        found = (read(files, reading) for read in readings)
+        frame = next(frame for frame in found if frame is not None)
     elif path.name.endswith(".parquet") and path.is_file():  # maybe with the sound in it, so not read as a whole
         with fetching("file", source):
             dataset = datasets.Dataset.from_parquet(paths, cache_dir=args.cache_dir)
@@ -140,21 +123,7 @@ def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
     else:
         frame = tables.table_clips(tables.read_table(paths, args), reading)
     frame.attrs.setdefault("source", source)
-    return _named(frame, reading)
-
-
-def _named(frame: pd.DataFrame, reading: Reading) -> pd.DataFrame:
-    """With what the names of the files say."""
-    source = frame.attrs["source"]
-    if not len(frame):
-        raise UserError(f"{source}: has no clip; sound ends with one of {', '.join(audio.AUDIO_ENDINGS)}")
-    corpora.add_names(frame, reading)
-    if reading.kind == "label" and (doubt := frame.attrs.get("doubt")):
-        reading.run.warn(f"{source}: {doubt}")
     return frame
-
-
-# Truth and sound
 
 
 def with_truth(frame: pd.DataFrame, sources: Mapping[str, pd.DataFrame], reading: Reading) -> pd.Series:
@@ -164,17 +133,14 @@ def with_truth(frame: pd.DataFrame, sources: Mapping[str, pd.DataFrame], reading
     found = (frame[column] != "").groupby(frame["part"]).transform("any")
     if absent := [name for name in frame["part"][~found].unique() if name != "test"]:
         about = sources[absent[0]].attrs
-        raise UserError(f"{about['source']}: {about.get('remedy') or REMEDIES[column]}; or give --test_file only")
+        remedy = f"nothing says the {column} of its clips; give a table that does"
+        remedy += ", or folders by class, --name_pattern or --corpus" * (column == "label")
+        raise UserError(f"{about['source']}: {about.get('remedy') or remedy}; or give --test_file only")
     return found
 
 
-def encode_classes(
-    frame: pd.DataFrame, true: pd.Series, sources: Mapping[str, pd.DataFrame], reading: Reading
-) -> datasets.ClassLabel | None:
-    """Gives the frame the column `labels` (-1: no truth), and returns its feature (None: no source has classes).
-
-    The classes are those of all splits; spellings that differ only in case are one. `true`: see `with_truth`.
-    """
+def encode_classes(frame: pd.DataFrame, true: pd.Series, sources: Mapping[str, pd.DataFrame], reading: Reading):
+    """Gives the frame the column `labels` (-1: no truth); the `ClassLabel` of all splits, None where none has any."""
     args, known = reading.args, reading.classes
     meant = frame["label"].map(lambda label: canonical(label, known))
     usual = meant.groupby(meant.str.casefold()).agg(lambda same: same.value_counts().index[0])  # YES and yes are one
@@ -220,8 +186,8 @@ def check_sound(frame: pd.DataFrame, reading: Reading) -> None:
     short = f"is too short; encoders need {1000 * audio.MINIMUM:g} ms"
     mark(frame, frame["seconds"].round(5) < audio.MINIMUM, "too short", short)
     silent = found["peak"] == 0
-    if reading.silent_ok:
-        silent &= (frame["labels"] >= 0) & ~frame["label"].isin(reading.silent_ok)
+    if reading.kind == "label" and not reading.classes:  # of keywords, where silence may be the class
+        silent &= (frame["labels"] >= 0) & (frame["label"] != corpora.SILENCE)
     mark(frame, silent, "silent", "is silent: all samples are 0")
     if reading.kind == "text":
         wrong = ~frame["seconds"].between(args.min_seconds, args.max_seconds or np.inf)
@@ -242,7 +208,6 @@ def examined(paths: list[str], args, run) -> pd.DataFrame:
     """What `audio.examine` finds of each clip, by path; remembered, and shared by all processes."""
 
     def several(rows: dict[str, list]) -> dict[str, list]:
-        # Threads, as decoding leaves Python's lock.
         with ThreadPoolExecutor(args.preprocessing_num_workers or os.cpu_count()) as threads:
             return pd.DataFrame(threads.map(audio.examine, rows["path"])).to_dict("list")
 

@@ -9,11 +9,11 @@ import librosa
 import numpy as np
 import pandas as pd
 import soundfile
+from matplotlib.figure import Figure
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from common.classification import Predictions, write_classes
-from common.metrics.intervals import auroc_interval
 from common.report import page, plots
 from common.results import plain_metric
 from common.speech.audio import RATE, load_clip
@@ -91,57 +91,33 @@ def shapes_table(batch: Mapping, outputs: Mapping) -> dict:
 
 
 def add_roc_auc(scores: dict, predictions: Mapping) -> None:
-    """Adds the area under ROC of each class against the rest (fractions, with intervals), and their mean, in place."""
+    """Adds the area under ROC of each class against the rest (fractions), and their mean, in place."""
     for name, rows in scores["per_class"].items():
         split, areas = predictions[name], []
         for number, label in enumerate(split.labels):
-            truth, shares = split.targets == number, split.probabilities[:, number]
-            low, high = auroc_interval(truth, shares)
-            rows[label] |= {"roc_auc": None, "roc_auc_low": low, "roc_auc_high": high}
-            if low is not None:
-                rows[label]["roc_auc"] = float(roc_auc_score(truth, shares))
+            truth, rows[label]["roc_auc"] = split.targets == number, None
+            if 0 < truth.sum() < len(truth):
+                rows[label]["roc_auc"] = float(roc_auc_score(truth, split.probabilities[:, number]))
                 areas.append(rows[label]["roc_auc"])
         if areas:
             scores["metrics"][name]["roc_auc"] = plain_metric(np.mean(areas), "score") | {"average": "macro"}
             scores["baseline"][name]["metrics"]["roc_auc"] = plain_metric(0.5, "score")
 
 
-def write_clips(
-    results: dict, predictions: Mapping, clips: Mapping, splits: Mapping, output_dir: Path, drawn: Iterable[Path]
-) -> tuple:
-    """`classification.write_classes`, with players, and durations of recordings beside the plots `drawn` already."""
+def write_clips(results: dict, predictions: Mapping, clips: Mapping, output_dir: Path, drawn: Iterable[Path]) -> tuple:
+    """`classification.write_classes`, with players, beside the plots `drawn` already."""
     played = clips[results["headline"]["split"]] if results["headline"] else None
     files, *cards = write_classes(results, predictions, output_dir, player=lambda row: player(played, row))
-    drawn = [*drawn, draw_durations(splits, output_dir / "plots")]
     return files | {path.stem: str(path.relative_to(output_dir)) for path in drawn}, *cards
 
 
-# Plots
-
-
-def draw_durations(splits: Mapping[str, datasets.Dataset], folder: Path) -> Path:
-    """Seconds by class, where all are known and have a colour, else by split."""
-    groups: dict[str, list[float]] = {}
-    labels = [clips.features.get("labels") for clips in splits.values()]
-    by_class = all(isinstance(label, datasets.ClassLabel) for label in labels)
-    by_class = by_class and labels[0].num_classes <= len(plots.PALETTE)
-    for name, clips in splits.items():
-        of = labels[0].int2str(clips["labels"][:]) if by_class else [name] * len(clips)
-        for group, seconds in zip(of, clips["seconds"][:]):
-            groups.setdefault(group, []).append(seconds)
-    return plots.histogram(None, folder / "durations", title="Durations", xlabel="seconds", groups=groups)
-
-
 def draw_spectrograms(clips: datasets.Dataset, folder: Path) -> Path:
-    """Mel spectrograms (dB) of one clip of each class, the one of median length."""
-    from matplotlib.figure import Figure
-
-    names, table = clips.features["labels"].names, clips.select_columns(["labels", "seconds"]).to_pandas()
-    by_class = table.sort_values("seconds").groupby("labels")
-    chosen = {names[label]: own.index[len(own) // 2] for label, own in by_class}
+    """Mel spectrograms (dB) of the first clip of each class."""
+    labels = labels_of(clips).tolist()
+    chosen = {clips.features["labels"].names[label]: labels.index(label) for label in sorted({*labels})}
     figure = Figure(figsize=(6, 1.7 * len(chosen) + 0.4), layout="constrained", facecolor="none")
     for axes, (name, row) in zip(figure.subplots(len(chosen), squeeze=False).ravel(), chosen.items()):
-        power = librosa.feature.melspectrogram(y=load_clip(clips[int(row)]), sr=RATE, n_mels=64)
+        power = librosa.feature.melspectrogram(y=load_clip(clips[row]), sr=RATE, n_mels=64)
         librosa.display.specshow(librosa.power_to_db(power, ref=np.max), sr=RATE, x_axis="time", y_axis="mel", ax=axes)
         axes.set_title(plots.plain(name), loc="left", fontsize=11, color=plots.INK)
         axes.set(xlabel="", ylabel="")

@@ -1,6 +1,5 @@
 """Flags of the three scripts on recordings: their data, and what of the encoder is trained; what --demo sets."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,9 +36,6 @@ class SpeechArguments(TaskArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in (field.name for field in fields(self)):
-            if isinstance(value := getattr(self, name), float) and not math.isfinite(value):
-                raise UserError(f"--{name} {value}: must be a finite number")
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 0.5:
                 raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 0.5")
@@ -70,9 +66,7 @@ class EncoderArguments(Arguments):
     _argument_group_name = "encoder"
 
     freeze: Literal["encoder", "convolution", "none"] = flag("encoder", "which part of the encoder is not trained")
-    layer: str | None = flag(
-        None, "N: the encoder's first N layers alone; weighted: a trained mixture of all; unset: its last one"
-    )
+    layer: Literal["last", "weighted"] = flag("last", "what the head gets: the last layer, or a trained mixture of all")
     feature_cache: Literal["float32", "float16", "off"] = flag(
         "float32", "what the frozen part computes is kept on disk so (float16: half the space); off: in every epoch"
     )
@@ -81,7 +75,6 @@ class EncoderArguments(Arguments):
         1000, "training examples that are evaluated, too, whenever validation is, for the curves; 0: none, -1: all"
     )
     augment_speed: float = flag(0.0, "training clips are played up to this share faster or slower, as in 0.1")
-    augment_noise: float | None = flag(None, "noise is added to training clips, at this many dB below them or more")
     mask_time_prob: float | None = flag(None, "SpecAugment: share of frames that is masked; unset: the checkpoint's")
     mask_time_length: int | None = flag(None, "SpecAugment: frames masked at once")
     mask_feature_prob: float | None = flag(None, "SpecAugment: share of the features that is masked")
@@ -94,8 +87,6 @@ class EncoderArguments(Arguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.layer is not None and self.layer != "weighted" and not (self.layer.isdecimal() and int(self.layer)):
-            raise UserError(f"--layer {self.layer}: give the number of layers to keep, from 1, or weighted")
         for name, value in self.configured.items():
             if value < 1 if name.endswith("length") else not 0 <= value < 1:
                 needed = "1 or more" if name.endswith("length") else "from 0 up to 1"
@@ -108,17 +99,11 @@ class EncoderArguments(Arguments):
     def settle_freeze(self) -> None:
         """What is for a trained encoder trains it; raises `UserError` where --freeze encoder was given, too."""
         asked = [name for name in self.configured if name != "final_dropout"]
-        asked += [name for name in ("encoder_learning_rate", "augment_noise") if getattr(self, name) is not None]
-        asked += ["augment_speed"] * bool(self.augment_speed)
+        asked += [name for name in ("encoder_learning_rate", "augment_speed") if getattr(self, name)]
         if asked and self.freeze == "encoder":
             if "freeze" in self.explicit:
                 raise UserError(f"--{asked[0]}: has no effect on a frozen encoder; give --freeze convolution or none")
             self.set(f"--{asked[0]} is for a trained encoder", freeze="none")
-
-    @property
-    def weighted(self) -> bool:
-        """Whether the head gets a trained mixture of all layers."""
-        return self.layer == "weighted"
 
     @property
     def configured(self) -> dict[str, float | int]:
@@ -129,10 +114,7 @@ class EncoderArguments(Arguments):
 
 
 def use_demo(args, run, make: Callable[..., dict], architecture: str) -> bool:
-    """With --demo: the built-in data, unless others are given, and a tiny model like --model, unless that is a folder.
-
-    `make` writes both, (folder, architecture) -> {"model": folder, "data_dir": folder}. Returns whether data are given.
-    """
+    """With --demo: the data and tiny model that `make` writes, unless own ones are given; whether data are."""
     if not args.demo:
         return False
     folder, given = run.output_dir / "demo", Path(args.model).is_dir()

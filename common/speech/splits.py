@@ -3,10 +3,10 @@
 import contextlib
 import itertools
 from collections.abc import Mapping
-from typing import Literal
 
 import datasets
 import numpy as np
+from sklearn.model_selection import train_test_split
 
 from common.data import SPLITS, Splits, describe, label_counts, overlaps
 from common.errors import UserError
@@ -37,17 +37,10 @@ def divided(whole: datasets.Dataset, args, source: str) -> tuple[dict[str, datas
     return {name: whole.select(rows[name]) for name in SPLITS}, words
 
 
-def split_rows(
-    dataset: datasets.Dataset,
-    how: Literal["speaker", "random"],
-    shares: Mapping[str, float],
-    seed: int,
-    source: str = "the data",
-) -> dict[str, np.ndarray]:
-    """Split -> its rows, ascending; every row is in one split. Of `shares` only the relations count.
+def split_rows(dataset: datasets.Dataset, how: str, shares: Mapping[str, float], seed: int, source="the data") -> dict:
+    """Split -> its rows, ascending, in relations as of `shares`.
 
-    By speaker none is in two splits, and the classes' shares are about as wanted; at random each class has the same.
-    Raises `UserError` for unknown speakers, too few of them, or a class that cannot be divided.
+    By "speaker" none is in two splits, and classes have about these shares; at "random" each has. Raises `UserError`.
     """
     labels = np.array(dataset["labels"][:]) if "labels" in dataset.column_names else np.zeros(len(dataset), dtype=int)
     shares = {name: share / sum(shares.values()) for name, share in shares.items()}
@@ -67,13 +60,10 @@ def split_rows(
 
 
 def _speakers_divided(clips: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """int [speakers]: the split of each, by the best of many random orders of the speakers.
-
-    The best one has all classes in all splits, if any has, and then the most even shares, in all and by class. `clips`
-    counts them, [speakers, classes]; `shares`, [splits], are 1 in all.
-    """
+    """int [speakers]: the split of each. `clips` counts them, [speakers, classes]; `shares`, [splits], are 1 in all."""
     sizes, best, least = clips.sum(1), None, np.inf
     least_part = np.arange(len(clips)) - (len(clips) - len(shares))  # so that every split gets somebody
+    # Of random orders the best one has all classes in all splits, if any has, and then the most even shares.
     for _ in range(min(2_000, max(20, 1_000_000 // clips.size))):
         order = random.permutation(len(clips))
         middle = (np.cumsum(sizes[order]) - sizes[order] / 2) / sizes.sum()  # of each speaker's clips, in this order
@@ -88,8 +78,6 @@ def _speakers_divided(clips: np.ndarray, shares: np.ndarray, random: np.random.G
 
 
 def _at_random(dataset: datasets.Dataset, labels: np.ndarray, shares: Mapping[str, float], seed: int, source: str):
-    from sklearn.model_selection import train_test_split
-
     left, rows, counts = np.arange(len(dataset)), {}, np.bincount(labels)
     rarest = int(np.where(counts, counts, len(labels) + 1).argmin())
     if counts[rarest] >= len(shares):
@@ -98,20 +86,18 @@ def _at_random(dataset: datasets.Dataset, labels: np.ndarray, shares: Mapping[st
                 size = max(round(shares[name] * len(dataset)), np.count_nonzero(counts))
                 left, rows[name] = train_test_split(left, test_size=size, stratify=labels[left], random_state=seed)
             return {name: np.sort(rows.get(name, left)) for name in shares}
-    label = dataset.features["labels"].names[rarest] if "labels" in dataset.features else None
-    remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out" if label else ""
+    remedy = ""
+    if "labels" in dataset.features:
+        label = dataset.features["labels"].names[rarest]
+        remedy = f"; the class {label!r} has {counts[rarest]}: --drop_labels {label} leaves it out"
     raise UserError(f"{source}: {len(dataset):,} clips are too few for {len(shares)} splits{remedy}")
 
 
-def cut_segments(dataset: datasets.Dataset, seconds: float, shortest: float = 1.0) -> datasets.Dataset:
-    """Consecutive segments of so many seconds of each row; `recording` keeps whose they are.
-
-    A rest of less than `shortest` seconds belongs to the segment before it. The segments of one row have its id with
-    #1, #2, ...; a row that is not cut keeps it.
-    """
+def cut_segments(dataset: datasets.Dataset, seconds: float) -> datasets.Dataset:
+    """Segments of so many seconds of each row, called ID#1, ID#2; a rest of less than one belongs to the one before."""
     parts = []
     for row, (name, start, end, length) in enumerate(zip(*(dataset[c][:] for c in PART))):
-        cuts = [0.0, *np.arange(seconds, length - shortest + 1e-9, seconds).tolist(), length]
+        cuts = [0.0, *np.arange(seconds, length - 1 + 1e-9, seconds).tolist(), length]
         for number, (begin, stop) in enumerate(itertools.pairwise(cuts), start=1):
             named = f"{name}#{number}" if len(cuts) > 2 else name
             parts.append((row, named, start + begin, end if stop == length else start + stop, stop - begin))
@@ -130,9 +116,6 @@ def with_columns(dataset: datasets.Dataset, columns: Mapping[str, list]) -> data
     """The data set, in memory, with other values in some columns, or further ones (of strings)."""
     features = dataset.features | {name: datasets.Value("string") for name in columns if name not in dataset.features}
     return datasets.Dataset.from_dict({**dataset[:], **columns}, features=datasets.Features(features))
-
-
-# What is said of splits
 
 
 def check_classes(splits: Splits, run) -> None:
@@ -176,7 +159,7 @@ def hours(dataset: datasets.Dataset) -> float:
 
 
 def recordings_table(splits: Splits) -> tuple[list[str], list[list]]:
-    """The table of all recordings with classes, for a csv file and the report: header and rows."""
+    """The table of all recordings with classes: header and rows."""
     rows = []
     for name, split in splits.items():
         for row in split:

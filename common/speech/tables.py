@@ -5,9 +5,8 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote
 
 import datasets
 import pandas as pd
@@ -15,7 +14,7 @@ import pandas as pd
 from common.errors import UserError
 from common.files import read_files, require_columns, where
 from common.hub import frame_of, numbered
-from common.speech.corpora import SPLITS, Files, Reading, clips_frame, is_audio, mark, read_lines, stem
+from common.speech.corpora import SPLITS, Reading, clips_frame, is_audio, mark, read_lines, stem
 
 # Where the parts of a row are found by themselves, the first name that is there; compared without case.
 COLUMNS = {
@@ -37,8 +36,6 @@ FLAGS = {"path": "audio_column", "label": "label_column", "text": "text_column",
 CLIP_FOLDERS = ("", "clips", "wavs", "wav", "audio", "../clips", "../wavs", "../wav", "../audio")
 # Tables in folders, the first kind that is there: of audio folders and LJ Speech; the best that Common Voice has.
 OF_FOLDERS = "metadata.csv metadata.jsonl metadata.parquet", "train.tsv dev.tsv test.tsv", "validated.tsv", "other.tsv"
-GROUPS = 50  # a further column is kept when it has so few distinct values
-RESERVED = ("name", "part", "recording", "seconds", "labels", "digest")  # columns of our own, further on
 
 
 def read_table(paths: Sequence[str], args) -> pd.DataFrame:
@@ -56,7 +53,7 @@ def read_table(paths: Sequence[str], args) -> pd.DataFrame:
     return read_files(paths, args)
 
 
-def tables_in(files: Files, reading: Reading) -> pd.DataFrame | None:
+def tables_in(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | None:
     """The clips of a folder by its tables, if it has any; the tables, or their folders, may be called by split."""
     for names in OF_FOLDERS:
         if chosen := {place: path for path, place in files.items() if PurePosixPath(path).name in names.split()}:
@@ -99,10 +96,6 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
         frame["split"] = splits
         words = [f"the split {value!r} is none of {', '.join(SPLITS)}" for value in given]
         mark(frame, frame["split"] == "", "unknown split", words)
-    for name in [name for name in table.columns if name not in (*found.values(), *frame, *RESERVED)]:
-        values = table[name].map(text_of).astype(str)
-        if 1 < values.nunique() <= min(GROUPS, count - 1):
-            cells[name] = values.tolist()
     frame = frame.assign(**cells)
     frame.attrs = {"source": source, "numbered": found["label"] not in table.attrs.get("label_names", {})}
     frame.attrs["remedy"] = f"no row has a {kind}" if found[kind] else _no_column(kind, table)
@@ -139,9 +132,8 @@ def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
         return {key(name): str(folder / name) for name in names}
 
     def file_of(path: str, folder: Path) -> str:
-        plain = path.replace("\\", "/")
-        spelt = dict.fromkeys((plain, unquote(plain).removeprefix("file://")))  # %20 for a blank
-        places = [above / name for name in spelt for above in (*(folder / below for below in CLIP_FOLDERS), Path())]
+        above = (*(folder / below for below in CLIP_FOLDERS), Path())
+        places = [place / path.replace("\\", "/") for place in above]
         whole = (str(place) for place in places if os.path.isfile(place))
         others = (listed(place.parent).get(key(place.name)) for place in places)
         return path and next(filter(None, itertools.chain(whole, others)), str(places[0]))
@@ -153,8 +145,6 @@ def text_of(value: object) -> str:
     """A cell as text: nothing for null and NaN, numbers without an empty fraction."""
     if value is None or value != value:
         return ""
-    if isinstance(value, dict):  # of sound, as `datasets` writes it
-        return str(value.get("path") or "")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from common.errors import UserError, write_json
 from common.models import load_config, load_feature_extractor
@@ -20,7 +21,7 @@ from common.speech.audio import RATE
 from common.speech.corpora import mark, without_bad
 from common.speech.encoders import frame_counts
 
-DELIMITER, BLANK, UNKNOWN = "|", "[PAD]", "[UNK]"
+DELIMITER = "|"
 JOINERS = "\u200c\u200d"  # they decide how a Persian or an Indic word is written; all other invisible characters go
 # What stands where an apostrophe should; quotation marks among them, which stay only inside a word.
 APOSTROPHES = dict.fromkeys(map(ord, "\u2019\u2018\u02bc\u02bb\uff07\u00b4`"), "'")
@@ -29,11 +30,7 @@ OUTER_APOSTROPHE = re.compile(r"(?<!\S)'+|'+(?!\S)|'{2,}")
 
 @dataclass(frozen=True)
 class Normalization:
-    """How transcripts are made alike, references and training texts in the same way.
-
-    Punctuation is what Unicode calls so, or symbols. What is removed leaves a space ("picture-books" are two words),
-    but apostrophes inside words stay, all of them as '.
-    """
+    """How transcripts are made alike: removed punctuation and symbols leave a space, apostrophes inside words stay."""
 
     case: Literal["upper", "lower", "keep"] = "upper"
     punctuation: Literal["remove", "keep"] = "remove"
@@ -62,29 +59,17 @@ def _kept(character: str, bare: bool) -> str:
     return "" if invisible else character
 
 
-def normalize_texts(frame: pd.DataFrame, true: pd.Series, rules: Normalization) -> None:
-    """Makes the column `text` of clips alike, in place; of `true` rows empty ones are bad."""
-    frame["text"] = [normalize(text, rules) for text in frame["text"]]
-    mark(frame, true & (frame["text"] == ""), "empty transcript", "nothing in the transcript is spoken")
-
-
-# Vocabulary
-
-
-def make_processor(texts: Iterable[str], extractor, *, blank=BLANK, unknown=UNKNOWN, delimiter=DELIMITER):
-    """A `Wav2Vec2Processor` with a tokenizer of the characters of normalised texts; the blank is 0."""
-    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2Processor
-
-    tokens = [blank, unknown, delimiter]
+def make_processor(texts: Iterable[str], extractor, special: Sequence[str] = ("[PAD]", "[UNK]", "|")):
+    """A `Wav2Vec2Processor` of the characters of normalised texts; `special`: blank (0), unknown, between words."""
     characters = {character for text in texts for character in text} - {" "}
-    if len({*tokens}) < 3 or characters & {*tokens}:
+    if len({*special}) < 3 or characters & {*special}:
         raise UserError("--pad_token, --unk_token, --word_delimiter_token: give three that are in no transcript")
-    tokens += sorted(characters)
+    vocabulary = {token: number for number, token in enumerate([*special, *sorted(characters)])}
+    tokens = dict(zip(("pad_token", "unk_token", "word_delimiter_token"), special))
     with tempfile.TemporaryDirectory() as folder:
-        path = write_json(Path(folder) / "vocab.json", {token: number for number, token in enumerate(tokens)})
-        special = {"unk_token": unknown, "pad_token": blank, "word_delimiter_token": delimiter}
-        # Otherwise they are added behind the vocabulary, where the head has no output.
-        tokenizer = Wav2Vec2CTCTokenizer(str(path), **special, bos_token=None, eos_token=None)
+        path = write_json(Path(folder) / "vocab.json", vocabulary)
+        # Otherwise the other two are added behind the vocabulary, where the head has no output.
+        tokenizer = Wav2Vec2CTCTokenizer(str(path), **tokens, bos_token=None, eos_token=None)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
@@ -101,24 +86,18 @@ def encode(tokenizer, texts: Iterable[str]) -> list[list[int]]:
     return [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)) for text in texts]
 
 
-# Labels and frames
-
-
 def frames_needed(labels: Sequence[int]) -> int:
     """The fewest frames that an alignment takes: one a label, and a blank between two equal neighbours."""
     return len(labels) + sum(one == other for one, other in itertools.pairwise(labels))
 
 
 def check_transcripts(splits, processor, args, run):
-    """Takes what does not fit into its audio out of training (or refuses it), and warns of it elsewhere; in place.
-
-    Returns the processor: the model's, or else one of the training data's characters. Warns of those that it lacks.
-    """
+    """The processor, or a new one for None; takes what does not fit its audio out of training, else warns of it."""
     if processor is None:
         if "train" not in splits:
             raise UserError(f"{args.model}: has no vocabulary of characters; train it with --do_train")
-        tokens = {"blank": args.pad_token, "unknown": args.unk_token, "delimiter": args.word_delimiter_token}
-        processor = make_processor(splits["train"]["text"][:], load_feature_extractor(args), **tokens)
+        special = args.pad_token, args.unk_token, args.word_delimiter_token
+        processor = make_processor(splits["train"]["text"][:], load_feature_extractor(args), special)
     tokenizer, config = processor.tokenizer, load_config(args)
     for name, clips in splits.items():
         if "text" not in clips.column_names:
@@ -133,9 +112,8 @@ def check_transcripts(splits, processor, args, run):
         there = frame_counts(config, np.round(np.array(clips["seconds"][:]) * RATE).astype(np.int64))
         if name == "train":
             frame = pd.DataFrame({"where": clips["id"][:], "reason": "", "problem": ""})
-            words = [f"the transcript needs {of:,} frames, but the audio has {has:,}" for of, has in zip(needed, there)]
-            words = [f"{sentence}: is one of them wrong, or cut off?" for sentence in words]
-            mark(frame, there < needed, "transcript longer than the audio", words)
+            longer = "the transcript has more characters than its audio has frames: one of them is wrong, or cut off"
+            mark(frame, there < needed, "transcript longer than the audio", longer)
             good, skipped = without_bad(frame, "the transcripts", args.on_bad_example == "skip")
             splits[name] = clips.select(good.index)
             splits.facts[name]["skipped"] |= skipped

@@ -50,7 +50,7 @@ def run() -> SimpleNamespace:
 
 def load(listener=None, kind: str = "label", phases: str = "train validation test", **values):
     """The splits of a source, as the scripts load them."""
-    own = ("classes", "names", "prepare", "silent_ok")
+    own = ("classes", "names", "prepare")
     options, listener = {name: values.pop(name) for name in own if name in values}, listener or run()
     options["rules"] = Normalization("keep", "keep") if kind == "text" else None
     args = arguments(kind, phases, **{k: str(v) if isinstance(v, Path) else v for k, v in values.items()})

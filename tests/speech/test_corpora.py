@@ -98,7 +98,9 @@ def test_letters_apply_only_if_all_names_match_or_the_corpus_is_named(tmp_path):
     for name in (*NAMES["emodb"], "a_stranger.wav"):
         write(tmp_path / name)
     unnamed = {"classes": EMOTIONS}
-    assert "not in folders by class" in message(train, tmp_path, **unnamed)
+    assert "nothing says the label of its clips; give a table that does, or folders by class" in message(
+        train, tmp_path, **unnamed
+    )
     assert "does not match --corpus emodb" in message(train, tmp_path, corpus="emodb", **unnamed)
     skipped = load(phases="train", train_file=[str(tmp_path)], corpus="emodb", on_bad_example="skip", **unnamed)
     assert skipped.facts["train"]["skipped"] == {"name does not match": 1} and len(skipped["train"]) == 7
@@ -266,8 +268,7 @@ def commands(tmp_path):
 
 def of_task(rows, whole_silence: bool = False):
     """All words, and the noise in seconds."""
-    options = {"keywords": ["all"], "usual": [], "known": (), "share": None, "seed": 0}
-    return task_classes(rows, **options, whole_silence=whole_silence)
+    return task_classes(rows, keywords=["all"], usual=[], known=(), whole_silence=whole_silence)
 
 
 def test_speech_commands_by_list(commands):
@@ -287,7 +288,7 @@ def test_speech_commands_by_list(commands):
     for options in ({}, {"prepare": partial(of_task, whole_silence=True)}):
         silence = [row for row in load(data_dir=commands, **options)["train"] if row["id"].startswith("_back")]
         assert len(silence) == 1 and silence[0]["end"] is None and silence[0]["seconds"] == 10.0
-    assert "no transcripts" in message(load, kind="text", data_dir=commands)
+    assert "nothing says the text of its clips; give a table" in message(load, kind="text", data_dir=commands)
 
 
 @pytest.mark.parametrize("ending, place, line", [(".flac", "", "yes/{}.wav"), (".wav", "audio/", "yes/{}.wav\r")])
@@ -330,7 +331,7 @@ def test_librispeech(librispeech):
         "validation": (["84-1-0000", "84-1-0001"], ["84", "84"], ["TEXT 0", "TEXT 1"]),
         "test": (["61-1-0000", "61-1-0001"], ["61", "61"], ["TEXT 0", "TEXT 1"]),
     }
-    assert "the clips are not in folders by class" in message(load, data_dir=librispeech)
+    assert "nothing says the label of its clips" in message(load, data_dir=librispeech)
 
 
 def test_clips_without_text_and_texts_without_clip(librispeech):

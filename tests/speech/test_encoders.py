@@ -1,4 +1,4 @@
-"""Encoders of the real architectures, at small size: padded batches against batches of one, layers, what is trained."""
+"""Encoders of the real architectures, at small size: padded batches against batches of one, what is trained."""
 
 import contextlib
 import copy
@@ -17,7 +17,6 @@ from common.speech.encoders import (
     frame_counts,
     frames_in,
     freeze,
-    keep_layers,
     prepare_encoder,
 )
 from common.speech.training import SpeechTrainer
@@ -215,36 +214,7 @@ def test_short_clips_do_not_stop_training(name):
     assert largest_difference(model.eval(), batch_of((500, 1_234), width=SHORTEST_BATCH)) < 1e-5
 
 
-# Layers, freezing, learning rates
-
-
-@pytest.mark.parametrize("task", ["", "classes"])
-@pytest.mark.parametrize("name", ["hubert", "hubert-large"])
-def test_the_first_layers_alone(name, task, tmp_path):
-    whole = make(name, task, num_hidden_layers=4)
-    cut = copy.deepcopy(whole)
-    keep_layers(cut, 2)
-    clips = {"input_values": torch.randn(2, 8_000)}
-    with torch.no_grad():
-        states = whole.base_model(**clips, output_hidden_states=True).hidden_states[2]
-        if name == "hubert-large":
-            states = whole.base_model.encoder.layer_norm(states)
-        torch.testing.assert_close(cut.base_model(**clips).last_hidden_state, states, rtol=0, atol=1e-6)
-        expected = output(cut, clips)
-    cut.save_pretrained(tmp_path)
-    loaded, report = AUTO[task].from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(report.values()) and loaded.config.num_hidden_layers == 2
-    with torch.no_grad():
-        assert torch.equal(output(loaded.eval(), clips), expected)
-
-
-def test_layers_of_other_families_and_layers_that_are_not_there():
-    for name in ("ast", "whisper"):
-        model = make(name, "classes")
-        keep_layers(model, 1)
-        assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in make(name, "classes").parameters())
-    for count in (3, 0, -1):
-        assert message(keep_layers, make("hubert"), count) == f"--layer {count}: the encoder has layers 1 to 2"
+# Freezing, learning rates
 
 
 @pytest.mark.parametrize(

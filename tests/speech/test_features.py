@@ -38,7 +38,7 @@ def clips(tmp_path_factory) -> datasets.Dataset:
 
 def run_of(cache: Path, **settings) -> SimpleNamespace:
     training = SimpleNamespace(seed=0, bf16=False, fp16=False, world_size=1, process_index=0)
-    defaults = {"freeze": "encoder", "feature_cache": "float32", "augment_speed": 0.0, "augment_noise": None}
+    defaults = {"freeze": "encoder", "feature_cache": "float32", "augment_speed": 0.0}
     args = SimpleNamespace(cache_dir=str(cache), overwrite_cache=False, training_args=training)
     vars(args).update(defaults | settings)
     notes = []
@@ -122,7 +122,7 @@ def test_the_output_of_frozen_convolutions_is_kept(name, clips, tmp_path):
             assert short["input_values"].shape[1] == 12 and model.train()(**short).logits.isfinite().all()
     run = run_of(tmp_path, freeze="convolution")
     assert inputs_of(make("sew", "classes"), clips, run, "sew")[0].features is None
-    assert run.notes == ["the frozen convolutions run in every epoch: a sew model takes no cached ones"]
+    assert run.notes == ["the output of the frozen convolutions is not kept: a sew model takes none"]
 
 
 def test_half_the_space(clips, tmp_path):
@@ -212,7 +212,7 @@ def test_batches_as_on_a_gpu_give_the_same(clips, tmp_path):
     sizes, found = batches(None)
     assert sizes == [[1.2], [0.75, 0.5], [0.5, 0.5, 0.5], [0.3, 0.1]]
     for row, states in enumerate(found):
-        np.testing.assert_allclose(states, rows[row]["features"].reshape(-1), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(states, rows.__getitems__([row])[0]["features"].reshape(-1), rtol=0, atol=1e-5)
     assert [len(group) for group in batches(0.8)[0]] == [1, 2, 2, 2, 1], "all are 0.8 s, but the first is loaded whole"
 
 
@@ -245,7 +245,7 @@ def test_lists_of_labels_are_padded(clips):
 def test_augmentation_is_the_same_again_and_another_each_epoch(clips):
     extractor = extractor_of("hubert")
     extractor.do_normalize = False
-    collator = ClipCollator(extractor, speed=0.1, noise=20.0, seed=3)
+    collator = ClipCollator(extractor, speed=0.1, seed=3)
     rows = [clips[0] | {"augmented": True}, clips[0] | {"augmented": True}, clips[0] | {"augmented": None}]
     first, again = collator(rows), collator(rows)
     assert torch.equal(first["input_values"], again["input_values"])
@@ -256,9 +256,6 @@ def test_augmentation_is_the_same_again_and_another_each_epoch(clips):
     np.testing.assert_allclose(first["input_values"][2, :12_000], plain, atol=1e-6)
     collator.epoch = 1
     assert collator(rows)["attention_mask"].sum(1).tolist()[:2] != lengths[:2]
-    noisy = ClipCollator(extractor, noise=20.0, seed=3).augmented(plain, "x", 0) - plain
-    ratio = 20 * np.log10(plain.std() / noisy.std())
-    assert 19.5 < ratio < 40.5 and noisy.dtype == np.float32
 
 
 def test_only_training_clips_are_changed(clips, tmp_path):
@@ -267,6 +264,6 @@ def test_only_training_clips_are_changed(clips, tmp_path):
     prepare_encoder(model)
     freeze(model, "convolution")
     inputs, collator = model_inputs(run, model, {"train": clips, "validation": clips}, extractor_of("hubert"))
-    assert run.notes == ["the frozen convolutions run in every epoch: clips change in every epoch"]
+    assert run.notes == ["the output of the frozen convolutions is not kept: clips change in every epoch"]
     lengths = {n: collator(rows.__getitems__([0, 5]))["attention_mask"].sum(1).tolist() for n, rows in inputs.items()}
     assert lengths["validation"] == [12_000, 19_200] and lengths["train"][0] != 12_000

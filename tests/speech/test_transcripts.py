@@ -7,12 +7,10 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.speech.corpora import clips_frame
 from common.speech.transcripts import (
     Normalization,
     case_of,
@@ -21,7 +19,6 @@ from common.speech.transcripts import (
     frames_needed,
     make_processor,
     normalize,
-    normalize_texts,
 )
 from tests.helpers import message
 from tests.speech.clips import run
@@ -83,13 +80,6 @@ def clips(texts, seconds: float = 1.0):
     )
 
 
-def test_empty_transcripts_are_bad_where_there_is_truth():
-    frame = clips_frame([*"abc"], [*"abc"], text=["a.", " ?", ""])
-    normalize_texts(frame, pd.Series([True, True, False]), Normalization())
-    assert frame["text"].tolist() == ["A", "", ""]
-    assert frame["reason"].tolist() == ["", "empty transcript", ""]
-
-
 # Vocabulary
 
 
@@ -112,11 +102,11 @@ def test_the_vocabulary(extractor):
     assert len(tokenizer) == tokenizer.vocab_size == 6  # nothing behind what the head has outputs for
     assert (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.word_delimiter_token_id) == (0, 1, 2)
     assert processor.feature_extractor is extractor
-    other = make_processor(["A B"], extractor, blank="<pad>", unknown="<unk>", delimiter="_").tokenizer
+    other = make_processor(["A B"], extractor, ("<pad>", "<unk>", "_")).tokenizer
     assert other.get_vocab() == {"<pad>": 0, "<unk>": 1, "_": 2, "A": 3, "B": 4}
     assert encode(other, ["B A"]) == [[4, 2, 3]] == [other("B A").input_ids]
-    for tokens in ({"delimiter": "A"}, {"blank": "[UNK]"}):
-        assert "give three that are in no transcript" in message(make_processor, ["B A"], extractor, **tokens)
+    for tokens in (("[PAD]", "[UNK]", "A"), ("[UNK]", "[UNK]", "|")):
+        assert "give three that are in no transcript" in message(make_processor, ["B A"], extractor, tokens)
 
 
 def own_vocabulary(folder, tokens, **settings):
@@ -230,8 +220,8 @@ def test_transcripts_that_do_not_fit_and_unknown_characters(tokenizer, monkeypat
     texts = ["AB", "ABC" * 20, "CÉ É"]  # a second has 49 frames
     sentence = message(checked, tokenizer, "stop", monkeypatch, train=clips(texts))
     assert sentence == (
-        "clip 1: the transcript needs 60 frames, but the audio has 49: is one of them wrong, or cut off?; mend it or "
-        "pass --on_bad_example skip"
+        "clip 1: the transcript has more characters than its audio has frames: one of them is wrong, or cut off; "
+        "mend it or pass --on_bad_example skip"
     )
     splits, said = checked(tokenizer, "skip", monkeypatch, train=clips(texts), validation=clips(texts))
     assert splits["train"]["id"][:] == ["clip 0", "clip 2"] and len(splits["validation"]) == 3
