@@ -66,7 +66,6 @@ LEAKS = (
     "may stand in training, and the tested rows are balanced as no real ones are."
 )
 HOLDOUT = "The part 'holdout' was put aside before all that: its figures, of the same model, are those to believe."
-NO_HOLDOUT = "No row was put aside before that (--holdout_share 0): no figure of this run is to be believed."
 # Flags that change something where nothing is trained.
 OF_PREDICTION = {
     *("model", "do_eval", "do_predict", "validation_file", "test_file", "on_bad_example", "threshold", "miss_cost"),
@@ -111,20 +110,19 @@ class FraudArguments(RunArguments, DataArguments):
     )
     threshold: str = flag(
         "f1",
-        "probability from which on a row is fraud, chosen on validation: f1, the best; recall@0.9, the largest recall "
-        "with that precision; cost, the smallest; or a number",
+        "probability from which on a row is fraud, chosen on validation: f1, the best; cost, the least; or a number",
     )
     amount_column: str | None = flag(None, "what a missed fraud costs; unset: --miss_cost")
     miss_cost: float = flag(100.0, "cost of a missed fraud")
     alert_cost: float = flag(1.0, "cost of looking at an alert")
-    alerts_per_day: int = flag(100, "that a fraud desk can look at: precision and recall of the likeliest of each day")
+    alerts_per_day: int = flag(100, "that a fraud desk can look at: precision of the likeliest of each day")
     baselines: bool = flag(True, "train logistic regression, boosting and an isolation forest on the same rows, too")
 
     def __post_init__(self):
         super().__post_init__()
-        for name, least in {"test_share": 1, "validation_share": 1, "holdout_share": 0}.items():
+        for name in ("test_share", "validation_share", "holdout_share"):
             share = getattr(self, name)
-            if share is not None and not (0 < share < 1 or share == least == 0):
+            if share is not None and not 0 < share < 1:
                 raise UserError(f"--{name} {share}: must be above 0 and below 1")
         if not 0 < self.resample_ratio <= 1:
             raise UserError(f"--resample_ratio {self.resample_ratio}: must be above 0, up to 1")
@@ -149,7 +147,6 @@ class FraudArguments(RunArguments, DataArguments):
             "resample_ratio": self.resample == "none",
             "neighbours": self.resample in ("none", "oversample", "undersample"),
             "miss_cost": self.amount_column is not None,
-            "metric_for_best_model": not training.load_best_model_at_end and self.early_stopping_patience is None,
         }
         for name in sorted(self.explicit):
             if useless.get(name) or not (training.do_train or name in OF_PREDICTION):
@@ -162,7 +159,7 @@ class FraudArguments(RunArguments, DataArguments):
             return
         if self.model in ("cnn", "mlp"):
             raise UserError("without --do_train, --model must be the folder of a model trained here")
-        if "threshold" in self.explicit and self.decision.rule != "fixed":
+        if "threshold" in self.explicit and self.decision.rule in ("f1", "cost"):
             raise UserError(f"--threshold {self.threshold}: is chosen in training; give a number, or leave it out")
         for phase, file in (("do_eval", "validation_file"), ("do_predict", "test_file")):
             if getattr(training, phase) and not getattr(self, file):
@@ -249,17 +246,13 @@ def decided(run, args) -> dict:
     training, detections = args.training_args, {}
     with run.phase("model"):
         detector = Detector.load(Path(args.model))
-        if given := args.decision.rule == "fixed":
-            detector.threshold = args.decision.value
+        if given := isinstance(args.decision.rule, float):
+            detector.threshold = args.decision.rule
         run.note(f"threshold {detector.threshold:.4g}: {'given' if given else 'that of the training'}")
     files = {"validation": args.validation_file * training.do_eval, "test": args.test_file * training.do_predict}
     for name in [name for name in files if files[name]]:
         with run.phase("predicting"):
-            settings = {"skip_bad": args.on_bad_example == "skip", "truth": name == "validation" or None}
-            found = results.predict_file(files[name], detector, run.output_dir / results.PREDICTIONS[name], **settings)
-        detections[name], run.data["splits"][name], warnings = found
-        for sentence in warnings:
-            run.warn(sentence)
+            detections[name] = results.predict_files(run, name, files[name], detector)
     return finish(run, args, KerasTrainer(run, detector, None, None), {results.OURS: detections})
 
 
@@ -278,7 +271,7 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
     trainer.metrics |= results.flat(scores["metrics"])
     if args.protocol == "published":
         run.leaks(LEAKS)
-        run.leaks(HOLDOUT if args.holdout_share != 0 else NO_HOLDOUT)
+        run.leaks(HOLDOUT)
         if {"test", "holdout"} <= known:
             table, sentence = leak_worth(*(models[results.OURS][name] for name in ("test", "holdout")))
             tables.insert(0, table)
@@ -286,16 +279,14 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
     tables += [results.resampling_table(*resampling)] if resampling else []
 
     def write(content: dict) -> tuple[dict, list, str]:
-        files, cards = {name: results.PREDICTIONS[name] for name in predicted}, []
-        if training.do_train:
-            for name, one in predicted.items():
-                results.write_predictions(run.output_dir / files[name], [one])
-                cards = results.error_cards(one) if name != "holdout" else cards
-        files = {f"{name}_predictions": file for name, file in files.items()}
-        files |= results.draw_plots(content, models, run.output_dir)
+        files = results.draw_plots(content, models, run.output_dir)
+        for name, one in predicted.items():
+            files[f"{name}_predictions"] = results.PREDICTIONS[name]
+            if training.do_train:
+                results.write_predictions(run.output_dir / results.PREDICTIONS[name], [one])
         if resampling and resampling[3] and resampling[3].generated_.any():
             files |= results.draw_adasyn(*resampling[1:], run.output_dir)
-        return files, cards, "Worst errors"
+        return files, (), ""
 
     names = ("precision_at_half", "recall_at_half", "f1_at_half")
     rows = [reference("report 004, test", of, dict(zip(names, values))) for of, values in (published or {}).items()]

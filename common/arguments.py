@@ -6,6 +6,7 @@ value decides (`variants`), else the recipe, else the default; `record` says whi
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,16 +18,11 @@ import yaml
 from common.errors import UserError
 from common.help import options_of, script_of, show_help
 from common.legacy_flags import DROPPED, Row, translate
-from common.training_flags import (
-    PHASES,
-    Values,
-    check_ranges,
-    flag,
-    training_arguments,
-)
+from common.training_flags import PHASES, Values, check_ranges, flag, training_arguments
 
 T = TypeVar("T", bound="Arguments")
 SECRETS = {"token", "hub_token", "push_to_hub_token", "use_auth_token"}
+FILES = (".yaml", ".yml", ".json")  # of arguments
 LIMITS = {"train_file": "max_train_samples", "validation_file": "max_eval_samples", "test_file": "max_predict_samples"}
 
 
@@ -76,9 +72,7 @@ class DataArguments(Arguments):
 
     demo: bool = flag(False, "built-in synthetic data and a tiny model: no network, done in seconds")
     dataset: str | None = flag(None, "hub id of the data; files, where given, are used instead", "--dataset_name")
-    dataset_config: str | None = flag(
-        None, "configuration of the dataset; unset: its only one", "--dataset_config_name"
-    )
+    dataset_config: str | None = flag(None, "configuration of the data; unset: the only one", "--dataset_config_name")
     dataset_revision: str | None = flag(None, "branch, tag or commit of the dataset; unset: its main branch")
     train_file: list[str] = flag([], "your own training data: files, patterns such as data/*.csv, URLs")
     validation_file: list[str] = flag([], "your own validation data")
@@ -107,9 +101,7 @@ class LabelArguments(Arguments):
     _argument_group_name = "classes"
 
     label_column: str | None = flag(None, "column of the class; unset: label, gold_label, ...", "--label_column_name")
-    label_order: str | None = flag(
-        None, "what 0, 1, 2 stand for where data or a checkpoint number the classes: NAME,NAME,NAME"
-    )
+    label_order: str | None = flag(None, "what 0, 1, 2 stand for in data or a checkpoint without names: NAME,NAME,NAME")
     class_weights: Literal["none", "balanced", "sqrt"] = flag(
         "none", "weight of a class in the loss: as scikit-learn's balanced, or its square root"
     )
@@ -132,9 +124,7 @@ class RunArguments(Arguments):
     _argument_group_name = "training"
 
     overwrite_output_dir: bool = flag(False, "empty the output folder of an earlier run first")
-    early_stopping_patience: int | None = flag(
-        None, "stop after so many evaluations without a better one; unset: never"
-    )
+    early_stopping_patience: int | None = flag(None, "stop after so many evaluations without a better one")
     early_stopping_threshold: float = flag(0.0, "by how much an evaluation must be better to count as such")
     push_predictions: bool = flag(True, "--push_to_hub uploads the predictions, too, which hold texts of your data")
 
@@ -169,43 +159,34 @@ def parse_arguments(
     Raises:
         UserError: what the user got wrong. KeyError: a recipe, demo or variant of unknown names.
     """
-    rows, in_file, demo, variants = dict(legacy or {}), {}, demo or {}, variants or {}
     argv = [str(token) for token in (sys.argv[1:] if argv is None else argv)]
-    help_settings = {"recipe": recipe, "demo": demo, "variants": variants, "training": training, "phases": phases}
-    show_help(kind, argv, **help_settings)
-    file = (
-        argv.pop(0) if argv and argv[0][0:1] != "-" and argv[0].lower().endswith((".yaml", ".yml", ".json")) else None
-    )
-    from_file = file and _tokens_of_file(file)
+    show_help(kind, argv, recipe=recipe, demo=demo, variants=variants, training=training, phases=phases)
+    command, rows = _masked([script_of(kind).name, *argv]), dict(legacy or {})
+    file = argv.pop(0) if argv and not argv[0].startswith("-") and argv[0].lower().endswith(FILES) else ""
+    from_file = _tokens_of_file(file) if file else []
 
     from transformers.hf_argparser import HfArgumentParser
 
-    command = [script_of(kind).name, *([file] if file else []), *_masked(argv)]
     on_transformers = training == "transformers"
     if on_transformers:
         from transformers import TrainingArguments as training
 
         rows = DROPPED | rows
     every = {field.name: field for field in (*fields(kind), *fields(training)) if field.init}
-    for layer in (recipe, demo, variants, *(row for cases in variants.values() for row in cases.values())):
-        if unknown := layer.keys() - every.keys():
-            raise KeyError(f"the recipe, the demo or a variant sets {sorted(unknown)}, which is no argument")
-
     parser = HfArgumentParser((kind, training), allow_abbrev=False, add_help=False, exit_on_error=False)
     known = {option for field in every.values() for option in options_of(field)}
-    if file:
-        in_file = _parse(parser, every, translate(from_file, rows, known, f"{file}: "), f"{file}: ")
+    in_file = _parse(parser, every, translate(from_file, rows, known, f"{file}: "), f"{file}: ")
     given = _parse(parser, every, translate(argv, rows, known))
 
     values = Values(every, in_file.keys() | given.keys())
-    demo = demo if {**in_file, **given}.get("demo") else {}
-    chosen = {**recipe, **demo, **in_file, **given}
+    in_demo = (demo or {}) if (in_file | given).get("demo") else {}
     values.put("recipe", recipe)
-    for name, cases in variants.items():
-        case = chosen.get(name, every[name].default)
+    for name, cases in (variants or {}).items():
+        case = {**recipe, **in_demo, **in_file, **given}.get(name, every[name].default)
         values.put(f"variant --{name} {case}", cases.get(case, {}))
-    for source, layer in (("demo", demo), (f"file {Path(file or '').name}", in_file), ("command line", given)):
-        values.put(source, layer)
+    values.put("demo", in_demo)
+    values.put(f"file {Path(file).name}", in_file)
+    values.put("command line", given)
     _derive(values, recipe, phases)
     check_ranges(values)
 
@@ -238,73 +219,63 @@ def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[s
         namespace, extra = parser.parse_known_args(tokens, argparse.Namespace(**dict.fromkeys(names)))
     except argparse.ArgumentError as error:
         raise UserError(f"{where}{(error.argument_name or '').split('/')[0]}: {error.message[:200]}") from None
-    if extra and extra[0].startswith("-"):
-        raise UserError(f"{where}unknown flag {extra[0]}; see --help")
     if extra:
-        raise UserError(f"{where}{extra[0]!r} is one value too many; a file of arguments (.yaml, .json) comes first")
+        what = "unknown flag, or one value too many; a file of arguments (.yaml, .json) comes first"
+        raise UserError(f"{where}{extra[0]!r}: {what}; see --help")
     found = {name: value for name, value in vars(namespace).items() if value is not None}
-    if empty := next(
-        (name for name, value in found.items() if "" in (value if isinstance(value, list) else [value])), ""
-    ):
-        raise UserError(f"{where}--{empty}: its value is empty; give one, or leave the flag out")
+    for name, value in found.items():
+        if "" in (value if isinstance(value, list) else [value]):
+            raise UserError(f"{where}--{name}: its value is empty; give one, or leave the flag out")
     return found
 
 
-def _masked(argv: list[str]) -> list[str]:
-    shown = list(argv)
-    for i, token in enumerate(argv):
-        name, equals, _ = token.partition("=")
-        if name.startswith("--") and name[2:].replace("-", "_") in SECRETS:
-            if equals:
-                shown[i] = f"{name}=***"
-            elif argv[i + 1 :] and not argv[i + 1].startswith("--"):
-                shown[i + 1] = "***"
-    return shown
+def _masked(command: list[str]) -> list[str]:
+    """With *** for secrets; the tokens are joined by a character that none can hold."""
+    names = "|".join(SECRETS).replace("_", "[-_]")
+    return re.sub(rf"(?<![^\0])(--(?:{names})[=\0])(?!--)[^\0]*", r"\1***", "\0".join(command)).split("\0")
 
 
 def _plain(value: Any) -> Any:
     """For JSON: members of enumerations by value, settings as dictionaries, all else as text."""
-    text = json.dumps(value, default=lambda item: item.to_dict() if hasattr(item, "to_dict") else str(item))
-    return json.loads(text, parse_constant=str)
-
-
-class _Yaml(yaml.SafeLoader):
-    """Without aliases, which make small files large, and without tags."""
-
-    def compose_node(self, parent, index):
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            raise yaml.MarkedYAMLError(problem="aliases and tags are not taken", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+    return json.loads(json.dumps(value, default=lambda v: v.to_dict() if hasattr(v, "to_dict") else str(v)))
 
 
 def _tokens_of_file(path: str) -> list[str]:
     """A file of arguments as command-line arguments, values as they are written: argparse reads `5e-5`, `no`, `0123`.
 
-    JSON is read as YAML, of which it is a part. A mapping goes on as its text, for flags that take JSON.
+    JSON is read as YAML, of which it is a part; a mapping goes on as its text.
     """
+
+    def refuse(line: int, problem: str):
+        raise UserError(f"{path}, line {line + 1}: {problem}")
+
     try:
         if not Path(path).is_file() or Path(path).stat().st_size > 100_000:
             raise UserError(f"{path}: there is no such file, or it is too large for a file of arguments")
         text = Path(path).read_text("utf-8-sig")
-        root = _Yaml(text.replace("\t", " ") if path.lower().endswith(".json") else text).get_single_node()
+        text = text.replace("\t", " ") if path.lower().endswith(".json") else text
+        for event in yaml.parse(text, yaml.SafeLoader):  # aliases make small files large
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+                refuse(event.start_mark.line, "aliases and tags are not taken")
+        root = yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        refuse(error.problem_mark.line, error.problem)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        line = f", line {error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
-        problem = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "problem", None) or error
-        raise UserError(f"{path}{line}: {' '.join(str(problem).split())}") from None
+        problem = "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{path}: {problem}") from None
     if root is not None and not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: a file of arguments has one `name: value` for each flag, not a bare list or value")
     tokens, names = [], set()
     for key, value in root.value if root else ():
-        name = str(key.value).lstrip("-").replace("-", "_")
+        name, line = str(key.value).lstrip("-").replace("-", "_"), key.start_mark.line
         if name in names:
-            raise UserError(f"{path}, line {key.start_mark.line + 1}: {name} is given twice")
+            refuse(line, f"{name} is given twice")
         names.add(name)
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if isinstance(value, yaml.MappingNode) and name.endswith(("_kwargs", "_config", "deepspeed")):
             tokens.append(f"--{name}={text[value.start_mark.index : value.end_mark.index]}")
         elif not all(isinstance(item, yaml.ScalarNode) for item in items):
-            raise UserError(f"{path}, line {key.start_mark.line + 1}: {name} takes plain values, no nested ones")
+            refuse(line, f"{name} takes plain values, no nested ones")
         elif len(items) > 1:
             tokens += [f"--{name}", *(item.value for item in items)]
         elif items and not items[0].tag.endswith(":null"):

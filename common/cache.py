@@ -3,8 +3,8 @@
 `python -m common.cache` says where it is and how large; `--clear` empties it. Everything in it can be made again.
 """
 
+import argparse
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -13,19 +13,18 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
 import time
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from common.errors import DISK_ERRORS, UserError, said_by
+import datasets
+import filelock
+import numpy as np
 
-if TYPE_CHECKING:
-    import datasets
-    import numpy as np
+from common.errors import UserError, said_by
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 STARTED = time.time()
@@ -38,57 +37,62 @@ def cache_dir(args=None) -> Path:
     return Path(given or Path.home() / ".cache") / "finetuning-scripts"
 
 
-# Work that processes share
-
-
 def shared_map(
-    dataset: "datasets.Dataset", function: Callable, *, key: dict, args, run=None, **map_arguments
-) -> "datasets.Dataset":
-    """`dataset.map(function, **map_arguments)`, kept on disk, each process computing a share of the rows.
+    dataset: datasets.Dataset, function: Callable, *, key: dict, args, run=None, **map_arguments
+) -> datasets.Dataset:
+    """`dataset.map(function, **map_arguments)`, kept on disk, memory-mapped; each process computes a share of the rows.
 
-    The rows are cut into as many parts as there are processes. A process computes whichever part is not there and not
-    being computed by another, beginning with its own; so nobody waits in a collective, a slow or dead process does not
-    hold up the others, and machines without a common disk each compute the whole. The result is memory-mapped.
+    A process computes whichever part is not there and not being computed by another, beginning with its own; so nobody
+    waits in a collective, a slow or dead process does not hold up the others, and machines without a common disk each
+    compute the whole. The function must treat each row alone: where batches begin depends on the number of processes.
 
-    Args:
-        key: all that the result depends on besides the code (fingerprints, names, settings); json. The function must
-            treat each row alone: where batches begin depends on the number of processes.
-        args: with cache_dir, overwrite_cache and training_args.
-        run: its `warn` gets what went wrong with the cache.
-        map_arguments: as for `map`, but for `num_proc`: the processes are those of the launch.
+    `key`: all that the result depends on (fingerprints, names, settings), for json; the code in the function's folder
+    is in it, too. `run`: its `warn` gets what went wrong with the cache.
     """
     processes, process = min(args.training_args.world_size, len(dataset)), args.training_args.process_index
-    name = hashlib.sha256(json.dumps([key, len(dataset)], sort_keys=True).encode()).hexdigest()[:40]
+    settings = json.dumps([key, _code_of(function), len(dataset), processes], sort_keys=True)
+    name = hashlib.sha256(settings.encode()).hexdigest()[:40]
     folder = cache_dir(args) / "maps" / name
     notice = run.warn if run else logger.warning
     oldest = STARTED if args.overwrite_cache else 0.0
+
+    def compute(i: int) -> datasets.Dataset:
+        for left in folder.glob(f"{i}-*"):  # of a killed process
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{i}-") as partial:  # a full disk leaves nothing half
+            rows, target = dataset.shard(processes, i, contiguous=True), f"{partial}/rows.arrow"
+            rows.map(function, cache_file_name=target, new_fingerprint=f"{name}-{i}", **map_arguments)
+            os.replace(target, folder / f"{i}.arrow")
+        return datasets.Dataset.from_file(str(folder / f"{i}.arrow"))
+
     try:
-        parts = _complete(folder, oldest) or _computed(
-            dataset, function, folder, processes, process, oldest, notice, map_arguments
-        )
-    except OSError as error:
-        if error.errno not in (*DISK_ERRORS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {i: _load(folder / f"{i}.arrow", oldest, notice) for i in range(processes)}
+        while missing := [i for i in parts if parts[i] is None]:
+            for i in sorted(missing, key=lambda i: (i - process) % processes):
+                with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / f"{i}.lock", timeout=0):
+                    parts[i] = _load(folder / f"{i}.arrow", oldest)  # another process may have been quicker
+                    if parts[i] is None:
+                        parts[i] = compute(i)
+            if None in parts.values():
+                time.sleep(0.2)  # others compute what is missing
+    except OSError as error:  # one of the function's own comes again
         notice(f"cache {folder.parent}: {error.strerror or error}; going on without it, in memory")
         return dataset.map(function, keep_in_memory=True, new_fingerprint=name, **map_arguments)
-    import datasets
-
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    return datasets.concatenate_datasets([*parts.values()])
 
 
-def _complete(folder: Path, oldest: float) -> list["datasets.Dataset"] | None:
-    """A whole set of parts, made by whatever number of processes, if there is one."""
-    for number in sorted({int(path.name.partition("-of-")[2]) for path in folder.glob("*-of-*[0-9]")}):
-        parts = [_load(folder / f"{i}-of-{number}", oldest) for i in range(number)]
-        if all(part is not None for part in parts):
-            return parts
-    return None
+def _code_of(function: Callable) -> str:
+    """SHA-256 of the modules beside a function: who changes how something is computed wants it anew."""
+    module = sys.modules[getattr(function, "func", function).__module__]
+    file, digest = getattr(module, "__file__", None), hashlib.sha256()
+    for path in sorted(Path(file).parent.glob("*.py")) if file else ():  # a notebook has none
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
-def _load(part: Path, oldest: float, notice: Callable[[str], object] = logger.debug) -> "datasets.Dataset | None":
-    import datasets
-
-    file = part / "rows.arrow"
+def _load(file: Path, oldest: float, notice: Callable[[str], object] = logger.debug) -> datasets.Dataset | None:
+    """A part that is there, whole, and not older than that."""
     try:
         if file.stat().st_mtime >= oldest:
             return datasets.Dataset.from_file(str(file))
@@ -99,46 +103,10 @@ def _load(part: Path, oldest: float, notice: Callable[[str], object] = logger.de
     return None
 
 
-def _computed(dataset, function, folder: Path, processes: int, process: int, oldest: float, notice, map_arguments):
-    """Computes parts until all are there."""
-    import filelock
-
-    order = [(process + i) % processes for i in range(processes)]
-    folder.mkdir(parents=True, exist_ok=True)
-    told = time.monotonic()
-    done = {}
-    while len(done) < processes:
-        for i in (i for i in order if i not in done):
-            part = folder / f"{i}-of-{processes}"
-            with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{part}.lock", timeout=0):
-                rows = _load(part, oldest, notice)
-                if rows is None:
-                    shutil.rmtree(part, ignore_errors=True)  # a damaged or old one, or what a killed process left
-                    part.mkdir()
-                    target = {"cache_file_name": str(part / "rows.arrow"), "load_from_cache_file": False}
-                    target |= {"new_fingerprint": f"{folder.name}-{i}-{processes}", **map_arguments}
-                    try:
-                        dataset.shard(processes, i, contiguous=True).map(function, **target)
-                    except BaseException:
-                        shutil.rmtree(part, ignore_errors=True)  # it may be what fills the disk
-                        raise
-                    rows = _load(part, 0.0, notice)
-                done[i] = rows
-        if len(done) < processes:
-            time.sleep(0.2)
-        if time.monotonic() - told > 60:
-            told = time.monotonic()
-            logger.info("waiting for %d parts that other processes compute in %s", processes - len(done), folder)
-    return [done[i] for i in range(processes)]
-
-
-def arrays(dataset: "datasets.Dataset", column: str, rows: list[int]) -> list["np.ndarray"]:
+def arrays(dataset: datasets.Dataset, column: str, rows: list[int]) -> list[np.ndarray]:
     """The numbers of a `List` column at `rows`, without copying them; the data set is in the format "arrow"."""
     chunks = dataset[rows][column].chunks
     return [item.values.to_numpy(zero_copy_only=False) for chunk in chunks for item in chunk]
-
-
-# Archives
 
 
 def is_archive(path: str | Path) -> bool:
@@ -152,8 +120,6 @@ def unpacked(path: str | Path, args=None) -> Path:
     Nothing is written outside of the folder. Raises `UserError` for a damaged or encrypted archive, for one that would
     write elsewhere, and where there is no place for it.
     """
-    import filelock
-
     path = Path(os.path.abspath(path))
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -164,57 +130,42 @@ def unpacked(path: str | Path, args=None) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{folder}.lock"):
             if not folder.is_dir():
-                _unpack(path, folder.with_name(f"{folder.name}.partial"))
-                os.replace(folder.with_name(f"{folder.name}.partial"), folder)
+                with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
+                    _unpack(path, Path(partial) / "files")
+                    os.replace(Path(partial) / "files", folder)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
         said = getattr(error, "strerror", None) or said_by(error)
-        raise UserError(
-            f"{path}: cannot be unpacked ({said}); fetch the archive again, give another --cache_dir, "
-            "or unpack it yourself and give the folder"
-        ) from None
+        remedy = "fetch the archive again, give another --cache_dir, or unpack it yourself and give the folder"
+        raise UserError(f"{path}: cannot be unpacked ({said}); {remedy}") from None
     return folder
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of a killed process
-    try:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"  # not is_zipfile: a tar may end with a zip
-        if zipped:
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    info.filename = info.filename.replace("\\", "/")  # as some writers on Windows have it
-                    archive.extract(info, folder)
-            return
-        with tarfile.open(path) as archive:
-            archive.extractall(folder, filter="data")
-            # tarfile takes a damaged header for the end, but after a true end there is nothing but zeros. Reading on
-            # also checks the checksum at the end of compressed files.
-            rest = [block.strip(b"\0") for block in iter(lambda: archive.fileobj.read(2**20), b"")]
-        if not rest or any(rest):
-            raise tarfile.ReadError("it is damaged, or ends too early")
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-# The command
+    folder.mkdir()
+    if path.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder)
+        return
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+        # tarfile takes a damaged header for the end, but after a true end there is nothing but zeros. Reading on also
+        # checks the checksum at the end of compressed files.
+        rest = [block.strip(b"\0") for block in iter(lambda: archive.fileobj.read(2**20), b"")]
+    if not rest or any(rest):
+        raise tarfile.ReadError("it is damaged, or ends too early")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Prints folder and size, or empties the cache."""
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="python -m common.cache", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m common.cache", description=__doc__)
     parser.add_argument("--cache_dir", help="as given to the scripts")
     parser.add_argument("--clear", action="store_true", help="remove everything in it")
     args = parser.parse_args(argv)
     folder = cache_dir(args)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if args.clear and folder.exists():
-        aside = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}")  # so that no half of it is taken for whole
-        os.replace(folder, aside)
-        shutil.rmtree(aside)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:  # so that no half of it is taken for whole
+            os.replace(folder, Path(aside) / folder.name)
     print(f"{folder}: {size / 1e6:,.1f} MB{' removed' if args.clear else ''}")
 
 

@@ -1,6 +1,7 @@
 """Rows as splits: chosen, described, fingerprinted; what they share. Files are read by `common.files`."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.files import FORMATS, read_file, read_files
-from common.hub import load_file, load_frame, numbered
+from common.hub import class_names, load_file, load_frame, named, numbered
 
 SPLITS = ("train", "validation", "test")
 LIMITS = {"train": "max_train_samples", "validation": "max_eval_samples", "test": "max_predict_samples"}
@@ -38,10 +39,10 @@ def load_splits(
     Args:
         to_dataset: (rows, split) -> the examples, and reason -> how many rows were left out.
         hub_splits: split -> its name on the hub if that is another, or the path of a plain file in the repository.
-        columns: name of what splits should not share -> the columns that make it: {"premise": ["premise"]}.
+        columns: name of what splits should not share -> the columns that make it.
 
     Raises:
-        UserError: no data, naming the flags; no file for a split that is needed; a split without an example.
+        UserError: no data, no file for a split that is needed, or a split without an example.
     """
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     files = {name: getattr(args, f"{name}_file") for name in SPLITS}
@@ -54,10 +55,16 @@ def load_splits(
         if given and not files[name]:
             if name == "test" and "do_predict" not in args.explicit:
                 continue  # files without a test file are enough where nobody asked for a test
-            raise UserError(
-                f"there is no {name} data: give --{name}_file, or choose among --do_train --do_eval --do_predict"
-            )
-        frame = read_files(files[name], args) if given else _from_hub(args, hub_splits.get(name, name))
+            choice = "--do_train --do_eval --do_predict"
+            raise UserError(f"there is no {name} data: give --{name}_file, or choose among {choice}")
+        place = hub_splits.get(name, name)
+        if given:
+            frame = read_files(files[name], args)
+        elif place.endswith(FORMATS):
+            path, source = load_file(args, place)
+            frame = numbered(read_file(path, source), source)
+        else:
+            frame = load_frame(args, place)
         source = frame.attrs["source"]
         dataset, skipped = to_dataset(frame, name)
         if not len(dataset):
@@ -69,22 +76,11 @@ def load_splits(
     return splits
 
 
-def _from_hub(args, split: str) -> pd.DataFrame:
-    if not split.endswith(FORMATS):
-        return load_frame(args, split)
-    path, source = load_file(args, split)
-    return numbered(read_file(path, source), source)
-
-
 def select(dataset: datasets.Dataset, limit: int | None, seed: int) -> tuple[datasets.Dataset, str]:
-    """`limit` examples, drawn at random and kept in order, and in words how they were chosen.
-
-    None, a negative number, or more than there are: all of them.
-    """
+    """`limit` examples (None, or below 0: all), drawn at random and kept in order, and in words how."""
     available = len(dataset)
-    if limit is None or limit < 0 or limit >= available:
-        asked = f" ({limit:,} were asked for)" if limit is not None and limit > available else ""
-        return dataset, f"all {available:,}{asked}"
+    if limit is None or not 0 <= limit < available:
+        return dataset, f"all {available:,}"
     chosen = np.sort(np.random.default_rng(seed).permutation(available)[:limit])
     return dataset.select(chosen), f"{limit:,} of {available:,}, at random (sample_seed {seed})"
 
@@ -111,17 +107,12 @@ def label_counts(dataset: datasets.Dataset) -> dict[str, int] | None:
 
 
 def fingerprint(dataset: datasets.Dataset) -> str:
-    """SHA-256 over the rows' content, in order: two runs with the same fingerprint saw the same examples.
-
-    Classes count by name. Of how the rows are stored, nothing counts.
-    """
-    classes = {name: f.names for name, f in dataset.features.items() if isinstance(f, datasets.ClassLabel)}
-    digest = hashlib.sha256()
+    """SHA-256 over the rows' content, in order, classes by name: the same for two runs that saw the same examples."""
+    classes, digest = class_names(dataset.features), hashlib.sha256()
     for table in dataset.with_format("arrow").iter(10_000):
         rows = table.to_pydict()
         for column, names in classes.items():
-            name_of = {None: None, -1: None, **dict(enumerate(names))}
-            rows[column] = [name_of[i] for i in rows[column]]
+            rows[column] = named(rows[column], names)
         digest.update(json.dumps(rows, sort_keys=True, ensure_ascii=False, default=repr).encode())
     return digest.hexdigest()
 
@@ -129,17 +120,12 @@ def fingerprint(dataset: datasets.Dataset) -> str:
 def overlaps(splits: Mapping[str, Iterable[Hashable]], key: str) -> list[dict]:
     """What later splits share with earlier ones, as results.json's `data.overlaps` wants it.
 
-    `splits` maps a split's name to one key an example (a context, a premise, a speaker); `key` is what it is called.
+    `splits`: split -> one key an example (a context, a premise, a speaker), which is called `key`.
     """
-    found = []
-    earlier: list[tuple[str, set]] = []
-    for name, keys in splits.items():
-        keys = list(keys)
-        for other, seen in earlier:
-            shared = sum(k in seen for k in keys)
-            if shared:
-                found.append(
-                    {"between": [other, name], "key": key, "examples": shared, "share": shared / max(len(keys), 1)}
-                )
-        earlier.append((name, set(keys)))
+    keys, found = {name: list(own) for name, own in splits.items()}, []
+    for earlier, later in itertools.combinations(keys, 2):
+        seen = {*keys[earlier]}
+        if shared := sum(k in seen for k in keys[later]):
+            share = shared / len(keys[later])
+            found.append({"between": [earlier, later], "key": key, "examples": shared, "share": share})
     return found

@@ -36,9 +36,10 @@ class UserError(Exception):
     """A mistake the user can mend. The message is one sentence: the file, the row, the remedy."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The run was asked to stop (SIGINT or SIGTERM) and has left a state that can be resumed.
 
+    No `Exception`, as `KeyboardInterrupt` is none: it may come anywhere, and libraries turn exceptions into others.
     `signal_number` is what asked; the exit status is the shell's convention, 128 + signal_number.
     """
 

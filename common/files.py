@@ -7,33 +7,29 @@ import io
 import json
 import os
 import re
-import stat
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 
-from common.errors import UserError, said_by
-from common.hub import downloaded, frame_of, numbered
+from common.errors import UserError
+from common.hub import class_names, downloaded, fetching, frame_of, numbered
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+ADDRESS = ("http://", "https://")
 
 
 def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFrame:
     """The rows of csv, tsv, json (a list of rows, rows under "data", or a row a line), jsonl and parquet files.
 
-    Also compressed by gzip or in a zip of one file, from http(s) addresses, several files, and globs. A csv may be
-    separated by commas, tabs, semicolons or `|`, whichever its header has most of. A tab-separated file is taken to be
-    without any quoting (GLUE's are) when every line has as many cells as the header, split at tabs alone, but quotes
-    make a row wrong or join lines. Text is UTF-8, or UTF-16 with its mark.
-
-    Args:
-        spec: file, glob or address, or several.
-        args: with cache_dir, where addresses are fetched to.
+    `spec`: file, glob or http(s) address, or several; compressed by gzip or in a zip of one file, too. A csv may be
+    separated by commas, tabs, semicolons or `|`, whichever its header has most of; text is UTF-8, or UTF-16 with its
+    mark. `args`: with cache_dir, where addresses are fetched to.
 
     Returns:
         A row each; the index is (file, row from 1). Cells of csv and tsv are strings as they stand ("007", "NA", "");
@@ -46,16 +42,13 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in matching(str(one))]
     all_different(names, "the data", "file")
     for name in names:
-        address = name.startswith(("http://", "https://"))
-        frames.append(numbered(read_file(downloaded(name, args) if address else Path(name), name), name))
+        path = downloaded(name, args) if name.startswith(ADDRESS) else Path(name)
+        frames.append(numbered(read_file(path, name), name))
     first = frames[0]
     for frame in frames[1:]:
-        files = f"{first.attrs['source']}, {frame.attrs['source']}"
-        if {*frame.columns} != {*first.columns}:
-            odd = listed(sorted({*frame.columns} ^ {*first.columns}, key=str))
-            raise UserError(f"{files}: must have the same columns, but only one has {odd}")
-        if frame.attrs["label_names"] != first.attrs["label_names"]:
-            raise UserError(f"{files}: their schemas name other classes, or name them in another order")
+        if odd := {*frame.columns} ^ {*first.columns}:
+            files = f"{first.attrs['source']}, {frame.attrs['source']}"
+            raise UserError(f"{files}: must have the same columns, but only one has {listed(sorted(odd, key=str))}")
     if len(frames) == 1:
         return first
     together = pd.concat(frames)
@@ -89,26 +82,22 @@ def without_bad(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The frame without its bad rows, and reason -> how many were left out; the first one stops the run if so wished.
 
-    Args:
-        problems: position of a row -> the reason (to count) and the sentence (to say); without a sentence the row is
-            left out whatever `on_bad_example` is.
-        on_bad_example: "stop" or "skip".
+    `problems`: position of a row -> the reason (to count) and the sentence (to say); without a sentence the row is left
+    out whatever `on_bad_example` ("stop" or "skip") is.
     """
-    skipped = {}
+    skipped = Counter()
     for i, (reason, sentence) in sorted(problems.items()):
         if sentence and on_bad_example == "stop":
             raise UserError(f"{where(frame, i)}: {sentence}; mend it or pass --on_bad_example skip")
-        skipped[reason] = skipped.get(reason, 0) + 1
-    if len(skipped) and len(problems) == len(frame):
-        raise UserError(f"{frame.attrs['source']}: no usable row ({skipped})")
-    keep = np.ones(len(frame), dtype=bool)
-    keep[list(problems)] = False
-    return (frame[keep] if problems else frame), skipped
+        skipped[reason] += 1
+    if problems and len(problems) == len(frame):
+        raise UserError(f"{frame.attrs['source']}: no usable row ({dict(skipped)})")
+    return frame[~np.isin(np.arange(len(frame)), list(problems))], dict(skipped)
 
 
 def matching(name: str) -> list[str]:
     """The files that a path, a pattern or an address stands for."""
-    if name.startswith(("http://", "https://")) or os.path.exists(name) or not glob.has_magic(name):
+    if name.startswith(ADDRESS) or os.path.exists(name) or not glob.has_magic(name):
         return [name]
     found = sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file())
     if not found:
@@ -124,7 +113,7 @@ def read_file(path: Path, name: str) -> pd.DataFrame:
     elif ending in (".csv", ".tsv"):
         frame = _read_delimited(_text(content, name), ending, name)
     else:
-        frame = _read_json_rows(_text(content, name), ending, name)
+        frame = _read_json(_text(content, name), ending, name)
     if frame.empty:
         raise UserError(f"{name}: the file has no rows")
     frame.attrs.setdefault("label_names", {})
@@ -133,29 +122,23 @@ def read_file(path: Path, name: str) -> pd.DataFrame:
 
 def _content(path: Path, name: str) -> tuple[str, bytes]:
     """The ending that says what is in a file, and what is in it, decompressed."""
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):  # not opened: a pipe would wait for ever
-            what = "a folder" if stat.S_ISDIR(kind) else "a pipe or a device"
-            raise UserError(f"{name}: is {what}, not a file")
+    inner = PurePath(name.partition("?")[0] if "://" in name else name)
+    with fetching("file", name):
+        if not path.is_file():  # not opened: a pipe would wait for ever
+            raise UserError(f"{name}: {'is a folder, pipe or device, not a file' if path.exists() else 'no such file'}")
         content = path.read_bytes()
-        inner = PurePath(name.partition("?")[0] if "://" in name else name)
         if inner.suffix.lower() == ".gz":
-            inner, content = inner.with_suffix(""), gzip.decompress(content) if content else content
-        elif inner.suffix.lower() == ".zip":
+            inner, content = inner.with_suffix(""), gzip.decompress(content)
+        elif inner.suffix.lower() == ".zip" and content:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 files = [i for i in archive.namelist() if not i.endswith("/") and not i.startswith("__MACOSX/")]
                 if len(files) != 1:
                     raise UserError(f"{name}: must hold one file, but holds {len(files)}; unpack it and name the files")
                 inner, content = PurePath(files[0]), archive.read(files[0])
-    except FileNotFoundError:
-        raise UserError(f"{name}: no such file") from None
-    except (EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read: {said_by(error)}") from None
-    if inner.suffix.lower() not in FORMATS:
-        raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
     if not content:
         raise UserError(f"{name}: the file is empty")
+    if inner.suffix.lower() not in FORMATS:
+        raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
     return inner.suffix.lower(), content
 
 
@@ -170,47 +153,43 @@ def _text(content: bytes, name: str) -> str:
     raise UserError(f"{name}: not UTF-8 text (byte {odd}); save it as UTF-8")
 
 
+def _lines(text: str) -> list[str]:
+    """Lines without their ends; unlike `str.splitlines`, U+2028, U+0085 and others end none."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
+    """A tab-separated file is taken to be without any quoting (GLUE's are) when all its lines have as many tabs, but
+    quotes make a row wrong or join lines."""
     header = re.split("[\r\n]", text, maxsplit=1)[0]
     delimiter = max(",\t;|", key=header.count) if ending == ".csv" else "\t"
-    if delimiter != "\t":
-        return _quoted_rows(text, delimiter, name)
+    lines = [line for line in _lines(text) if line] if delimiter == "\t" else []
+    even = bool(lines) and {line.count("\t") for line in lines} == {header.count("\t")} != {0}
     try:
-        frame, error = _quoted_rows(text, "\t", name), None
-    except UserError as broken:
-        frame, error = pd.DataFrame(), str(broken)  # the exception itself would keep the rows read so far in memory
-    # A line break inside quotes leaves lines with too few cells; where there are none, the quotes are only characters.
-    width = header.count("\t")
-    if width and '"' in text:
-        lines = [line for line in _lines(text) if line]
-        if len(frame) < len(lines) - 1 and all(line.count("\t") == width for line in lines):
-            cells = [line.split("\t") for line in lines]
-            return _table(cells[0], cells[1:], name)
-    if error:
-        raise UserError(error)
-    return frame
+        frame = _cells(text, delimiter, name)
+        if not even or len(frame) == len(lines) - 1:
+            return frame
+    except UserError:
+        if not even:
+            raise
+    return _cells(text, delimiter, name, quoting=csv.QUOTE_NONE)
 
 
-def _quoted_rows(text: str, delimiter: str, name: str) -> pd.DataFrame:
+def _cells(text: str, delimiter: str, name: str, **style) -> pd.DataFrame:
     csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
-    blanks = bool(re.match(rf"[^\r\n]*{re.escape(delimiter)} ", text)) and delimiter != "\t"  # `premise, hypothesis`
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+    style["skipinitialspace"] = delimiter != "\t" and delimiter + " " in re.split("[\r\n]", text, maxsplit=1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **style)
     rows, begin = [], 1
     try:
         header = next(reader, [])
         begin = reader.line_num + 1
-        for cells in reader:
-            if cells and len(cells) != len(header):
+        for cells in filter(None, reader):  # a blank line has no cells
+            if len(cells) != len(header):
                 raise UserError(f"{name}: line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
-            if cells:  # a blank line has none
-                rows.append(cells)
+            rows.append(cells)
             begin = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{name}: the row that begins at line {begin}: {error}") from None
-    return _table(header, rows, name)
-
-
-def _table(header: list[str], rows: list[list[str]], name: str) -> pd.DataFrame:
     # A column without a name is called what pandas calls it: it is mostly an index that was saved.
     header = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
     all_different(header, name, "column")
@@ -223,15 +202,9 @@ def all_different(names: list[str], at: str, what: str) -> None:
         raise UserError(f"{at}: the {what} {twice[0]!r} is there twice; rename or remove one")
 
 
-def _lines(text: str) -> list[str]:
-    """Lines without their ends; unlike `str.splitlines`, U+2028, U+0085 and others end none."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-
-
-def _read_json_rows(text: str, ending: str, name: str) -> pd.DataFrame:
-    lines = [(number, line) for number, line in enumerate(_lines(text), start=1) if line.strip()]
-    one_each = [line for _, line in lines[:2] if line.strip()[0] == "{" and line.strip()[-1] == "}"]
-    if ending == ".jsonl" or len(one_each) == 2:
+def _read_json(text: str, ending: str, name: str) -> pd.DataFrame:
+    lines = [(number, line.strip()) for number, line in enumerate(_lines(text), start=1) if line.strip()]
+    if ending == ".jsonl" or (len(lines) > 1 and all(line[0] + line[-1] == "{}" for _, line in lines[:2])):
         rows = [_loads(line, name, number) for number, line in lines]
         if odd := next((number for (number, _), row in zip(lines, rows) if not isinstance(row, dict)), None):
             raise UserError(f"{name}: line {odd} is not an object with named columns")
@@ -247,11 +220,11 @@ def _read_json_rows(text: str, ending: str, name: str) -> pd.DataFrame:
 
 
 def _loads(text: str, name: str, line: int | None = None) -> object:
+    """The content of a json text: a file, or its line `line`."""
     at = name if line is None else f"{name}: line {line}"
 
     def unique(pairs: list[tuple[str, object]]) -> dict:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        if len(found := dict(pairs)) < len(pairs):
             all_different([key for key, _ in pairs], at, "key")
         return found
 
@@ -265,25 +238,13 @@ def _loads(text: str, name: str, line: int | None = None) -> object:
     except UnicodeEncodeError as error:
         before = error.object[max(0, error.start - 30) : error.start]
         raise UserError(f"{at}: half of a surrogate pair, which is no character, after {before!r}; remove it") from None
-    except ValueError:
-        long = re.search(r"\d{4000}", text)
-        at = f"{name}: line {line or text.count(chr(10), 0, long.start()) + 1}" if long else at
-        raise UserError(f"{at}: a number has more digits than can be read; write it as text") from None
-    except RecursionError:
-        raise UserError(f"{at}: lists or objects are nested too deeply to be read") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{at}: a number has too many digits, or lists are nested too deeply, to be read") from None
     return content
 
 
 def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
+    with fetching("file", name):
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
         all_different(table.column_names, name, "column")
-        about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))  # as `datasets` saves
-        features = about.get("info", {}).get("features", {}).items()
-        names = {column: f["names"] for column, f in features if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-        return frame_of(table, names)
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:  # a broken footer is an OSError
-        raise UserError(f"{name}: not a readable parquet file: {said_by(error)}") from None
+        return frame_of(table, class_names(datasets.Features.from_arrow_schema(table.schema)))

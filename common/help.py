@@ -52,8 +52,7 @@ def show_help(
         from transformers import TrainingArguments
 
         sources.append(TrainingArguments)
-    groups: dict[str, list[str]] = {}
-    seen: set[str] = set()
+    groups, seen = {}, set()
     for group in sources:
         lines = groups.setdefault(getattr(group, "_argument_group_name", group.__name__), [])
         own, hints = inspect.get_annotations(group).keys(), get_type_hints(group)

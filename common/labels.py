@@ -18,11 +18,11 @@ from common.errors import UserError
 from common.files import listed, where
 
 NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
+MANY = 1000  # classes
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")
 SCORE = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)? ?%?")
 INVISIBLE = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 UNNAMED, GENERIC_NAME = re.compile(r"LABEL_\d+"), re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
-MOST_CLASSES, LONGEST_NAME = 1000, 100
 Known = Mapping[str, Sequence[str]]  # class -> its other spellings; the order is that of the ids
 
 
@@ -57,86 +57,72 @@ def encode_labels(
 ) -> tuple[np.ndarray | None, datasets.ClassLabel | None, dict[int, tuple[str, str | None]]]:
     """The labels of a column of `read_files`, by name.
 
-    Classes that are all in `known`, or are `known` and more (mistakes), have its order; others have that of the file's
-    schema, of `label_order`, or of the alphabet.
-
-    Args:
-        known: the classes that the task knows.
-        label_order: the names that the labels 0, 1, 2, ... stand for.
-        names: the classes, in order, that there may be: those of the training data. None: those that are found.
+    Classes that are all in `known` (the task's), or are `known` and more (mistakes), have its order; others have that
+    of the file's schema, of `label_order` (the names that the labels 0, 1, 2, ... stand for), or of the alphabet. There
+    may be no others than `names`, in that order: those of the training data. None: those that are found.
 
     Returns:
-        ids int64 [N] (-1 where there is none), the feature, and what `data.without_bad` needs to know of bad rows; ids
+        ids int64 [N] (-1 where there is none), the feature, and what `files.without_bad` needs to know of bad rows; ids
         are None if no row has a label (a hidden test set).
 
     Raises:
-        UserError: numbers that nobody has explained, scores, or text instead of classes.
+        UserError: numbers that nobody has explained, or scores.
     """
     texts = _texts(frame, column)
-    distinct: dict[str, int] = {}  # label -> the row where it stands first
+    first: dict[str, int] = {}  # label -> the row where it stands first
     for i, text in enumerate(texts):
         if text and text not in NO_GOLD_LABEL:
-            distinct.setdefault(text, i)
-    if not distinct:
+            first.setdefault(text, i)
+    if not first:
         return None, datasets.ClassLabel(names=list(names)) if names else None, {}
-    named = frame.attrs.get("label_names", {}).get(column)
-    schema = None if label_order and any(NUMBER.fullmatch(name) for name in named or ()) else named
-    order = in_order(label_order or (), known)
-    numbers = [] if schema else _checked_numbers(frame, column, distinct, label_order, known)
-    meant = {text: canonical(text, known) for text in distinct if text not in numbers}
-    spelt: dict[str, str] = {}
-    for text, name in meant.items():
-        if spelt.setdefault(name.casefold(), name) != name:
-            both = f"{spelt[name.casefold()][:60]!r} and {name[:60]!r}"
-            place = where(frame, distinct[text])
-            raise UserError(f"{place}: the classes {both} differ in upper and lower case only; spell them alike")
+    if len(first) > MANY:
+        what = f"{frame.attrs['source']}: the column {column!r} has {len(first):,} different labels"
+        raise UserError(f"{what}; name the column of the classes")
+    order, schema = in_order(label_order or (), known), frame.attrs.get("label_names", {}).get(column)
+    hidden = frame[column].isna().to_numpy() & bool(schema)  # what a schema counts as -1
+    if order and any(NUMBER.fullmatch(name) for name in schema or ()):
+        schema = None
+    numbers = [] if schema else _checked_numbers(frame, first, order, known)
+    spelt = {name.casefold(): name for name in order}  # case does not make another class
+    named = {text: canonical(text, known) for text in first if text not in numbers}
+    meant = {text: spelt.setdefault(name.casefold(), name) for text, name in named.items()}
     meant |= {n: order[int(n)] for n in numbers if n.isdecimal() and len(n) < 10 and int(n) < len(order)}
     if names is None:
-        there = {canonical(name, known) for name in schema} if schema else {*meant.values()}
+        ranked = [canonical(name, known) for name in schema] if schema else [*order, *sorted({*meant.values()})]
+        there = {*ranked} if schema else {*meant.values()}
         # Where all known classes are there, a name beside them is a mistake; otherwise the classes are others.
         ours = there <= known.keys() or (known and there >= known.keys())
-        names = known if ours else [canonical(name, known) for name in schema] if schema else [*order, *sorted(there)]
-        names = [name for name in dict.fromkeys(names) if name in there]
+        names = [name for name in dict.fromkeys(known if ours else ranked) if name in there]
     id_of = {name.casefold(): i for i, name in enumerate(names)}
     ids_of = {text: id_of.get(name.casefold(), -1) for text, name in meant.items()}
     ids = np.array([ids_of.get(text, -1) for text in texts], dtype=np.int64)
-    hidden = frame[column].isna().to_numpy() & bool(named)  # what a schema counts as -1
     problems = {i: _problem(texts[i], names, hidden[i]) for i in np.flatnonzero(ids < 0).tolist()}
     return ids, datasets.ClassLabel(names=list(names)), problems
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     """Labels as text, "" for missing ones; numbers with nothing behind their point are written without it."""
-    values = frame[column].tolist()
-    for i, value in enumerate(values):
+    texts = []
+    for i, value in enumerate(frame[column].tolist()):
         if isinstance(value, list | dict | tuple):
             raise UserError(f"{where(frame, i)}: the label must be a name or a number, not {value!r:.60}")
-    text_of = {value: "" if value is None or value != value else tidy(value) for value in {*values}}
-    text_of = {value: m[1] if (m := NUMBER.fullmatch(text)) else text for value, text in text_of.items()}
-    return [text_of[value] for value in values]
+        text = "" if value is None or value != value else tidy(value)
+        number = NUMBER.fullmatch(text)
+        texts.append(number[1] if number else text)
+    return texts
 
 
-def _checked_numbers(frame, column: str, distinct: dict[str, int], label_order, known: Known) -> list[str]:
-    """The labels that are whole numbers, where these may be; refuses scores and texts."""
-    for text, i in distinct.items():
-        if SCORE.fullmatch(text) and not NUMBER.fullmatch(text):
-            raise UserError(
-                f"{where(frame, i)}: the label {text[:40]} is a score, not a class; these scripts learn classes, so "
-                "make classes of the scores first, or name another column"
-            )
-    numbers = [text for text in distinct if NUMBER.fullmatch(text)]
-    if numbers and label_order is None:
+def _checked_numbers(frame, first: dict[str, int], order: list[str], known: Known) -> list[str]:
+    """The labels that are whole numbers, where these may be; refuses scores."""
+    numbers = [text for text in first if NUMBER.fullmatch(text)]
+    if score := next((text for text in first if SCORE.fullmatch(text) and text not in numbers), None):
+        remedy = "make classes of the scores first, or name another column"
+        raise UserError(f"{where(frame, first[score])}: the label {score[:40]} is a score, not a class; {remedy}")
+    if numbers and not order:
         raise UserError(
-            f"{where(frame, distinct[numbers[0]])}: the label is the number {numbers[0][:40]}, which says nothing "
-            "about its class; give --label_order with the names that 0, 1, ... stand for, such as "
+            f"{where(frame, first[numbers[0]])}: the label is the number {numbers[0][:40]}, which says nothing about "
+            "its class; give --label_order with the names that 0, 1, ... stand for, such as "
             f"--label_order {','.join(known) or 'first,second'}"
-        )
-    long = next((text for text in distinct if len(text) > LONGEST_NAME and text not in numbers), None)
-    if long or len(distinct) > MOST_CLASSES:
-        what = f"has {len(distinct):,} different labels" if long is None else f"has the label {long[:40]!r}..."
-        raise UserError(
-            f"{frame.attrs.get('source', where(frame, 0))}: the column {column!r} {what}: text, not names of classes; "
-            "name another column"
         )
     return numbers
 
@@ -146,39 +132,24 @@ def _problem(text: str, names: Sequence[str], hidden: bool) -> tuple[str, str | 
         return "no gold label", None
     if not text:
         return "no label", "the label is empty"
-    if NUMBER.fullmatch(text):
-        return "unknown label", f"the label is the number {text[:40]}, for which --label_order has no name"
     return "unknown label", f"the label {text[:60]!r} is not among the classes {listed(names)}"
-
-
-# Checkpoints
 
 
 def class_names_of(
     id2label: Mapping[int, str], checkpoint: str, names: Sequence[str], *, known: Known, label_order=None
 ) -> list[str]:
-    """The classes of a model that has a classification head, in its own order, named as in the data.
+    """The classes of the model `checkpoint`, in its own order, named as in the data.
 
-    Args:
-        id2label: from the model's configuration.
-        checkpoint: what it is called, for messages.
-        names: the data's classes; each must be one of the model's. The model may have more than a small file shows.
-        known, label_order: as for `encode_labels`; the order is used for a model that calls its own LABEL_0, ...
-
-    Raises:
-        UserError: nameless classes without `label_order`, a `label_order` of another length, or other classes.
+    `names`: the data's classes; each must be one of the model's, which may have more than a small file shows. Raises
+    `UserError`: nameless classes (LABEL_0, ...) without as many names in `label_order`, or other classes.
     """
     labels = [label for _, label in sorted((int(i), str(label)) for i, label in id2label.items())]
     if _generic(labels, names):
-        if label_order is None:
+        if label_order is None or len(label_order) != len(labels):
             raise UserError(
-                f"{checkpoint}: calls its classes {', '.join(labels[:10])}, which does not say what they mean; give "
-                f"--label_order with their names in this order, such as --label_order {','.join(names or known)}"
-            )
-        if len(label_order) != len(labels):
-            raise UserError(
-                f"{checkpoint}: has {len(labels)} classes, but --label_order names {len(label_order)}: "
-                f"{listed(label_order)}"
+                f"{checkpoint}: calls its {len(labels)} classes {', '.join(labels[:10])}, which does not say what they "
+                "mean; give --label_order with a name for each, in this order, such as "
+                f"--label_order {','.join(names or known)}"
             )
         labels = in_order(label_order, known)
     same = {name.casefold(): name for name in names}
@@ -202,13 +173,8 @@ def align_with_checkpoint(
 ) -> Splits:
     """The splits with "labels" counted in the order of the classes that the model was trained for, if it was.
 
-    Args:
-        id2label: the model's classes; None: it is no trained classifier.
-        checkpoint, known, label_order: as for `class_names_of`.
-        training: a model for other classes gets a new head, and the data's order stays.
-
-    Raises:
-        UserError: it was trained for other classes and will not be trained, or calls its own LABEL_0, ...
+    `id2label`: its classes; None: it is no trained classifier. In `training` a model for other classes gets a new
+    head, and the data's order stays. Raises `UserError` as `class_names_of`, else.
     """
     kind = datasets.ClassLabel
     labelled = {name: split for name, split in splits.items() if isinstance(split.features.get("labels"), kind)}
@@ -221,11 +187,10 @@ def align_with_checkpoint(
         if not training or _generic([*map(str, id2label.values())], names):
             raise
         return splits
-    feature = kind(names=found)
     for name, split in labelled.items():
         position = [found.index(label) for label in split.features["labels"].names]
         ids = [position[old] if old is not None and old >= 0 else -1 for old in split["labels"][:]]
-        splits[name] = split.remove_columns("labels").add_column("labels", ids, feature=feature)
+        splits[name] = split.remove_columns("labels").add_column("labels", ids, feature=kind(names=found))
         if counts := label_counts(splits[name]):
             splits.facts[name]["label_counts"] = counts
     return splits

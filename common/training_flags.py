@@ -29,10 +29,7 @@ RANGES = {
 
 
 def flag(default: Any, help: str, *aliases: str) -> Any:
-    """A dataclass field that becomes `--name`, with one line of help and further names such as "--dataset_name".
-
-    A list is given as several values, by the same flag several times, or both.
-    """
+    """A dataclass field that becomes `--name`, with one line of help and further names such as "--dataset_name"."""
     metadata = {"help": help, "aliases": list(aliases)}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata | {"action": "extend"})
@@ -84,6 +81,8 @@ class Values(dict):
 
     def put(self, source: str, values: Mapping[str, Any]) -> None:
         """Sets values; `source` says who does."""
+        if unknown := values.keys() - self.names:
+            raise KeyError(f"the {source} sets {sorted(unknown)}, which is no argument")
         self.update(values)
         self.sources |= dict.fromkeys(values, source)
 
@@ -97,22 +96,17 @@ class Values(dict):
 
 
 def check_ranges(values: Values) -> None:
-    """Raises UserError for a number that makes no sense; NaN never does."""
-    for (least, most), names in RANGES.items():
-        for name in names.split():
-            if values.get(name) is not None and not least <= values[name] <= most:
-                raise UserError(f"--{name} {str(values[name])[:30]}: must be from {least:g} to {most:.10g}")
-    if odd := next(
-        (name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)), None
-    ):
-        raise UserError(f"--{odd} {values[odd]}: must be a finite number")
+    """Raises UserError for a number that makes no sense."""
+    ranges = {name: span for span, names in RANGES.items() for name in names.split()}
+    for name, value in values.items():
+        least, most = ranges.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not (least <= value <= most and -math.inf < value < math.inf):
+            needed = f"from {least:g} to {most:.10g}" if name in ranges else "a finite number"
+            raise UserError(f"--{name} {str(value)[:30]}: must be {needed}")
 
 
 def training_arguments(values: Values) -> Any:
-    """TrainingArguments of the values, after setting what follows from machine, phases and steps.
-
-    Raises UserError for what TrainingArguments refuses, and for what it takes but could not be done.
-    """
+    """TrainingArguments of the values and what follows from them; `UserError` for what cannot be done."""
     import torch
     from transformers import Trainer, TrainingArguments, get_scheduler
 
@@ -168,28 +162,25 @@ def _refusals(values: Values) -> list[tuple[bool, str]]:
 def _derive_strategies(values: Values) -> None:
     """When to evaluate and save. Keeping the best model needs both at the same steps: those that were given lead."""
     stops_early = "early_stopping_patience" in values.explicit
+    given = {when for when in ("eval", "save") if values.explicit & {f"{when}_strategy", f"{when}_steps"}}
+    values.derive(**{f"{when}_strategy": "steps" for when in given if f"{when}_steps" in values.explicit})
     if stops_early:
         values.derive(load_best_model_at_end=True)
-    for when in ("eval", "save"):
-        if f"{when}_steps" in values.explicit:
-            values.derive(**{f"{when}_strategy": "steps"})
-    if values.get("do_train") and values.explicit & {"eval_strategy", "eval_steps"} and values["eval_strategy"] != "no":
+    if values.get("do_train") and "eval" in given and values["eval_strategy"] != "no":
         values.put("derived", {"do_eval": True})  # as TrainingArguments does
-    keeps_best = "load_best_model_at_end" in values.explicit and values["load_best_model_at_end"]
-    if not (values.get("do_train") and values.get("do_eval")) and not keeps_best:
+    if not values.get("do_train"):
+        values.put("derived", {"load_best_model_at_end": False})  # given, too: nothing is saved
+        values.derive(eval_strategy="no", save_strategy="no")
+    elif not values.get("do_eval"):
         values.derive(load_best_model_at_end=False, eval_strategy="no")
-        if not values.get("do_train"):
-            values.derive(save_strategy="no")
     strategies = {"eval": values.get("eval_strategy", "no"), "save": values.get("save_strategy", "steps")}
     if values.get("load_best_model_at_end") and "no" in strategies.values():
         values.derive(load_best_model_at_end=False)  # given all the same, it is refused by TrainingArguments
-    elif values.get("load_best_model_at_end") and "best" not in strategies.values():
-        given = {when for when in strategies if values.explicit & {f"{when}_strategy", f"{when}_steps"}}
+    elif values.get("load_best_model_at_end") and strategies["save"] != "best":
         lead, follow = ("save", "eval") if given == {"save"} else ("eval", "save")
         values.derive(**{f"{follow}_strategy": strategies[lead]})
-        evaluations = values.get("eval_steps") or (values.get("logging_steps", 500) if lead == "eval" else None)
-        steps = {"eval": evaluations, "save": values.get("save_steps", 500)}
-        if strategies[lead] == "steps" and (not evaluations or round(steps["save"] * 1e6) % round(evaluations * 1e6)):
-            values.derive(**{f"{follow}_steps": steps[lead]})
+        if given and strategies[lead] == "steps":
+            steps = values.get(f"{lead}_steps") or 500
+            values.derive(eval_steps=steps, save_steps=steps)
     if stops_early and values.get("eval_strategy", "no") == "no":
         raise UserError("--early_stopping_patience needs evaluations in training: give --eval_strategy")

@@ -134,6 +134,15 @@ def test_launches_that_would_run_as_one_process_are_refused():
 
 
 def test_signals_stop_at_once_or_are_kept_for_the_next_step():
+    def in_a_library():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except Exception as error:  # as of `inspect`, which TensorFlow calls while it is imported
+            raise TypeError("unsupported callable") from error
+
+    with StopRequest(), pytest.raises(Interrupted, match="SIGTERM"):
+        in_a_library()
     with StopRequest() as stop, pytest.raises(Interrupted, match="SIGTERM"):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)

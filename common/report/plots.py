@@ -170,27 +170,16 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]], pat
     return save(figure, path)
 
 
-def ranked(display, truth: np.ndarray, models: Mapping, path: Path, *, points: Mapping = {}, **labels) -> Path:
-    """A curve of each model's scores [N] with its area in the legend; truth 0 or 1 [N].
-
-    display: scikit-learn's PrecisionRecallDisplay or RocCurveDisplay. points: legend entry -> (x, y), as a threshold's.
-    """
+def precision_recall(truth: np.ndarray, models: Mapping, path: Path, **labels) -> Path:
+    """A curve of each model's scores [N] with its area in the legend; truth 0 or 1 [N]."""
     from matplotlib.figure import Figure
+    from sklearn.metrics import PrecisionRecallDisplay
 
     axes = Figure().subplots()
     for name, scores in models.items():
-        display.from_predictions(truth, scores, ax=axes, name=name, drop_intermediate=True)
+        PrecisionRecallDisplay.from_predictions(truth, scores, ax=axes, name=name, drop_intermediate=True)
     found = {line.get_label(): line.get_data() for line in axes.lines}
-    return lines(found | {name: ([x], [y]) for name, (x, y) in points.items()}, path, **labels)
-
-
-def reliability(truth: np.ndarray, models: Mapping, path: Path, *, title: str) -> Path:
-    """Share of positives over the mean probability of each model [N], in tenths of the probability."""
-    from sklearn.calibration import calibration_curve
-
-    found = {name: calibration_curve(truth, said, n_bins=10)[::-1] for name, said in models.items()}
-    labels = {"title": title, "xlabel": "mean probability", "ylabel": "share of positives"}
-    return lines(found, path, references={"perfect": ((0, 1), (0, 1))}, **labels)
+    return lines(found, path, xlabel="recall", ylabel="precision", **labels)
 
 
 def scatter(groups: Mapping[str, np.ndarray], path: Path, **labels) -> Path:

@@ -24,7 +24,6 @@ from common.speech.transcripts import normalize
 ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
 GENDERS = {"m": "male", "f": "female"}  # by first letter
 WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
-EXAMINING = 5  # to be raised when `audio.examine` finds something else
 
 
 def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), hub_folder=None, prepare=None) -> Splits:
@@ -215,7 +214,7 @@ def examined(paths: list[str], args, run) -> pd.DataFrame:
         file = path.rsplit("#", 2)[0] if ".arrow#" in path else path
         return [path, os.path.getsize(file), os.path.getmtime(file)] if os.path.isfile(file) else [path]
 
-    key = {"examined": EXAMINING, "libsndfile": soundfile.__libsndfile_version__, "files": [*map(stamp, paths)]}
+    key = {"libsndfile": soundfile.__libsndfile_version__, "files": [*map(stamp, paths)]}
     clips = datasets.Dataset.from_dict({"path": paths})
     options = {"batched": True, "batch_size": 64, "desc": "decoding"}
     return shared_map(clips, several, key=key, args=args, run=run, **options).to_pandas().set_index("path")

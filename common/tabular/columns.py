@@ -17,7 +17,7 @@ from common.files import listed, require_columns, where, without_bad
 
 CLASSES = ("legitimate", "fraud")
 INDEX = re.compile(r"|unnamed: \d+|index|level_\d+|__index_level_\d+__|row_?(id|number)", re.IGNORECASE)
-ORDERED = ("number", "time")
+ARRAYS = ("features", "target", "time", "amount", "real")  # of a part, by rows
 OTHER, MISSING = "(other)", "(missing)"  # categories
 LARGEST, FARTHEST = 1e30, 1e9  # of a cell: a square of more is infinite in float32; deviations from the mean
 MOSTLY = 0.9  # from this share of cells on a column of text is one of numbers, or of times, with mistakes in it
@@ -45,8 +45,7 @@ class Part:
 
     def take(self, rows: np.ndarray) -> "Part":
         """The rows at these positions."""
-        names = ("features", "target", "time", "amount", "real")
-        arrays = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in names}
+        arrays = {name: None if getattr(self, name) is None else getattr(self, name)[rows] for name in ARRAYS}
         return replace(self, shown=self.shown.iloc[rows], **arrays)
 
     def label_counts(self) -> dict[str, int]:
@@ -73,18 +72,18 @@ class Columns:
     def learn(self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int) -> None:
         """Learns from training rows; ignored: column -> why. Raises `UserError`: no feature; a role without order."""
         for name in rows.columns.drop(self.target):
-            about, features = learned(rows[name], max_categories), {}
+            (about, values), features = learned(rows[name], max_categories), {}
             why = ignored.get(name) or about.get("useless")
-            for feature, values in {} if why else _encoded(name, rows[name], about).items():
-                mean, scale = float(values.mean()), float(values.std())
-                if scale > 1e-12 * abs(mean) or wrong_cells(rows[name], about).any():  # these are said by `part`
+            for feature, encoded in {} if why else _encoded(name, values, about).items():
+                mean, scale = float(encoded.mean()), float(encoded.std())
+                if scale > 1e-12 * abs(mean) or np.isinf(values).any():  # `part` says these
                     features[feature] = [mean, scale or 1.0]
             if not features:
                 self.left_out[name] = why or "one value throughout"
             if features or name in self.roles.values():
                 self.columns[name] = about | {"features": features}
         for role, name in self.roles.items():
-            if self.columns[name].get("kind") not in ORDERED:
+            if self.columns[name].get("kind") not in ("number", "time"):
                 raise UserError(f"--{role}_column {name}: holds neither numbers nor times; name another")
         if not self.features:
             raise UserError(f"no column is left to learn from beside the target {self.target!r}")
@@ -92,13 +91,13 @@ class Columns:
     def notices(self) -> list[str]:
         """What was left out and what was encoded, in sentences."""
         found = [(f"left out, {why}", name) for name, why in self.left_out.items() if why != "ignored"]
-        for name, about in [(name, about) for name, about in self.columns.items() if about["features"]]:
-            if about["kind"] == "time":
-                found.append((f"times, read as {about['format']}", name))
-            if about["kind"] == "category":
-                found.append(("text, a feature for each frequent value", name))
-            if about["missing"]:
-                found.append(("missing cells, filled and marked", name))
+        for name, about in self.columns.items():
+            kinds = {
+                f"times, read as {about.get('format')}": about["kind"] == "time",
+                "text, a feature for each frequent value": about["kind"] == "category",
+                "missing cells, filled and marked": about["missing"],
+            }
+            found += [(words, name) for words, holds in kinds.items() if holds and about["features"]]
         return [f"{words}: {listed(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
 
     def part(self, rows: pd.DataFrame, *, skip_bad: bool, truth: bool | None = None) -> Part:
@@ -110,17 +109,21 @@ class Columns:
         require_columns(rows.columns, [*used, *([self.target] if truth else [])], rows.attrs["source"])
         if truth is None:
             truth = self.target in rows.columns and rows[self.target].notna().any()
-        rows, skipped = without_bad(rows, self._problems(rows, truth), "skip" if skip_bad else "stop")
+        values = {name: values_of(rows[name], about) for name, about in self.columns.items() if name in rows.columns}
+        classes = class_texts(rows[self.target]) if truth else None
+        problems = self._problems(rows, values, classes)
+        good = np.delete(np.arange(len(rows)), [*problems])
+        rows, skipped = without_bad(rows, problems, "skip" if skip_bad else "stop")
         features, unknown = [], {}
         for name in used:
-            about, encoded = self.columns[name], _encoded(name, rows[name], self.columns[name])
+            about, kept = self.columns[name], values[name][good]
+            encoded = _encoded(name, kept, about)
             for feature, (mean, scale) in about["features"].items():
                 features.append(np.clip((encoded[feature] - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
-            is_number = about["kind"] in ORDERED
-            new = rows[name].isna() if is_number else ~_levels(rows[name], about).isin(about["levels"])
-            unknown[name] = 0 if is_number and about["missing"] else int(new.sum())
-        target = (class_texts(rows[self.target]) == self.classes[1]).to_numpy(np.int8) if truth else None
-        roles = {role: values_of(rows[n], self.columns[n]) for role, n in self.roles.items() if n in rows.columns}
+            is_filled = about["missing"] and about["kind"] != "category"
+            unknown[name] = 0 if is_filled else int(np.isnan(kept).sum())
+        target = (classes.iloc[good] == self.classes[1]).to_numpy(np.int8) if truth else None
+        roles = {role: values[name][good] for role, name in self.roles.items() if name in values}
         hidden = {self.target, *used} - {*self.roles.values()}
         shown = rows[[name for name in rows.columns if name not in hidden]]
         shown = shown.rename(columns={name: f"{name} (data)" for name in rows.index.names}).reset_index()
@@ -128,15 +131,14 @@ class Columns:
         known = target, shown, roles.get("time"), roles.get("amount"), skipped, np.ones(len(rows), dtype=bool), unknown
         return Part(rows.attrs["source"], len(rows), np.column_stack(features), *known)
 
-    def _problems(self, rows: pd.DataFrame, truth: bool) -> dict[int, tuple[str, str | None]]:
+    def _problems(self, rows: pd.DataFrame, values: dict, classes: pd.Series | None) -> dict[int, tuple]:
         """Rows that cannot be used, as `without_bad` wants them."""
         empty, problems = "a missing cell (--missing impute fills it)", {}
         neither = f"not {' or '.join(map(repr, self.classes))}"
-        checks = [(self.target, ~class_texts(rows[self.target]).isin(self.classes), neither)] if truth else []
-        for name, about in self.columns.items():
-            if name in rows.columns:
-                checks.append((name, wrong_cells(rows[name], about), f"no {about['kind']} to compute with"))
-            if about["features"] and self.missing != "impute":
+        checks = [] if classes is None else [(self.target, ~classes.isin(self.classes), neither)]
+        for name, of in values.items():
+            checks.append((name, np.isinf(of), f"no {self.columns[name]['kind']} to compute with"))
+            if self.columns[name]["features"] and self.missing != "impute":
                 checks.append((name, rows[name].isna(), empty))
         for name, bad, reason in checks:
             for at in np.flatnonzero(bad):
@@ -146,18 +148,13 @@ class Columns:
         return problems
 
     def suspicions(self, part: Part) -> list[str]:
-        """A sentence if a feature, or a column of text, alone almost equals the target."""
+        """A sentence if a feature alone almost equals the target."""
         from scipy.stats import rankdata
 
-        known = dict(zip(self.features, part.features.T))
-        for name, about in self.columns.items():
-            if about["kind"] == "category" and len(about["features"]) > 1:  # instead of a value the share of frauds
-                place = np.argmax([known.pop(feature) for feature in about["features"]], axis=0)
-                known[name] = (np.bincount(place, part.target) / np.bincount(place).clip(1))[place]
-        frauds = part.target == 1
-        half, others = (frauds.sum() + 1) / 2, (~frauds).sum()
-        areas = {name: (rankdata(values)[frauds].mean() - half) / others for name, values in known.items()}
-        found = [name for name, area in areas.items() if max(area, 1 - area) >= TELLING]
+        fraud = part.target == 1
+        above = rankdata(part.features, axis=0)[fraud].mean(axis=0) - (fraud.sum() + 1) / 2
+        areas = above / (~fraud).sum()
+        found = [name for name, area in zip(self.features, areas) if max(area, 1 - area) >= TELLING]
         is_known = "is it known before anybody knows of the fraud? Otherwise leave it out by --ignore_columns"
         return [f"almost the target {self.target} itself: {listed(found)}; {is_known}"] if found else []
 
@@ -189,87 +186,74 @@ def _text(text: str) -> str:
 
 def classes_of(cells: pd.Series, positive: str | None, source: str) -> list[str]:
     """The two values of a target, fraud last. Raises `UserError`: not two, or it is not clear which one is fraud."""
-    texts = class_texts(cells)
-    counts, wanted = texts[texts != ""].value_counts(), "1" if positive is None else _text(positive)
+    texts, wanted = class_texts(cells), "1" if positive is None else _text(positive)
+    counts = texts[texts != ""].value_counts()
+    if len(counts) == 2 and wanted in counts and (positive is not None or "0" in counts):
+        return [next(value for value in counts.index if value != wanted), wanted]
     seen = ", ".join(f"{value[:40]!r} ({count:,} rows)" for value, count in counts.sort_index()[:8].items())
-    seen = f"{source}: the target {cells.name} holds {seen}"
-    if len(counts) < 2:
-        raise UserError(f"{seen}; training needs frauds and legitimate rows")
-    if wanted not in counts or (positive is None and "0" not in counts):
-        given = "" if positive is None else f", and not {positive!r}"
-        raise UserError(f"{seen}{given}; say which value means fraud with --positive VALUE")
-    if len(counts) > 2:
-        rare = counts.index[-1]
-        raise UserError(f"{seen}, not two values ({rare!r} in {where(cells, int((texts == rare).argmax()))}); mend it")
-    return [next(value for value in counts.index if value != wanted), wanted]
+    rarest = f"{counts.index[-1]!r} is in {where(cells, int((texts == counts.index[-1]).argmax()))}"
+    remedy = "it must hold 0 and 1, or two values of which --positive VALUE says which one means fraud"
+    raise UserError(f"{source}: the target {cells.name} holds {seen}; {rarest}; {remedy}")
 
 
 def is_index(name: str, cells: pd.Series) -> bool:
     """Whether a column only counts the rows: by its name, or whole numbers that all follow on each other."""
-    if INDEX.fullmatch(name):
-        return True
-    if not pd.api.types.is_numeric_dtype(cells.dtype) or cells.isna().any() or len(cells) < 50:
-        return False
-    return bool((np.diff(np.sort(cells.to_numpy(dtype=np.float64))) == 1).all())
+    if len(cells) < 50 or not pd.api.types.is_any_real_numeric_dtype(cells.dtype):
+        return bool(INDEX.fullmatch(name))
+    return bool(INDEX.fullmatch(name)) or bool(cells.max() - cells.min() == len(cells) - 1 and cells.is_unique)
 
 
-def learned(cells: pd.Series, max_categories: int) -> dict:
-    """What a column is, {"kind": ...}; or {"useless": why it can be no feature}."""
+def learned(cells: pd.Series, max_categories: int) -> tuple[dict, np.ndarray]:
+    """What a column is, {"kind": ...} or {"useless": why it can be no feature}, and its `values_of`."""
     present, is_number = cells.dropna(), pd.api.types.is_numeric_dtype(cells.dtype)
     if not len(present):
-        return {"useless": "empty"}
+        return {"useless": "empty"}, np.full(len(cells), np.nan)
     missing, kinds = len(present) < len(cells), [{"kind": "number"}]
-    kinds += [] if is_number else _times(str(present.iloc[0]))
-    about = min(kinds, key=lambda kind: wrong_cells(present, kind).sum())
-    if is_number or wrong_cells(present, about).mean() <= 1 - MOSTLY:
-        return about | {"median": float(np.nanmedian(values_of(present, about))), "missing": missing}
+    if not is_number:
+        with warnings.catch_warnings(action="ignore"):  # that the day is first
+            cell = str(present.iloc[0])
+            forms = ["ISO8601", guess_datetime_format(cell), guess_datetime_format(cell, dayfirst=True)]
+        kinds += [{"kind": "time", "format": form} for form in forms if form]
+    read = [(kind, values_of(cells, kind)) for kind in kinds]
+    kind, values = min(read, key=lambda one: np.isinf(one[1]).sum())
+    good = values[np.isfinite(values)]
+    if is_number or len(good) >= MOSTLY * len(present):
+        return kind | {"median": float(np.median(good)), "missing": missing}, values
     counts = class_texts(present).str.casefold().value_counts()
     if len(counts) > max(len(present) / 2, 2):
-        return {"useless": "text, or numbers with text among them, that hardly ever repeats"}
+        return {"useless": "text, or numbers with text among them, that hardly ever repeats"}, values
     values = sorted(counts.index, key=lambda value: (-counts[value], value))
     levels = values[:max_categories] + [OTHER] * (len(values) > max_categories) + [MISSING] * missing
-    return {"kind": "category", "levels": levels, "missing": missing}
-
-
-def _times(cell: str) -> list[dict]:
-    """The kinds of time that a column with this cell may be: ISO 8601, the month first, or the day."""
-    with warnings.catch_warnings(action="ignore"):  # that the day is first
-        forms = ["ISO8601", guess_datetime_format(cell), guess_datetime_format(cell, dayfirst=True)]
-    return [{"kind": "time", "format": form} for form in forms if form]
+    about = {"kind": "category", "levels": levels, "missing": missing}
+    return about, values_of(cells, about)
 
 
 def values_of(cells: pd.Series, about: dict) -> np.ndarray:
-    """float64 [N]: numbers, or seconds since 1970; NaN where a cell is empty or wrong."""
+    """float64 [N]: numbers, seconds since 1970, or places among the levels; NaN where a cell is empty, or of no level,
+    and infinite where it cannot be computed with."""
+    if about["kind"] == "category":
+        levels = {level: at for at, level in enumerate(about["levels"])}
+        texts = class_texts(cells).str.casefold()
+        texts = texts.where(texts.isin(levels), OTHER).mask(cells.isna(), MISSING)
+        return texts.map(levels).to_numpy(np.float64)
     if about["kind"] == "time":
         times = pd.to_datetime(cells.astype(str), format=about["format"], errors="coerce", utc=True)
-        cells = (times - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
-    elif not pd.api.types.is_numeric_dtype(cells.dtype):
-        texts = cells.astype(str).str.strip().replace({"True": "1", "False": "0"})
-        cells = pd.to_numeric(texts, errors="coerce")
-    numbers = cells.to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.abs(numbers) <= LARGEST, numbers, np.nan)
+        numbers = (times - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(seconds=1)
+    elif pd.api.types.is_numeric_dtype(cells.dtype):
+        numbers = cells
+    else:
+        texts = cells.astype(str).str.strip().str.lower().replace({"true": "1", "false": "0"})
+        numbers = pd.to_numeric(texts, errors="coerce")
+    numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(cells.notna() & ~(np.abs(numbers) <= LARGEST), np.inf, numbers)
 
 
-def wrong_cells(cells: pd.Series, about: dict) -> np.ndarray:
-    """bool [N]: cells that are not empty, and neither number nor time where their column holds these."""
-    if about["kind"] not in ORDERED:
-        return np.zeros(len(cells), dtype=bool)
-    return cells.notna().to_numpy() & np.isnan(values_of(cells, about))
-
-
-def _levels(cells: pd.Series, about: dict) -> pd.Series:
-    """str [N]: the category of each cell."""
-    texts = class_texts(cells).str.casefold()
-    return texts.where(texts.isin(about["levels"]), OTHER).mask(cells.isna(), MISSING)
-
-
-def _encoded(name: str, cells: pd.Series, about: dict) -> dict[str, np.ndarray]:
+def _encoded(name: str, values: np.ndarray, about: dict) -> dict[str, np.ndarray]:
     """float64 [N] of every feature that a column may give, by name."""
-    if about["kind"] in ORDERED:
-        values = values_of(cells, about)
-        empty = np.isnan(values)
-        marked = {f"{name} is missing": empty.astype(np.float64)} if about["missing"] else {}
-        return {name: np.where(empty, about["median"], values), **marked}
-    texts, levels = _levels(cells, about), about["levels"]
-    levels = levels[:1] if len(levels) == 2 else levels
-    return {f"{name}={level}": (texts == level).to_numpy(np.float64) for level in levels}
+    if about["kind"] == "category":
+        levels = about["levels"]
+        levels = levels[:1] if len(levels) == 2 else levels
+        return {f"{name}={level}": (values == at).astype(np.float64) for at, level in enumerate(levels)}
+    empty = ~np.isfinite(values)
+    marked = {f"{name} is missing": empty.astype(np.float64)} if about["missing"] else {}
+    return {name: np.where(empty, about["median"], values), **marked}

@@ -31,26 +31,22 @@ class Detections:
 class Decision:
     """How a threshold is chosen, and what mistakes cost."""
 
-    rule: str  # "f1", the best; "recall", the largest with a precision of `value`; "cost", the least; "fixed", `value`
-    value: float | None
+    rule: str | float  # "f1", the best; "cost", the least; or the threshold itself
     miss_cost: float  # of a fraud that is not found, where rows have no amount
     alert_cost: float  # of looking at an alert
 
     @classmethod
     def of(cls, text: str, miss_cost: float, alert_cost: float) -> "Decision":
-        """From --threshold: f1, cost, recall@P (0 < P <= 1) or a number between 0 and 1. Raises `UserError`."""
+        """From --threshold: f1, cost, or a number between 0 and 1. Raises `UserError`."""
         if not (0 < miss_cost < math.inf and 0 < alert_cost < math.inf):
             raise UserError(f"--miss_cost {miss_cost:g} --alert_cost {alert_cost:g}: both must be above 0, and finite")
-        if text in ("f1", "cost"):
-            return cls(text, None, miss_cost, alert_cost)
-        rule, number = ("recall", text.removeprefix("recall@")) if text.startswith("recall@") else ("fixed", text)
         try:
-            value = float(number)
+            rule = text if text in ("f1", "cost") else float(text)
         except ValueError:
-            value = math.nan
-        if not (0 < value < 1 or (value == 1 and rule == "recall")):
-            raise UserError(f"--threshold {text}: must be f1, cost, recall@P (as recall@0.9), or a number from 0 to 1")
-        return cls(rule, value, miss_cost, alert_cost)
+            rule = math.nan
+        if rule not in ("f1", "cost") and not 0 < rule < 1:
+            raise UserError(f"--threshold {text}: must be f1, cost, or a number between 0 and 1")
+        return cls(rule, miss_cost, alert_cost)
 
     def cost(self, part: Part, called: np.ndarray) -> float:
         """Of all rows, if those in the mask are called fraud: every alert costs, and so does every missed fraud."""
@@ -65,27 +61,21 @@ class Decision:
         Of equally good ones that with the fewest alerts; halfway between two probabilities, since on one of them the
         last digits of another machine's arithmetic would decide whether that row is fraud.
         """
-        if self.rule == "fixed":
-            return self.value, "given"
+        if self.rule not in ("f1", "cost"):
+            return self.rule, "given"
         if not part.target.any():
             return HALF, "0.5, because no row of validation is fraud"
         order = np.argsort(-probabilities, kind="stable")
         falling = probabilities[order]
         ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last row of each probability
-        found, alerts = np.cumsum(part.target[order])[ends], ends + 1
         if self.rule == "f1":
-            gain = 2 * found / (alerts + part.target.sum())
+            gain = 2 * np.cumsum(part.target[order])[ends] / (ends + 1 + part.target.sum())
             how = f"largest F1 on validation ({100 * gain.max():.2f} %)"
-        elif self.rule == "cost":
-            gain = np.cumsum(self._losses(part)[order])[ends] - self.alert_cost * alerts
-            how = "lowest cost on validation"
-            if gain.max() <= 0:
-                return 1.0, "1, because on validation alerts cost more than they save"
         else:
-            reached = min(self.value, (found / alerts).max())
-            gain = np.where(found / alerts >= reached, found, -1)
-            how = f"largest recall on validation with a precision of at least {reached:.4g}"
-            how += f" ({self.value:g} is never reached)" if reached < self.value else ""
+            gain = np.cumsum(self._losses(part)[order])[ends] - self.alert_cost * (ends + 1)
+            how = "lowest cost on validation"
+        if gain.max() <= 0:
+            return 1.0, "1, because on validation alerts cost more than they save"
         last = ends[gain.argmax()]
         return float(falling[last] + np.append(falling, 0.0)[last + 1]) / 2, how
 
@@ -123,13 +113,13 @@ def _metric(name: str, value: float, examples: int, ends: tuple = (None, None)) 
     """A metric as results.json wants it, percent from fractions; None where it is undefined."""
     unit = UNITS.get(name, "percent")
     scale = 100 if unit == "percent" else 1
-    known = [None if one is None or np.isnan(one) else scale * float(one) for one in (value, *ends)]
-    return dict(zip(("value", "low", "high"), known)) | {"unit": unit, "examples": examples}
+    value, low, high = (None if one is None or np.isnan(one) else scale * float(one) for one in (value, *ends))
+    return {"value": value, "low": low, "high": high, "unit": unit, "examples": examples}
 
 
 def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[str, dict]:
     """auprc, roc_auc; precision, recall, f1 (of fraud), mcc and accuracy at the threshold and (_at_half) at 0.5; cost;
-    precision and recall of the `alerts` likeliest rows of each day; loss. With 95 % intervals (`metrics.intervals`)."""
+    precision of the `alerts` likeliest rows of each day; loss. With 95 % intervals (`metrics.intervals`)."""
     from sklearn.metrics import log_loss
 
     truth, said, n = one.part.target, one.probabilities, len(one.probabilities)
@@ -145,9 +135,9 @@ def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[
         found[f"accuracy{ending}"] = _metric("accuracy", right, n, wilson_interval(right, n))
     found["cost"] = _metric("cost", decision.cost(one.part, said >= one.threshold), n)
     days = alerts_by_day(one, alerts).sum()
-    for name, of in (("precision_of_daily_alerts", days["alerts"]), ("recall_of_daily_alerts", days["frauds"])):
-        if of:
-            found[name] = _metric(name, days["found"] / of, int(of), wilson_interval(days["found"] / of, of))
+    if days["alerts"]:
+        share, of = days["found"] / days["alerts"], int(days["alerts"])
+        found["precision_of_daily_alerts"] = _metric("precision", share, of, wilson_interval(share, of))
     return found | {"loss": _metric("loss", log_loss(truth, np.clip(said, 1e-7, 1 - 1e-7), labels=[0, 1]), n)}
 
 
@@ -167,23 +157,19 @@ def leak_worth(leaking: Detections, holdout: Detections) -> tuple[dict, str]:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     share, rows = float(holdout.part.target.mean()), []
-    for name, one, kept in (
-        ("leaking test, all rows", leaking, slice(None)),
-        ("leaking test, its real rows", leaking, leaking.part.real),
-        ("holdout", holdout, slice(None)),
-    ):
-        truth, said = one.part.target[kept], one.probabilities[kept]
+    for name, one in (("leaking test, its real rows", leaking), ("holdout", holdout)):
+        truth, said = one.part.target[one.part.real], one.probabilities[one.part.real]
         areas = []
-        for wanted in (truth.mean(), 0.5, share):
+        for wanted in (share, 0.5):
             weights = np.where(truth == 1, wanted / truth.mean(), (1 - wanted) / (1 - truth.mean()))
             areas.append(100 * average_precision_score(truth, said, sample_weight=weights))
         rows.append([name, *areas, 100 * roc_auc_score(truth, said)])
-    (*_, at_share, area), (*_, at_half, honest, honest_area) = rows[1:]
+    (_, leaky, _, leaky_area), (_, honest, balanced, area) = rows
     sentence = (
-        f"Among real rows, at the holdout's {100 * share:.2f} % of frauds, the leak is worth {at_share - honest:.1f} "
-        f"points of area under precision-recall and {area - honest_area:.1f} under ROC; balance alone adds "
-        f"{at_half - honest:.1f} to the former."
+        f"Among real rows, at the holdout's {100 * share:.2f} % of frauds, the leak is worth {leaky - honest:.1f} "
+        f"points of area under precision-recall and {leaky_area - area:.1f} under ROC; balance alone adds "
+        f"{balanced - honest:.1f} to the former."
     )
-    head = ["rows", "AUPRC as they are", "at 50 % frauds", f"at {100 * share:.2f} %", "area under ROC"]
+    head = ["rows", f"AUPRC at {100 * share:.2f} % frauds", "AUPRC at 50 %", "area under ROC"]
     cells = [[name, *(f"{area:.2f}" for area in areas)] for name, *areas in rows]
     return {"title": "What the leak is worth (%), one model on", "head": head, "rows": cells}, sentence

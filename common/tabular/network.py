@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +25,7 @@ from common.tabular.tables import Tables
 prepare_keras(256)
 detector = Detector.load(Path("{model}"))
 for frame in Tables(["{csv}"]):
-    probabilities = detector.probabilities(detector.columns.part(frame, skip_bad=False).features)
-    print(probabilities, probabilities >= detector.threshold)
+    print(detector.probabilities(detector.columns.part(frame, skip_bad=False).features))
 """
 
 
@@ -46,11 +44,7 @@ class KerasArguments:
     loss: Literal["crossentropy", "focal"] = flag("crossentropy", "focal: easy rows count less (gamma 2)")
     num_train_epochs: int = flag(10, "passes over the training rows", "--epochs")
     per_device_train_batch_size: int = flag(32, "training rows per step", "--batch_size")
-    load_best_model_at_end: bool = flag(False, "keep the best epoch's weights instead of the last one's")
-    metric_for_best_model: Literal["auprc", "loss", "accuracy"] = flag(
-        "auprc", "of validation: which epoch is the best"
-    )
-    save_total_limit: int = flag(1, "newest checkpoints to keep; there is one after every epoch")
+    load_best_model_at_end: bool = flag(False, "keep the weights of the best epoch, by validation AUPRC, not the last")
     seed: int = flag(42, "of weights, dropout and the order of the rows")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
     report_to: str = flag("none", "tracker: tensorboard, wandb, mlflow, ...; none")
@@ -102,15 +96,6 @@ def build(kind: str, features: int):
     return keras.Sequential([*stack, layers.Dense(64, activation="relu"), layers.Dense(1, activation="sigmoid")])
 
 
-def learning_rate_of(args: KerasArguments, steps: int):
-    """The learning rate, or its schedule over all `steps` of the training."""
-    from keras.optimizers import schedules
-
-    linear = schedules.PolynomialDecay(args.learning_rate, steps, end_learning_rate=0.0)
-    kinds = {"linear": linear, "cosine": schedules.CosineDecay(args.learning_rate, steps)}
-    return kinds.get(args.lr_scheduler_type, args.learning_rate)
-
-
 @dataclass
 class Detector:
     """A Keras model (standardised rows -> [N, 1]), the `Columns` and the `Calibration` before and after it, and the
@@ -123,34 +108,30 @@ class Detector:
 
     def save(self, folder: Path) -> None:
         """Writes both files, each in one move."""
-        with tempfile.TemporaryDirectory(dir=folder) as partial:  # Keras looks at the ending
-            self.model.save(Path(partial) / MODEL_FILE)
-            os.replace(Path(partial) / MODEL_FILE, folder / MODEL_FILE)
-        calibration = asdict(self.calibration) if self.calibration else None
-        facts = {"threshold": self.threshold, "calibration": calibration, **asdict(self.columns)}
-        write_json(folder / COLUMNS_FILE, facts)
+        self.model.save(folder / f".{MODEL_FILE}")
+        os.replace(folder / f".{MODEL_FILE}", folder / MODEL_FILE)
+        facts = {"threshold": self.threshold, "calibration": asdict(self.calibration)}
+        write_json(folder / COLUMNS_FILE, facts | asdict(self.columns))
 
     @classmethod
     def load(cls, folder: Path) -> "Detector":
-        """What `save` has written. Raises `UserError`: nothing of that kind there, damaged, or of another task."""
+        """What `save` has written. Raises `UserError`: nothing of that kind there, or damaged."""
         from common.tabular.columns import Columns
         from common.tabular.detection import Calibration
 
-        if not (folder / COLUMNS_FILE).is_file():
-            raise UserError(f"--model {folder}: holds no {COLUMNS_FILE}; give the output folder of a training")
-        import keras
-
         try:
             facts = json.loads((folder / COLUMNS_FILE).read_text(encoding="utf-8"))
-            threshold, calibration = float(facts.pop("threshold")), facts.pop("calibration")
-            calibration = calibration and Calibration(**calibration)
+            threshold, calibration = float(facts.pop("threshold")), Calibration(**facts.pop("calibration"))
             columns = Columns(**facts)
+            import keras
+
             model = keras.saving.load_model(folder / MODEL_FILE, compile=False, safe_mode=True)
             if model.input_shape[1] != len(columns.features):
                 raise ValueError(f"{MODEL_FILE} and {COLUMNS_FILE} are not of the same training")
             return cls(model, columns, threshold, calibration)
         except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError, zipfile.BadZipFile) as error:
-            raise UserError(f"--model {folder}: cannot be loaded ({said_by(error)})") from None
+            problem = f"--model {folder}: cannot be loaded ({said_by(error)})"
+            raise UserError(f"{problem}; give the output folder of a training") from None
 
     def inputs(self, features: np.ndarray) -> np.ndarray:
         """float32 [N, F] in the shape that the model takes."""
@@ -164,4 +145,4 @@ class Detector:
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """float64 [N]: of fraud, calibrated."""
-        return self.calibration(self.raw(features)) if self.calibration else self.raw(features)
+        return self.calibration(self.raw(features))

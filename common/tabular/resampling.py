@@ -23,9 +23,8 @@ class ADASYN(BaseEstimator):
     G_i = G * r_i / sum(r) of them, rounded. Each is x_i + (x_z - x_i) * lambda: x_z one of the k neighbours of x_i in
     its own class, lambda uniform in [0, 1]. The same random_state gives the rows of imbalanced-learn's ADASYN.
 
-    Attributes, after fit: degree_ and wanted_, d and G; of the m_s minority rows minority_, their positions, density_,
-    float64, r_i, generated_, int64, G_i, and neighbours_ [m_s, k], positions in the same class, nearest first. After
-    transform: sample_indices_, of every row out the position of the one that it is, or was made from.
+    After fit: degree_ d, wanted_ G; of the m_s minority rows minority_, their positions, density_ r_i, generated_ G_i,
+    and neighbours_ [m_s, k], positions. After transform: sample_indices_, the row that each one is, or was made from.
     """
 
     def __init__(self, ratio=1.0, imb_threshold=0.75, k=5, random_state=None, verbose=False):
@@ -36,19 +35,13 @@ class ADASYN(BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X, y):
-        """Finds how many rows are to be made of each minority row of X [N, F], finite numbers; y: two labels [N].
-
-        Raises `UserError`: a parameter out of its range, or not two classes.
-        """
+        """Finds how many rows are to be made of each minority row of X [N, F]; y: two labels [N]."""
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32))
         labels, counts = np.unique(y, return_counts=True)
         if len(labels) != 2:
             raise UserError(f"ADASYN takes two classes; {len(y):,} rows have {len(labels)}")
-        for name in ("ratio", "imb_threshold"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1")
-        if self.k < 1:
-            raise UserError(f"k is {self.k}; ADASYN needs at least 1 neighbour")
+        if not (0 < self.ratio <= 1 and 0 < self.imb_threshold <= 1 and self.k >= 1):
+            raise UserError(f"{self}: ratio and imb_threshold must be above 0, up to 1, and k 1 or more")
         rare = labels[::-1][counts[::-1].argmin()]  # of equally many the second, usually 1
         few, many = int(counts.min()), int(counts.max())
         self.target_, self.minority_ = y.copy(), np.flatnonzero(y == rare)
@@ -69,11 +62,11 @@ class ADASYN(BaseEstimator):
 
     def summary(self) -> str:
         """d, G and what came of them, in a sentence."""
-        near, few = np.count_nonzero(self.density_), len(self.density_)
-        return (
-            f"ADASYN: d = {self.degree_:.4g} (nothing is done above {self.imb_threshold:g}), G = {self.wanted_:,.0f}, "
-            f"{near:,} of {few:,} rows with neighbours of the other class: {self.generated_.sum():,} rows are made"
+        begin = (
+            f"ADASYN: d = {self.degree_:.4g} (nothing is done above {self.imb_threshold:g}), G = {self.wanted_:,.0f}"
         )
+        near = f"{np.count_nonzero(self.density_):,} of {len(self.density_):,} rows with neighbours of the other class"
+        return f"{begin}, {near}: {self.generated_.sum():,} rows are made"
 
     def transform(self, X, y):
         """X and y with the synthetic rows behind; X may be in another scale than in fit, y must be the same."""
@@ -112,14 +105,14 @@ def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | 
     """
     from imblearn import over_sampling, under_sampling
 
-    ratio, near = {"sampling_strategy": args.resample_ratio}, {"k_neighbors": args.neighbours}
+    ratio, k, seed = args.resample_ratio, args.neighbours, {"random_state": args.training_args.seed}
     sampler = {
-        "adasyn": ADASYN(args.resample_ratio, k=args.neighbours),
-        "smote": over_sampling.SMOTE(**ratio, **near),
-        "borderline-smote": over_sampling.BorderlineSMOTE(**ratio, **near),
-        "oversample": over_sampling.RandomOverSampler(**ratio),
-        "undersample": under_sampling.RandomUnderSampler(**ratio),
-    }[args.resample].set_params(random_state=args.training_args.seed)
+        "adasyn": ADASYN(ratio, k=k, **seed),
+        "smote": over_sampling.SMOTE(sampling_strategy=ratio, k_neighbors=k, **seed),
+        "borderline-smote": over_sampling.BorderlineSMOTE(sampling_strategy=ratio, k_neighbors=k, **seed),
+        "oversample": over_sampling.RandomOverSampler(sampling_strategy=ratio, **seed),
+        "undersample": under_sampling.RandomUnderSampler(sampling_strategy=ratio, **seed),
+    }[args.resample]
     try:
         X, y = sampler.fit_resample(part.features, part.target)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Results of a detector: scores by part, baselines, the file of predictions, plots, and cards of the surest errors."""
+"""Results of a detector: baselines, scores by part, the file of predictions, plots."""
 
 import hashlib
 from collections import Counter
@@ -11,12 +11,10 @@ import pandas as pd
 
 from common import classification
 from common.errors import csv_cell, whole_file
-from common.metrics.detection.detection import confusion_counts
 from common.report import plots
-from common.report.page import card
 from common.report.words import format_value, words
 from common.results import headline
-from common.tabular.columns import CLASSES, Part
+from common.tabular.columns import ARRAYS, CLASSES, Part
 from common.tabular.detection import HALF, Decision, Detections, alerts_by_day, detection_metrics
 from common.tabular.resampling import ADASYN
 from common.tabular.splits import facts_of
@@ -26,7 +24,7 @@ HEADLINE = "auprc"
 COMPARED = ("auprc", "roc_auc", "precision", "recall", "f1", "accuracy", "cost")
 PREDICTIONS = {"validation": "predictions.csv", "test": "test_predictions.csv", "holdout": "holdout_predictions.csv"}
 PREFIXES = {"validation": "eval", "test": "predict", "holdout": "holdout"}
-OURS, NEVER, UNSUPERVISED = "this model", "never fraud", "isolation forest (no labels)"
+OURS, NEVER = "this model", "never fraud"
 
 
 def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[str, dict[str, Detections]]:
@@ -40,15 +38,17 @@ def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[
     models = {
         "logistic regression": LogisticRegression(max_iter=1000),
         "gradient boosting": HistGradientBoostingClassifier(**boosting, early_stopping=False, random_state=seed),
-        UNSUPERVISED: IsolationForest(random_state=seed),
+        "isolation forest (no labels)": IsolationForest(random_state=seed),
     }
     found, train = {}, parts["train"]
     for name, model in models.items():
         model.fit(train.features, train.target)  # which the forest does not look at
-        said = {}
-        for split in [split for split in parts if split != "train"]:
-            X = parts[split].features
-            said[split] = -model.score_samples(X) if name == UNSUPERVISED else model.predict_proba(X)[:, 1]
+        sure = getattr(model, "predict_proba", None)
+        said = {
+            split: sure(part.features)[:, 1] if sure else -model.score_samples(part.features)
+            for split, part in parts.items()
+            if split != "train"
+        }
         threshold, _ = decision.choose(parts["validation"], said["validation"])
         found[name] = {split: Detections(parts[split], said[split], threshold) for split in said}
     return found
@@ -66,17 +66,12 @@ def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, 
         everyone = {name: of[split] for name, of in models.items()}
         everyone[NEVER] = Detections(one.part, np.zeros(len(one.probabilities)), HALF)
         rows = {n: detection_metrics(of, args.decision, args.alerts_per_day) for n, of in everyone.items()}
-        found["metrics"][split] = rows[OURS]
-        trivial = {name: value | {"low": None, "high": None} for name, value in rows[NEVER].items()}
-        found["baseline"][split] = {"name": NEVER, "metrics": trivial}
-        for key, at in ((split, one.threshold), (f"{split}_at_half", HALF)):
-            called = np.eye(2, dtype=np.float32)[(one.probabilities >= at).astype(int)]
-            of = {key: classification.Predictions(list(CLASSES), called, one.part.target, ids=())}
-            classes = classification.score_predictions(of, {key: 0.0}, headline_metric="f1", train_targets=None)
-            for name in ("per_class", "confusion"):
-                found[name] |= classes[name]
-        if split == "validation" and top != split:
-            continue
+        found["metrics"][split], found["baseline"][split] = rows[OURS], {"name": NEVER, "metrics": rows[NEVER]}
+        called = np.eye(2, dtype=np.float32)[(one.probabilities >= one.threshold).astype(int)]
+        said = {split: classification.Predictions(list(CLASSES), called, one.part.target, ids=())}
+        classes = classification.score_predictions(said, {split: 0.0}, headline_metric="f1", train_targets=None)
+        found["per_class"] |= classes["per_class"]
+        found["confusion"] |= classes["confusion"]
         cells = [[n, *(format_value(row[k]["value"], row[k]["unit"]) for k in COMPARED)] for n, row in rows.items()]
         tables.append({"title": f"Models on {split}", "head": ["model", *map(words, COMPARED)], "rows": cells})
         days = alerts_by_day(one, args.alerts_per_day)[:31].reset_index()
@@ -106,70 +101,44 @@ def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
             shown.map(csv_cell).assign(**ours).to_csv(file, index=False, header=number == 0)
 
 
-def predict_file(
-    files: list[str], detector, path: Path, *, skip_bad: bool, truth: bool | None
-) -> tuple[Detections, dict, list[str]]:
-    """Writes the predictions of files of any size, a part at a time; skip_bad, truth: as `Columns.part` takes them.
+def predict_files(run, split: str, files: list[str], detector) -> Detections:
+    """Writes the predictions of files of any size, a part at a time, and tells the run of their rows.
 
-    Returns what is said of all rows, with as much of them as scores need; what results.json says of them; warnings.
+    Returns what is said of all rows, with as much of them as scores need.
     """
-    tables, parts, said, digest = Tables(files, skip_bad), [], [], hashlib.sha256()
+    parts, said, digest = [], [], hashlib.sha256()
+    settings = {"skip_bad": run.args.on_bad_example == "skip", "truth": split == "validation" or None}
 
     def detections() -> Iterable[Detections]:
-        for frame in tables:
-            part = detector.columns.part(frame, skip_bad=skip_bad, truth=truth)
+        for frame in Tables(files):
+            part = detector.columns.part(frame, **settings)
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
             digest.update(facts_of(part)["fingerprint"].encode())
             parts.append(replace(part, features=part.features[:, :0].copy(), shown=part.shown[[]]))
 
-    write_predictions(path, detections())
+    write_predictions(run.output_dir / PREDICTIONS[split], detections())
     arrays = {}
-    for name in ("features", "target", "time", "amount", "real"):
+    for name in ARRAYS:
         found = [getattr(part, name) for part in parts]
         arrays[name] = None if any(one is None for one in found) else np.concatenate(found)
-    skipped = dict(sum((Counter(part.skipped) for part in parts), tables.skipped))
-    whole = replace(parts[0], available=len(arrays["features"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
-    unknown = sum((Counter(part.unknown) for part in parts), Counter())
-    new = "or an empty cell, that training had not"
-    warnings = [f"{count:,} rows have a value of {name}, {new}" for name, count in unknown.items()]
-    facts = facts_of(whole) | {"fingerprint": digest.hexdigest()}
-    return Detections(whole, np.concatenate(said), detector.threshold), facts, warnings
-
-
-def error_cards(one: Detections, count: int = 10) -> list[str]:
-    """The worst errors as HTML: missed frauds, the least suspected first, then false alarms, the surest first."""
-    truth, said, cards = one.part.target == 1, one.probabilities, []
-    called = said >= one.threshold
-    for kind, mask, order in (("Missed fraud", truth & ~called, said), ("False alarm", ~truth & called, -said)):
-        rows = np.flatnonzero(mask)
-        for row in rows[np.argsort(order[rows], kind="stable")[:count]]:
-            about = {"Probability of fraud": f"{said[row]:.4g} (threshold {one.threshold:.4g})"}
-            cards.append(card(kind, [*about.items(), *one.part.shown.iloc[row, :8].astype(str).items()]))
-    return cards
+    skipped = dict(sum((Counter(part.skipped) for part in parts), Counter()))
+    whole = replace(parts[0], available=len(arrays["real"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
+    for name, count in sum((Counter(part.unknown) for part in parts), Counter()).items():
+        run.warn(f"{count:,} rows have a value of {name}, or an empty cell, that training had not")
+    run.data["splits"][split] = facts_of(whole) | {"fingerprint": digest.hexdigest()}
+    return Detections(whole, np.concatenate(said), detector.threshold)
 
 
 def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], output_dir: Path) -> dict[str, str]:
-    """What every report on classes shows, and precision-recall, ROC and calibration of what was tested."""
-    from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
-
-    files, drawn, folder = classification.draw_plots(results, output_dir), [], output_dir / "plots"
-    if any("eval_auprc" in row for row in results["history"]):
-        labels = {"title": "Area under precision-recall (%)", "series": {"validation": "eval_auprc"}}
-        drawn.append(plots.curves(results["history"], folder / "auprc", **labels))
+    """What every report on classes shows, and precision-recall of what was tested."""
+    files = classification.draw_plots(results, output_dir)
     for split, one in models[OURS].items():
         truth, said = one.part.target, {name: of[split].probabilities for name, of in models.items()}
-        if len(np.unique(truth)) < 2 or (split == "validation" and len(models[OURS]) > 1):
-            continue
-        (_, alarms), (missed, hits) = confusion_counts(truth, one.probabilities, one.threshold)
-        points = {f"threshold {one.threshold:.4g}": (hits / (hits + missed), hits / (hits + alarms))} if hits else {}
-        labels = {"title": f"Precision-recall ({split})", "xlabel": "recall", "ylabel": "precision", "points": points}
-        drawn.append(plots.ranked(PrecisionRecallDisplay, truth, said, folder / f"{split}_precision_recall", **labels))
-        labels = {"title": f"ROC ({split})", "xlabel": "false alarms per legitimate row", "ylabel": "recall"}
-        drawn.append(plots.ranked(RocCurveDisplay, truth, said, folder / f"{split}_roc", **labels))
-        said.pop(UNSUPERVISED, None)  # gives scores, not probabilities
-        drawn.append(plots.reliability(truth, said, folder / f"{split}_calibration", title=f"Calibration ({split})"))
-    return files | {path.stem: f"plots/{path.name}" for path in drawn}
+        if truth.any():
+            path, title = output_dir / "plots" / f"{split}_precision_recall", f"Precision-recall ({split})"
+            files[path.stem] = f"plots/{plots.precision_recall(truth, said, path, title=title).name}"
+    return files
 
 
 def resampling_table(method: str, before: Part, after: Part, adasyn: ADASYN | None) -> dict:
@@ -195,7 +164,6 @@ def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> 
     plane = PCA(2, random_state=0).fit(np.concatenate([X[near], made]))
     groups = {"legitimate": X[near[y[near] == 0]], "fraud": X[near[y[near] == 1]], "synthetic": made}
     points = {name: plane.transform(rows) for name, rows in groups.items() if len(rows)}
-    labels = {"xlabel": "first principal component", "ylabel": "second"}
-    title = "ADASYN: a fraud's neighbourhood, with the rows made of it"
-    drawn.append(plots.scatter(points, folder / "adasyn_neighbourhood", title=title, **labels))
+    labels = {"title": "ADASYN: a fraud's neighbourhood, with the rows made of it"}
+    drawn.append(plots.scatter(points, folder / "adasyn_neighbourhood", **labels))
     return {path.stem: f"plots/{path.name}" for path in drawn}

@@ -12,7 +12,7 @@ from common.data import overlaps
 from common.errors import UserError
 from common.files import require_columns, where, without_bad
 from common.hub import load_frame
-from common.tabular.columns import ORDERED, Columns, Part, class_texts, classes_of, held, is_index, learned, values_of
+from common.tabular.columns import Columns, Part, class_texts, classes_of, held, is_index, learned
 from common.tabular.tables import Tables
 
 
@@ -23,12 +23,11 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     apart for now (`split_resampled` cuts the others). Raises `UserError`: what is wrong with the tables.
     """
     skip = args.on_bad_example == "skip"
-    table = Tables(args.train_file, skip).whole() if args.train_file else load_frame(args, "train")
-    source, unread = table.attrs["source"], table.attrs.pop("skipped", {})
+    table = Tables(args.train_file).whole() if args.train_file else load_frame(args, "train")
+    source = table.attrs["source"]
     roles = {"time": args.time_column, "amount": args.amount_column}
-    needed = {"time"} if args.split == "time" else set()
-    needed |= {role for role in roles if f"{role}_column" in args.explicit}
-    roles = {role: name for role, name in roles.items() if role in needed or name in table.columns}
+    asked = {role for role in roles if f"{role}_column" in args.explicit or role == args.split}
+    roles = {role: name for role, name in roles.items() if role in asked or name in table.columns}
     require_columns(table.columns, [args.target, *args.ignore_columns, *roles.values()], source)
     counting = [name for name in table if name in table.attrs.get("indexes", ()) or is_index(name, table[name])]
     ignored = {name: "a saved index or running number" for name in counting if name not in roles.values()}
@@ -41,30 +40,25 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
 
     shares = {"test": args.test_share, "validation": args.validation_share}
     if args.protocol == "published":
-        shares = {"holdout": args.test_share if args.holdout_share is None else args.holdout_share}
+        shares = {"holdout": args.holdout_share or args.test_share}
     files = {"validation": args.validation_file, "test": args.test_file, "holdout": args.test_file}
-    cut = {name: share for name, share in shares.items() if share and not files[name]}
+    cut = {name: share for name, share in shares.items() if not files[name]}
     times = order_of(table, args.time_column) if args.split == "time" and cut else None
     rows = split_rows(target, cut, args.split_seed, times, source)
     rows["train"] = rows["train"][stratified(target[rows["train"]], args.max_train_samples, args.sample_seed)]
     frames = {name: table.iloc[part] for name, part in rows.items()}
-    frames |= {name: Tables(files[name], skip).whole() for name in shares if files[name] and shares[name]}
+    frames |= {name: Tables(files[name]).whole() for name in shares if files[name]}
 
     columns = Columns(args.target, classes, args.missing, roles)
     columns.learn(frames["train"], ignored, args.max_categories)
-    how = f"by {args.time_column}" if times is not None else f"stratified, split_seed {args.split_seed}"
-    limits, parts = {"train": args.max_train_samples, "validation": args.max_eval_samples}, {}
+    how = f"stratified, split_seed {args.split_seed}" if times is None else f"by {args.time_column}"
+    limits, parts = {"train": None, "validation": args.max_eval_samples}, {}
     for name in [name for name in ("train", "validation", "test", "holdout") if name in frames]:
         part = columns.part(frames[name], skip_bad=skip, truth=True)
-        limit = limits.get(name, args.max_predict_samples)
-        if name != "train":
-            part = part.take(stratified(part.target, limit, args.sample_seed))
-        part.skipped |= frames[name].attrs.get("skipped", {})
-        if name in rows and len(rows[name]) < len(table):
-            sampled = "" if limit is None else f", sample_seed {args.sample_seed}"
-            part.selection = f"{len(part):,} of {len(table):,} rows, {how}{sampled}"
-        parts[name] = part
-    parts["train"].skipped |= skipped | unread
+        parts[name] = part.take(stratified(part.target, limits.get(name, args.max_predict_samples), args.sample_seed))
+        of = len(table) if name in rows else len(part)
+        parts[name].selection = f"{len(parts[name]):,} of {of:,} rows, {how}, sample_seed {args.sample_seed}"
+    parts["train"].skipped |= skipped
     if 0 in np.bincount(parts["train"].target, minlength=2):
         raise UserError(f"{source}: the training rows that are left have one class; skipped: {parts['train'].skipped}")
     return parts, columns
@@ -72,10 +66,10 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
 
 def order_of(table: pd.DataFrame, column: str) -> np.ndarray:
     """float64 [N] of numbers or times. Raises `UserError`: a cell has no order."""
-    about = learned(table[column], 2)
-    times = values_of(table[column], about) if about.get("kind") in ORDERED else np.full(len(table), np.nan)
-    if np.isnan(times).any():
-        at = int(np.isnan(times).argmax())
+    about, times = learned(table[column], 2)
+    has_order = np.isfinite(times) & (about.get("kind") in ("number", "time"))
+    if not has_order.all():
+        at = int(has_order.argmin())
         problem = f"{column} {held(table[column].iloc[at])}, neither a number nor a time, so that there is no past"
         raise UserError(f"{where(table, at)}: {problem}; name another --time_column, or give --split stratified")
     return times
@@ -109,9 +103,8 @@ def split_rows(
     parts = {"train": left, **parts}
     for name, rows in parts.items():
         if len(np.unique(target[rows])) < 2:
-            raise UserError(
-                f"{source}: the {len(rows):,} rows of {name!r} are not of both classes; choose other shares"
-            )
+            problem = f"the {len(rows):,} rows of {name!r} are not of both classes"
+            raise UserError(f"{source}: {problem}; choose other shares")
     return {name: rows if times is not None else np.sort(rows) for name, rows in parts.items()}
 
 

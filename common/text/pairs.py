@@ -4,6 +4,7 @@ A split has the columns id, premise, hypothesis, `labels` (a ClassLabel; not wit
 are there. Classes are known by name, never by position.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -175,6 +176,7 @@ def tokenize(splits, tokenizer, encode: Callable, preparation: dict, args, run) 
         return {**tokens, "length": [len(ids) for ids in tokens["input_ids"]], "whole_length": whole}
 
     key = {"tokenizer": tokenizer.backend_tokenizer.to_str(), "max_length": max_length, "preparation": preparation}
+    key["encode"] = inspect.getsource(encode)  # of a script, which its reader may change
     inputs, whole_lengths = {}, {}
     for name, split in splits.items():
         labels = split.features.get("labels")

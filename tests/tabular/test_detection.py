@@ -71,21 +71,18 @@ def value_of(rule: str, decision: Decision, one: Detections, threshold: float) -
     called, truth = one.probabilities >= threshold, one.part.target
     if rule == "f1":
         return (sk.f1_score(truth, called, zero_division=0),)
-    if rule == "cost":
-        return (-decision.cost(one.part, called),)
-    precision = sk.precision_score(truth, called, zero_division=0)
-    return (precision >= decision.value, sk.recall_score(truth, called))
+    return (-decision.cost(one.part, called),)
 
 
-@pytest.mark.parametrize("rule", ["f1", "cost", "recall@0.6"])
+@pytest.mark.parametrize("rule", ["f1", "cost"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_threshold_is_better_than_the_chosen_one(rule, seed):
     one = drawn(400, 0.15, seed)
     decision = Decision.of(rule, 100.0, 5.0)
     threshold, how = decision.choose(one.part, one.probabilities)
     every = [*np.unique(one.probabilities), 1.1]
-    best = max(value_of(rule.split("@")[0], decision, one, at) for at in every)
-    assert value_of(rule.split("@")[0], decision, one, threshold) == pytest.approx(best) and "validation" in how
+    best = max(value_of(rule, decision, one, at) for at in every)
+    assert value_of(rule, decision, one, threshold) == pytest.approx(best) and "validation" in how
     assert threshold not in one.probabilities  # halfway between two
 
 
@@ -95,13 +92,11 @@ def test_thresholds_at_the_edges():
     assert F1.choose(part_of([0, 0, 0, 0]), one.probabilities)[0] == 0.5
     assert F1.choose(part_of([1, 1, 1, 1]), one.probabilities)[0] == 0.05
     assert F1.choose(one.part, np.full(4, 0.7))[0] == 0.35
-    threshold, how = Decision.of("recall@0.9", 1, 1).choose(part_of([0, 1, 0, 0]), one.probabilities)
-    assert "0.9 is never reached" in how and threshold == pytest.approx(0.15)
     threshold, how = Decision.of("cost", 1.0, 50.0).choose(one.part, one.probabilities)
     assert threshold == 1.0 and "cost more" in how
 
 
-@pytest.mark.parametrize("text", ["f2", "recall@0", "recall@1.1", "1", "0", "nan", "-0.5", "recall@"])
+@pytest.mark.parametrize("text", ["f2", "recall@0.9", "1", "0", "nan", "-0.5", ""])
 def test_what_is_no_rule(text):
     assert f"--threshold {text}: must be" in message(Decision.of, text, 1, 1)
     assert "--alert_cost 0" in message(Decision.of, "f1", 1, 0)
@@ -138,7 +133,6 @@ def test_alerts_day_by_day():
     assert days.to_numpy(int).tolist() == [[3, 2, 2, 1], [2, 2, 1, 1], [1, 1, 1, 1]]
     found = detection_metrics(one, F1, 2)
     assert found["precision_of_daily_alerts"]["value"] == pytest.approx(100 * 3 / 5)
-    assert found["recall_of_daily_alerts"]["value"] == pytest.approx(100 * 3 / 4)
     assert alerts_by_day(Detections(part_of([1, 0]), np.array([0.1, 0.2]), 0.5), 2).empty
 
 
@@ -153,9 +147,11 @@ def test_what_a_leak_is_worth_compares_real_rows_at_one_share():
     assert "worth 0.0 points of area under precision-recall and 0.0 under ROC" in sentence
     cells = {row[0]: list(map(float, row[1:])) for row in table["rows"]}
     assert cells["leaking test, its real rows"] == cells["holdout"]
-    everything, honest = cells["leaking test, all rows"], cells["holdout"]
-    assert everything[0] > honest[0] + 20 and everything[1] == pytest.approx(honest[1], abs=0.2)
-    assert f"balance alone adds {honest[1] - honest[2]:.1f}" in sentence and honest[0] == honest[2]
+    honest = cells["holdout"]
+    assert honest[1] > honest[0] + 20 and f"balance alone adds {honest[1] - honest[0]:.1f}" in sentence
+    assert honest[0] == pytest.approx(
+        100 * sk.average_precision_score(holdout.part.target, holdout.probabilities), abs=0.01
+    )
     weights = np.where(
         holdout.part.target == 1, 0.5 / holdout.part.target.mean(), 0.5 / (1 - holdout.part.target.mean())
     )

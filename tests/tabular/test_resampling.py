@@ -106,9 +106,9 @@ def test_where_nothing_is_made_it_is_said(X, y, words):
 def test_what_adasyn_refuses():
     X, y = cloud([50, 9], 3)
     for settings, words in (
-        ({"ratio": 0}, "ratio is 0"),
-        ({"imb_threshold": 2}, "imb_threshold is 2"),
-        ({"k": 0}, "k is 0"),
+        ({"ratio": 0}, "ADASYN(ratio=0): ratio and imb_threshold must be above 0, up to 1, and k 1 or more"),
+        ({"imb_threshold": 2}, "ADASYN(imb_threshold=2): ratio"),
+        ({"k": 0}, "ADASYN(k=0): ratio"),
     ):
         assert words in message(ADASYN(**settings).fit, X, y)
     assert "two classes" in message(ADASYN().fit, X, np.zeros(59)) and clone(ADASYN(k=3)).k == 3

@@ -190,12 +190,3 @@ def test_what_is_missing_is_said(table, tmp_path):
     gone = table.assign(V1=np.where(table["Class"] == 1, np.nan, table["V1"]))
     assert "one class; skipped" in message(parts_of, gone, tmp_path, missing="skip")
     assert sum(map(len, parts.values())) == 999 and parts["train"].skipped == {"empty target": 1}
-
-
-def test_rows_that_the_reader_leaves_out_are_counted_by_part(table, tmp_path):
-    for name, broken in (("train", "1,2\n"), ("test", "1,2,3,4,5\n1\n")):
-        (tmp_path / name).write_text(table.to_csv(index=False) + broken, encoding="utf-8")
-    parts, _ = training_parts(arguments(tmp_path / "train", test_file=[str(tmp_path / "test")], on_bad_example="skip"))
-    few, many = "fewer cells than the header", "more cells than the header"
-    assert (parts["train"].skipped, parts["validation"].skipped) == ({few: 1}, {})
-    assert parts["test"].skipped == {few: 1, many: 1}

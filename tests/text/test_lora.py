@@ -247,7 +247,7 @@ def test_folders_that_are_no_adapter(tmp_path):
     def read(folder):
         return message(SavedAdapter.read, str(folder), ARGS)
 
-    assert "not a hub id" in read(tmp_path / "none" / "of" / "these")
+    assert "no such folder" in read(tmp_path / "none" / "of" / "these")
     (tmp_path / "empty").mkdir()
     assert "has no adapter_config.json" in read(tmp_path / "empty")
     fresh("bert").save_pretrained(tmp_path / "model")
