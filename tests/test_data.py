@@ -537,7 +537,7 @@ def test_a_sample_is_random_by_seed_and_says_so():
     # Were they the first ones, or a stride, the two seeds would agree; drawn, they share about a tenth.
     assert 50 < len({*chosen["i"]} & {*other["i"]}) < 150
     assert 4_500 < np.mean(chosen["i"][:]) < 5_500
-    for limit in (None, 10_000):
+    for limit in (None, -1, 10_000):
         assert select(rows, limit, 0)[1] == "all 10,000"
 
 
