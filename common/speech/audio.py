@@ -61,7 +61,8 @@ def examine(path: str) -> dict:
     try:
         with _opened(path) as sound:
             found["digest"] = hashlib.sha256(_content(_stored(path))).hexdigest()
-            while len(block := sound.read(BLOCK, dtype="float32")):  # `blocks` hands on rubbish behind a cut file
+            # A block that is not full is the last: behind a damaged frame further reads find more, but not `load_clip`.
+            while frames % BLOCK == 0 and len(block := sound.read(BLOCK, dtype="float32")):
                 if not np.isfinite(block).all():
                     raise BadAudio(f"{path}: has samples that are not finite numbers (NaN, infinite)", "not finite")
                 frames, found["peak"] = frames + len(block), max(found["peak"], float(np.abs(block).max()))

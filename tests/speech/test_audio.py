@@ -113,6 +113,17 @@ def test_an_mp3_without_a_count_of_its_frames_is_read_to_its_end(tmp_path, mode,
         load_audio(bare)
 
 
+def test_an_mp3_with_a_damaged_frame_is_refused(tmp_path):
+    """Decoding goes on behind it, but only where one reads again; the samples would end before their seconds."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound(0.5), 16_000)
+    content = path.read_bytes()
+    at = len(b"".join(frames(content)[: 2 * len(frames(content)) // 3]))
+    path.write_bytes(content[:at] + b"\0" + content[at + 1 :])
+    reason, sentence = problem(path)
+    assert reason == "truncated" and "it can be decoded up to" in sentence
+
+
 def test_an_id3_tag_before_the_frames(tmp_path):
     content = write(tmp_path / "a.mp3", 2.0).read_bytes()
     (tmp_path / "tagged.mp3").write_bytes(b"ID3\x04\0\0" + bytes([0, 0, 2, 0]) + b"\xff\xfb" * 128 + content)
