@@ -45,6 +45,7 @@ class KerasArguments:
     num_train_epochs: int = flag(10, "passes over the training rows", "--epochs")
     per_device_train_batch_size: int = flag(32, "training rows per step", "--batch_size")
     load_best_model_at_end: bool = flag(False, "keep the weights of the best epoch, by validation AUPRC, not the last")
+    save_total_limit: int = flag(1, "newest checkpoints to keep; there is one after every epoch")
     seed: int = flag(42, "of weights, dropout and the order of the rows")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
     report_to: str = flag("none", "tracker: tensorboard, wandb, mlflow, ...; none")

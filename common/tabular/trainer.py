@@ -153,9 +153,8 @@ class KerasTrainer:
         write_bytes(folder / STATE_FILE, save({str(at): values for at, values in enumerate(state)}))
         write_json(folder / FACTS_FILE, {"log_history": self.history, "best": self.best | {"weights": None}})
         seal(folder)
-        for path in checkpoints(self.run.output_dir):
-            if path != folder:
-                shutil.rmtree(path)
+        for path in checkpoints(self.run.output_dir)[: -self.args.save_total_limit]:
+            shutil.rmtree(path)
 
     def _restore(self) -> None:
         saved = load_file(self.run.checkpoint / STATE_FILE)
@@ -164,3 +163,6 @@ class KerasTrainer:
             variable.assign(values)
         facts = json.loads((self.run.checkpoint / FACTS_FILE).read_text("utf-8"))
         self.best, self.history = facts["best"] | {"weights": state[len(variables) :]}, facts["log_history"]
+        for path in checkpoints(self.run.output_dir):
+            if int(path.name.removeprefix("checkpoint-")) > self.history[-1]["step"]:  # would be taken for the newest
+                shutil.rmtree(path)

@@ -173,7 +173,7 @@ def test_a_resumed_training_is_bit_for_bit_one_that_never_stopped(tmp_path, whol
 
 
 def test_the_best_epoch_survives_a_stop(tmp_path):
-    settings = {"patience": 3, "learning_rate": 5e-2}
+    settings = {"patience": 3, "learning_rate": 5e-2, "save_total_limit": 9}
     straight = trainer_of(tmp_path / "straight", num_train_epochs=5, **settings)
     straight.train()
     first = trainer_of(tmp_path / "two", num_train_epochs=2, **settings)
@@ -213,7 +213,7 @@ def test_a_signal_leaves_at_the_next_look_and_costs_the_unfinished_epoch(tmp_pat
 
 
 def test_being_killed_while_saving_leaves_no_half_checkpoint(tmp_path, monkeypatch):
-    trainer = trainer_of(tmp_path, num_train_epochs=2)
+    trainer = trainer_of(tmp_path, num_train_epochs=2, save_total_limit=2)
     writes = []
 
     def killed(path, content):
