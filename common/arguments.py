@@ -237,7 +237,8 @@ def _masked(command: list[str]) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """For JSON: members of enumerations by value, settings as dictionaries, all else as text."""
-    return json.loads(json.dumps(value, default=lambda v: v.to_dict() if hasattr(v, "to_dict") else str(v)))
+    text = json.dumps(value, default=lambda item: item.to_dict() if hasattr(item, "to_dict") else str(item))
+    return json.loads(text, parse_constant=str)  # results.json takes no NaN
 
 
 def _tokens_of_file(path: str) -> list[str]:

@@ -115,7 +115,7 @@ class PooledClassifier(_HeadOnEncoder):
 
 
 class RecurrentCtc(_HeadOnEncoder):
-    """SUPERB's: a linear layer, bidirectional LSTMs with dropout, a linear layer; without LSTMs, the last one alone."""
+    """SUPERB's (s3prl/s3prl): linear, bidirectional LSTMs with dropout, linear; without LSTMs, the last one alone."""
 
     config_class, output_class = RecurrentCtcConfig, CausalLMOutput
 

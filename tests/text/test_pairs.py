@@ -259,6 +259,13 @@ def test_tokens_are_the_tokenizers(load, tiny_tokenizer, tmp_path, architecture)
     def encode(batch, **cut):
         return tokenizer(*([text.upper() for text in batch[part]] for part in ("premise", "hypothesis")), **cut)
 
+    def other(batch, **cut):
+        return tokenizer(batch["hypothesis"], batch["premise"], **cut)
+
+    before = tokenize(splits, tokenizer, other, {"upper": True}, args, run)[0]["train"][0]["input_ids"]
+    assert before == tokenizer(ROW["hypothesis"], ROW["premise"], truncation=True, max_length=14)["input_ids"]
+    tokenizer("")  # no truncation is set, as when a run begins
+    # The script's own step was changed since: what is in the cache is not its.
     inputs, collator, whole = tokenize(splits, tokenizer, encode, {"upper": True}, args, run)
     for row, pair in zip(inputs["train"], splits["train"]):
         expected = tokenizer(pair["premise"].upper(), pair["hypothesis"].upper(), truncation=True, max_length=14)
