@@ -59,6 +59,11 @@ def disk_problem(error: BaseException) -> str | None:
     return f"{name}: {DISK_ERRORS[number]}" if name else DISK_ERRORS[number]
 
 
+def peer_ended(error: BaseException) -> bool:
+    """Whether an error says that another process of the launch is gone."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and PEER.search(str(error)) is not None
+
+
 def said_by(error: BaseException) -> str:
     """What an error says, on one line: its first that is not blank, else its kind."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
@@ -88,7 +93,7 @@ def exit_status(run: Callable[[], object], script: str) -> int:
         sentence, status = INTERRUPTED, 130
     except Exception as error:
         sentence, status = disk_problem(error), 2
-        if sentence is None and PEER.search(str(error)) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if sentence is None and peer_ended(error):
             sentence, status = "another process of this run has ended; its own message says why", 1
         if sentence is None:
             raise

@@ -34,6 +34,7 @@ class StopRequest:
 
     def __init__(self):
         self.signal_number: int | None = None
+        self.raised: Interrupted | None = None
         self.deferred = False
 
     def __enter__(self) -> "StopRequest":
@@ -53,11 +54,17 @@ class StopRequest:
             return
         if not again or number == signal.SIGINT:
             name = signal.Signals(number).name
-            raise Interrupted(
+            self.raised = Interrupted(
                 f"stopped by {name}; nothing is lost that was not trained: run the same command again, "
                 "with --resume_from_checkpoint auto if there is a checkpoint",
                 number,
             )
+            raise self.raised
+
+    def check(self) -> None:
+        """Raises `Interrupted` again where a library has swallowed it (`datasets` does while it hashes a function)."""
+        if self.raised is not None:
+            raise self.raised
 
     @contextlib.contextmanager
     def defer(self) -> Iterator[None]:

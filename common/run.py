@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.checkpoints import RUN_FILE, prepare_output_dir
-from common.errors import UserError, said_by, write_json
+from common.errors import UserError, peer_ended, said_by, write_json
 from common.launch import StopRequest, check_launch
 
 NOT_PUSHED = ("checkpoint-*", "checkpoint-*/**", "demo/**", "runs/**", "training_args.bin", RUN_FILE, ".run.*")
@@ -73,6 +73,7 @@ class Run:
 
         Never around evaluation without `together`: processes that wait for the first one cannot take part in it.
         """
+        self.stop.check()
         begin = time.perf_counter()
         logger.info("%s ...", name)
         first = self.on_torch and not together
@@ -295,7 +296,8 @@ def start_run(args, *, task: str) -> Iterator[Run]:
         try:
             yield run
         except (OSError, RuntimeError) as error:  # some libraries raise the latter
-            if run.output_dir.is_dir():
+            run.stop.check()
+            if run.output_dir.is_dir() or peer_ended(error):
                 raise
             raise UserError(
                 f"--output_dir {run.output_dir}: was removed while the run wrote into it; run it again"

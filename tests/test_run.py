@@ -126,6 +126,33 @@ def test_a_folder_that_is_removed_during_the_run_is_one_sentence(tmp_path):
         run(False)
 
 
+def test_a_process_that_is_left_alone_does_not_blame_the_folder(tmp_path, monkeypatch):
+    """The main process was refused, and took its empty folder with it."""
+    with pytest.raises(RuntimeError, match="closed by peer"), start_run(make_args(tmp_path / "out"), task="labels"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shutil.rmtree(tmp_path / "out")
+        raise RuntimeError("[pair.cc:538] Connection closed by peer [127.0.0.1]:1234")
+
+
+@pytest.mark.parametrize("then", ["the next phase", "an error"])
+def test_a_stop_that_a_library_swallows_comes_again(tmp_path, then):
+    def swallows():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except BaseException:  # as datasets does while it hashes a function
+            return
+        pytest.fail("no signal came")
+
+    with pytest.raises(Interrupted, match="SIGTERM"), start_run(make_args(tmp_path / "out"), task="labels") as run:
+        with run.phase("data"):
+            swallows()
+            if then == "an error":
+                raise RuntimeError("Connection closed by peer")
+        with run.phase("model"):
+            pytest.fail("the run went on")
+
+
 def test_launches_that_would_run_as_one_process_are_refused():
     single = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
     assert "torchrun" in message(check_launch, single)
