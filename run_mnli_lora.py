@@ -101,10 +101,11 @@ ADAPTER_USAGE = """\
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoTokenizer
 
-model = AutoPeftModelForSequenceClassification.from_pretrained("{model}", num_labels=COUNT)
+classes = {classes}
+model = AutoPeftModelForSequenceClassification.from_pretrained("{model}", num_labels=len(classes))
 tokenizer = AutoTokenizer.from_pretrained("{model}")
 logits = model(**tokenizer({first!r}, {second!r}, return_tensors="pt")).logits
-print(CLASSES[logits.argmax().item()])
+print(classes[logits.argmax().item()])
 """
 
 
@@ -189,7 +190,10 @@ def main(argv: list[str] | None = None) -> dict:
             splits, classes = pairs.with_classes_of(splits, trained_for, name, args, CLASSES, run)
             run.describe(splits)
         with run.phase("preprocessing", together=True):
-            tokenizer, prepared = load_tokenizer(args), preprocess(args)
+            tokenizer, case = load_tokenizer(args), str.lower if args.lower_case else str
+
+            def prepared(texts):  # what is done to texts before they are tokenised
+                return [case(text) for text in texts]
 
             def encode(batch, **settings):  # what `map` does with a batch of pairs
                 return tokenizer(prepared(batch["premise"]), prepared(batch["hypothesis"]), **settings)
@@ -213,7 +217,6 @@ def main(argv: list[str] | None = None) -> dict:
             vectors |= pairs.pooled_vectors("after", model, inputs, collator, run)
         outputs = trainer.predict_splits(data)
         saved = run.output_dir if training or args.combine else args.adapter or args.model
-        usage = ADAPTER_USAGE if args.method == "lora" else USAGE
         return pairs.finish(
             run,
             trainer,
@@ -226,7 +229,7 @@ def main(argv: list[str] | None = None) -> dict:
             vectors=vectors,
             published=(REPORT, *PUBLISHED[args.method]),
             epochs=PUBLISHED_EPOCHS if args.method == "freeze" else {},
-            usage=usage.replace("COUNT", str(len(classes))).replace("CLASSES", str(classes)),
+            usage=ADAPTER_USAGE if args.method == "lora" else USAGE,
             model=saved,
             tables=[structure],
             write_more=lambda: write_adapters(model, tokenizer, inputs, collator, run),
@@ -256,11 +259,6 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
     if adapters:
         args.set(f"of {adapters[0].name}", **adapters[0].settings)
     return adapters
-
-
-def preprocess(args: MultiNliArguments):
-    """What is done to a list of texts before they are tokenised."""
-    return lambda texts: [text.lower() for text in texts] if args.lower_case else texts
 
 
 def adapt(model, args: MultiNliArguments, adapters: list[SavedAdapter]) -> tuple:

@@ -121,8 +121,6 @@ class PersianNliArguments(PairArguments):
         Strategy.parse(self.strategy)
         if self.train_embeddings and self.strategy != "last_layer":
             raise UserError(f"--train_embeddings belongs to --strategy last_layer, not to {self.strategy}")
-        if not 0 < self.pruned_share < 1 or (self.head_learning_rate or 0) < 0:
-            raise UserError("--pruned_share must be above 0 and below 1, --head_learning_rate 0 or more")
         named = {"raw": (), "published": persian.PUBLISHED, **{step: (step,) for step in persian.STEPS}}
         if odd := next((name for name in self.preprocessing if name not in named), None):
             raise UserError(f"--preprocessing {odd}: choose raw, published, or some of {', '.join(persian.STEPS)}")
@@ -182,6 +180,8 @@ def main(argv: list[str] | None = None) -> dict:
     training = args.training_args.do_train
     if "strategy" in args.explicit and not training:
         raise UserError(f"--strategy {args.strategy} is for training; a trained model is used as it is: leave it out")
+    if args.strategy != "prune_heads" and (odd := args.explicit & {"pruned_share", "pruned_layers", "pruning_seed"}):
+        raise UserError(f"--{min(odd)} belongs to --strategy prune_heads, not to {args.strategy}")
     with start_run(args, task="persian-nli") as run:
         run.use_demo(lambda folder: farstail_demo(folder, args.model))
         saved = getattr(load_config(args), "preparation", None)

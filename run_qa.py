@@ -72,6 +72,7 @@ PUBLISHED = {
     "distilbert": [("a model card on the hub (lauraparra28)", "whole set", {"exact": 63.91, "f1": 67.67})],
     "xlm-roberta": [("deepset/xlm-roberta-base-squad2", "whole set, 2 epochs", {"exact": 73.92, "f1": 77.14})],
 }
+WINDOWS = ("max_length", "stride", "max_answer_length")  # remembered with the model, to answer as it was evaluated
 logger = logging.getLogger(__name__)
 
 
@@ -96,20 +97,12 @@ class QuestionAnsweringArguments(TaskArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.null_threshold != "auto":
-            try:
-                usable = math.isfinite(float(self.null_threshold))
-            except ValueError:
-                usable = False
-            if not usable:
-                raise UserError(f"--null_threshold {self.null_threshold}: is neither a number nor auto")
-        for name in ("max_length", "n_best_size", "max_answer_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} must be 1 or more")
-        if self.n_best_size > 1000:
-            raise UserError(f"--n_best_size {self.n_best_size}: must be 1000 or less")
-        if self.stride < 0 or (self.tuning_samples or 0) < 0:
-            raise UserError("--stride and --tuning_samples cannot be negative")
+        try:
+            usable = self.null_threshold == "auto" or math.isfinite(float(self.null_threshold))
+        except ValueError:
+            usable = False
+        if not usable:
+            raise UserError(f"--null_threshold {self.null_threshold}: is neither a number nor auto")
 
 
 COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": QUESTION_ANSWERING}
@@ -121,7 +114,7 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 from common.data import describe, load_splits, overlaps
 from common.demo.qa import question_answering_demo
 from common.files import read_files
-from common.models import check_vocabulary, load_model, load_tokenizer, structure_table
+from common.models import check_vocabulary, load_config, load_model, load_tokenizer, structure_table
 from common.results import published
 from common.run import start_run
 from common.text.answers import NoAnswerRule, draw_plots, error_cards, score_splits, usage_of, write_answers
@@ -171,6 +164,8 @@ def main(argv: list[str] | None = None) -> dict:
     args = parse_arguments(QuestionAnsweringArguments, argv, **COMMAND_LINE)
     with start_run(args, task="question-answering") as run:
         run.use_demo(lambda folder: question_answering_demo(folder, args.model))
+        stored = getattr(load_config(args), "question_answering", {})
+        args.set(f"remembered with {args.model}", **{name: stored[name] for name in WINDOWS if name in stored})
         with run.phase("data"):
             questions = load_questions(args, run)
         with run.phase("model"):
@@ -184,7 +179,7 @@ def main(argv: list[str] | None = None) -> dict:
             windows = cut_splits(questions, tokenizer, args, max_length, run)
             run.describe(questions)
 
-        rule = NoAnswerRule(args, questions, getattr(model.config, "question_answering", None), run.warn)
+        rule = NoAnswerRule(args, questions, stored, run.warn)
         trainer = make_trainer(run, model, tokenizer, questions, windows, rule, max_length)
         if args.training_args.do_train:
             trainer.train()
@@ -193,7 +188,7 @@ def main(argv: list[str] | None = None) -> dict:
             for name, output in trainer.predict_splits(windows).items()
         }
         scores = score_splits(rule, questions, answers, trainer.metrics)
-        model.config.question_answering = rule.settings()
+        model.config.question_answering = {**rule.settings(), **{name: getattr(args, name) for name in WINDOWS}}
         return run.finish(
             trainer,
             scores,

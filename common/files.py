@@ -116,7 +116,6 @@ def read_file(path: Path, name: str) -> pd.DataFrame:
         frame = _read_json(_text(content, name), ending, name)
     if frame.empty:
         raise UserError(f"{name}: the file has no rows")
-    frame.attrs.setdefault("label_names", {})
     return frame
 
 
@@ -124,11 +123,11 @@ def _content(path: Path, name: str) -> tuple[str, bytes]:
     """The ending that says what is in a file, and what is in it, decompressed."""
     inner = PurePath(name.partition("?")[0] if "://" in name else name)
     with fetching("file", name):
-        if not path.is_file():  # not opened: a pipe would wait for ever
-            raise UserError(f"{name}: {'is a folder, pipe or device, not a file' if path.exists() else 'no such file'}")
+        require_file(path, name)
         content = path.read_bytes()
-        if inner.suffix.lower() == ".gz":
-            inner, content = inner.with_suffix(""), gzip.decompress(content)
+        inner = inner.with_suffix("") if inner.suffix.lower() == ".gz" else inner
+        if content.startswith(b"\x1f\x8b"):  # programs that fetch files unpack them and keep the name, or the reverse
+            content = gzip.decompress(content)
         elif inner.suffix.lower() == ".zip" and content:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 files = [i for i in archive.namelist() if not i.endswith("/") and not i.startswith("__MACOSX/")]
@@ -140,6 +139,12 @@ def _content(path: Path, name: str) -> tuple[str, bytes]:
     if inner.suffix.lower() not in FORMATS:
         raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
     return inner.suffix.lower(), content
+
+
+def require_file(path: Path, name: str) -> None:
+    """Raises `UserError` for what is no file, which is not opened: a pipe would wait for ever."""
+    if not path.is_file():
+        raise UserError(f"{name}: {'is a folder, pipe or device, not a file' if path.exists() else 'no such file'}")
 
 
 def _text(content: bytes, name: str) -> str:
@@ -161,29 +166,29 @@ def _lines(text: str) -> list[str]:
 def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
     """A tab-separated file is taken to be without any quoting (GLUE's are) when all its lines have as many tabs, but
     quotes make a row wrong or join lines."""
-    header = re.split("[\r\n]", text, maxsplit=1)[0]
+    header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = max(",\t;|", key=header.count) if ending == ".csv" else "\t"
+    style = {"delimiter": delimiter, "skipinitialspace": delimiter != "\t" and f"{delimiter} " in header}
     lines = [line for line in _lines(text) if line] if delimiter == "\t" else []
     even = bool(lines) and {line.count("\t") for line in lines} == {header.count("\t")} != {0}
     try:
-        frame = _cells(text, delimiter, name)
+        frame = _cells(text, name, **style)
         if not even or len(frame) == len(lines) - 1:
             return frame
     except UserError:
         if not even:
             raise
-    return _cells(text, delimiter, name, quoting=csv.QUOTE_NONE)
+    return _cells(text, name, quoting=csv.QUOTE_NONE, **style)
 
 
-def _cells(text: str, delimiter: str, name: str, **style) -> pd.DataFrame:
+def _cells(text: str, name: str, **style) -> pd.DataFrame:
     csv.field_size_limit(2**31 - 1)  # contexts are longer than the module's default of 131072 characters
-    style["skipinitialspace"] = delimiter != "\t" and delimiter + " " in re.split("[\r\n]", text, maxsplit=1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **style)
-    rows, begin = [], 1
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, **style)
+    lines, rows, begin = filter(None, reader), [], 1  # a blank line has no cells
     try:
-        header = next(reader, [])
+        header = next(lines, [])
         begin = reader.line_num + 1
-        for cells in filter(None, reader):  # a blank line has no cells
+        for cells in lines:
             if len(cells) != len(header):
                 raise UserError(f"{name}: line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
             rows.append(cells)
@@ -204,7 +209,8 @@ def all_different(names: list[str], at: str, what: str) -> None:
 
 def _read_json(text: str, ending: str, name: str) -> pd.DataFrame:
     lines = [(number, line.strip()) for number, line in enumerate(_lines(text), start=1) if line.strip()]
-    if ending == ".jsonl" or (len(lines) > 1 and all(line[0] + line[-1] == "{}" for _, line in lines[:2])):
+    by_line = ending == ".jsonl" or (len(lines) > 1 and all(line[0] + line[-1] == "{}" for _, line in lines[:2]))
+    if by_line and not text.lstrip().startswith("["):
         rows = [_loads(line, name, number) for number, line in lines]
         if odd := next((number for (number, _), row in zip(lines, rows) if not isinstance(row, dict)), None):
             raise UserError(f"{name}: line {odd} is not an object with named columns")
@@ -246,5 +252,6 @@ def _loads(text: str, name: str, line: int | None = None) -> object:
 def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
     with fetching("file", name):
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
+        table.validate(full=True)  # texts may be no UTF-8
         all_different(table.column_names, name, "column")
         return frame_of(table, class_names(datasets.Features.from_arrow_schema(table.schema)))

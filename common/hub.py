@@ -132,9 +132,9 @@ def class_names(features: datasets.Features) -> dict[str, list[str]]:
 
 
 def named(positions: Iterable[int | None], names: Sequence[str]) -> list[str | None]:
-    """Classes by name; None for what is not there, or -1 (unknown)."""
+    """Classes by name; None for what is not there, or -1 (unknown); a number that has no name stays."""
     name_of = {None: None, -1: None, **dict(enumerate(names))}
-    return [name_of[i] for i in positions]
+    return [name_of.get(i, i) for i in positions]
 
 
 def frame_of(table: pyarrow.Table, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from common.files import listed, where
 NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
 MANY = 1000  # classes
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")
-SCORE = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)? ?%?")
+SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)? ?%?")
 INVISIBLE = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 UNNAMED, GENERIC_NAME = re.compile(r"LABEL_\d+"), re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
 Known = Mapping[str, Sequence[str]]  # class -> its other spellings; the order is that of the ids
@@ -104,7 +104,7 @@ def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     """Labels as text, "" for missing ones; numbers with nothing behind their point are written without it."""
     texts = []
     for i, value in enumerate(frame[column].tolist()):
-        if isinstance(value, list | dict | tuple):
+        if isinstance(value, list | dict | bytes):
             raise UserError(f"{where(frame, i)}: the label must be a name or a number, not {value!r:.60}")
         text = "" if value is None or value != value else tidy(value)
         number = NUMBER.fullmatch(text)
@@ -149,7 +149,7 @@ def class_names_of(
             raise UserError(
                 f"{checkpoint}: calls its {len(labels)} classes {', '.join(labels[:10])}, which does not say what they "
                 "mean; give --label_order with a name for each, in this order, such as "
-                f"--label_order {','.join(names or known)}"
+                f"--label_order {','.join(names or known) or 'first,second'}"
             )
         labels = in_order(label_order, known)
     same = {name.casefold(): name for name in names}
@@ -176,8 +176,7 @@ def align_with_checkpoint(
     `id2label`: its classes; None: it is no trained classifier. In `training` a model for other classes gets a new
     head, and the data's order stays. Raises `UserError` as `class_names_of`, else.
     """
-    kind = datasets.ClassLabel
-    labelled = {name: split for name, split in splits.items() if isinstance(split.features.get("labels"), kind)}
+    labelled = {name: split for name, split in splits.items() if "labels" in split.features}
     names = list(dict.fromkeys(name for split in labelled.values() for name in split.features["labels"].names))
     if id2label is None or (training and len(id2label) != len(names)):
         return splits
@@ -190,7 +189,8 @@ def align_with_checkpoint(
     for name, split in labelled.items():
         position = [found.index(label) for label in split.features["labels"].names]
         ids = [position[old] if old is not None and old >= 0 else -1 for old in split["labels"][:]]
-        splits[name] = split.remove_columns("labels").add_column("labels", ids, feature=kind(names=found))
+        feature = datasets.ClassLabel(names=found)
+        splits[name] = split.remove_columns("labels").add_column("labels", ids, feature=feature)
         if counts := label_counts(splits[name]):
             splits.facts[name]["label_counts"] = counts
     return splits

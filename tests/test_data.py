@@ -182,6 +182,10 @@ def test_compressed_files(tmp_path, ending):
         archive.writestr(f"folder/r.{ending}", content)
         archive.writestr(f"__MACOSX/folder/._r.{ending}", b"x")
     assert read(tmp_path / f"r.{ending}.gz") == read(tmp_path / "r.zip") == ROWS
+    # What a browser unpacked under its old name, and the reverse.
+    (tmp_path / f"r.{ending}.gz").write_bytes(content)
+    (tmp_path / f"r.{ending}").write_bytes(gzip.compress(content))
+    assert read(tmp_path / f"r.{ending}.gz") == read(tmp_path / f"r.{ending}") == ROWS
     with zipfile.ZipFile(tmp_path / "r.zip", "a") as archive:
         archive.writestr("another.csv", content)
     assert "must hold one file, but holds 2" in message(read_files, tmp_path / "r.zip")
@@ -245,6 +249,7 @@ def test_the_separator_is_that_of_the_header(tmp_path):
         ('"a, b";c;d\n1;2;3\n', [{"a, b": "1", "c": "2", "d": "3"}]),
         ("a\n1\t2\n", [{"a": "1\t2"}]),
         (",a\n0,1\n", [{"Unnamed: 0": "0", "a": "1"}]),
+        ("\n\r\na;b;c\n\n1;2;3\n", [{"a": "1", "b": "2", "c": "3"}]),
     ):
         path.write_text(text)
         assert read(path) == rows
@@ -295,6 +300,9 @@ def test_json_keeps_types_in_all_its_forms(tmp_path):
         assert read(path) == rows
     path.write_text(lines.splitlines()[0])
     assert read(path) == rows[:1]
+    for indent in (None, 1):  # one list, whatever the file is called
+        (tmp_path / "r.jsonl").write_text(json.dumps(rows, indent=indent))
+        assert read(tmp_path / "r.jsonl") == rows
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps({"data": [{"paragraphs": []}]}).encode())
     assert read(path) == [{"paragraphs": []}]
 
@@ -409,6 +417,21 @@ def test_other_encodings_are_said_to_be_other(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes("a,b\ncafé,1\n".encode("latin-1"))
     assert message(read_files, path) == f"{path}: not UTF-8 text (byte 7); save it as UTF-8"
+
+
+def test_a_parquet_file_with_texts_that_are_no_utf8(tmp_path):
+    good = pyarrow.array(["ab", "cd"])
+    bad = pyarrow.StringArray.from_buffers(2, good.buffers()[1], pyarrow.py_buffer(b"\xff\xfecd"))
+    pyarrow.parquet.write_table(pyarrow.table({"a": good, "b": bad}), tmp_path / "r.parquet")
+    assert "Invalid UTF8" in message(read_files, tmp_path / "r.parquet")
+
+
+def test_a_class_of_a_schema_that_has_no_name_stays_a_number(tmp_path):
+    features = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.table({"label": [1, 7, -1]}).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
+    assert [row["label"] for row in read(tmp_path / "r.parquet")] == ["yes", 7, None]
 
 
 def test_a_parquet_file_with_a_column_twice(tmp_path):

@@ -1,5 +1,7 @@
 """Classes by name, never by position: in files, in schemas, in checkpoints; whatever says nothing is refused."""
 
+import time
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -93,6 +95,7 @@ def test_names_in_the_schema_explain_numbers_and_decide_the_order():
         2: ("no gold label", None),
     }
     assert names_of(["1", "2"], schema=["1", "2"]) == ["1", "2"], "names that are numbers"
+    assert "the label '7' is not among" in encoded(["yes", 7], schema=["yes", "no"])[2][1][1]
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,9 @@ def test_what_is_no_class_at_all():
     assert many.startswith("f.csv: the column 'label' has 1,001 different labels")
     assert refusal(["e", ["e"]]) == "f.csv, row 2: the label must be a name or a number, not ['e']"
     assert refusal(["e", {"text": "e"}]).startswith("f.csv, row 2: the label must be a name")
+    assert refusal(["e", b"n"]) == "f.csv, row 2: the label must be a name or a number, not b'n'"
+    began = time.perf_counter()
+    assert len(encoded(["1" * 50_000 + "x", "e"])[1].names) == 2 and time.perf_counter() - began < 2
     assert names_of([True, False], known={}) == ["True", "False"]
 
 

@@ -239,8 +239,14 @@ def test_resumed_training_ends_where_a_straight_one_does(demo, tmp_path):
     [
         (["--method", "full", "--lora_rank", "4"], "--lora_rank belongs to --method lora"),
         (["--method", "lora", "--do_predict"], "--method lora needs an adapter where nothing is trained"),
-        (["--lora_rank", "0"], "--lora_rank and --lora_alpha must be 1 or more"),
-        (["--target_modules", "nix"], "choose among the modules of a roberta model"),
+        (["--lora_rank", "0"], "--lora_rank 0: must be from 1 to"),
+        (["--lora_alpha", "0"], "--lora_alpha 0: must be from 1 to"),
+        (["--lora_dropout", "1"], "--lora_dropout 1.0: must be from 0 to"),
+        (
+            ["--target_modules", "query", "valeu"],
+            "valeu: there is no such module; a roberta model has dense, key",
+        ),
+        (["--init_lora_weights", "orthogonal", "--lora_rank", "3"], "takes no such adapter: Orthogonal init"),
         (["--combine", "x"], "is not a folder, a colon and a number"),
         (["--train_language", "fr"], "--language"),
         (["--do_regression"], "not for scores"),
@@ -266,7 +272,17 @@ def test_adapters_that_do_not_fit(adapter, demo, tmp_path, capsys):
     assert "leave out --lora_rank" in refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, "--lora_rank", "4")
     other = mnli_demo(tmp_path / "other", "bert-base")["model"]
     said = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, "--model", other)
-    assert "another base model" in said
+    assert f"was trained on another base model ({demo['model']}) than --model {other}" in said
+
+
+def test_the_card_of_an_adapter_has_whatever_names_classes_have(demo, tmp_path):
+    rows = [{"premise": f"p{i}", "hypothesis": f"{{h}} {i}", "label": ("{0}", "$x")[i % 2]} for i in range(8)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["--model", demo["model"], "--train_file", str(file), "--validation_file", str(file), *QUICK]
+    run_mnli_lora.main([*argv, "--num_train_epochs", "1", "--output_dir", str(tmp_path / "o")])
+    card = (tmp_path / "o" / "README.md").read_text("utf-8")
+    assert "classes = ['$x', '{0}']" in card and "'p0', '{h} 0'" in card
 
 
 # As users type it

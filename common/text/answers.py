@@ -58,9 +58,9 @@ class NoAnswerRule:
     the model; of a model of unknown origin it is. threshold: "no answer" where null odds exceed it; chosen_by: why.
     """
 
-    def __init__(self, args, questions: DatasetDict, stored: dict | None, warn: Callable[[str], None]):
+    def __init__(self, args, questions: DatasetDict, stored: dict, warn: Callable[[str], None]):
         """`stored`: what `settings` gave when the model was trained, if it was trained here; `warn` gets sentences."""
-        stored, training = stored or {}, args.training_args.do_train
+        training = args.training_args.do_train
         learned = training and not all(is_answerable(questions[n]).all() for n in {"train", "tuning"} & {*questions})
         self.allow_null = args.version_2_with_negative or (learned if training else stored.get("allow_null", True))
         self.threshold, self.tunes = 0.0, False
@@ -79,7 +79,7 @@ class NoAnswerRule:
             warn(f"the threshold for 'no answer' is 0, since {why}; --null_threshold sets another")
 
     def settings(self) -> dict:
-        """What a trained model needs to know to answer as it was evaluated; saved in its configuration."""
+        """What a trained model needs to know to give no answer where it did; saved in its configuration."""
         return {"allow_null": bool(self.allow_null), "null_threshold": float(self.threshold)}
 
     def choose(self, answers: Answers, questions: Dataset) -> list[str]:

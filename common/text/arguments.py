@@ -46,13 +46,11 @@ class LoraArguments(Arguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.lora_rank < 1 or (self.lora_alpha or 1) < 1 or not 0 <= self.lora_dropout < 1:
-            raise UserError("--lora_rank and --lora_alpha must be 1 or more, --lora_dropout from 0 up to 1")
         if self.adapter and self.combine:
             raise UserError("--adapter and --combine both say what to start from; give one of them")
         if self.combine and not sum(weight for _, weight in self.weighted_adapters()) > 0:
             raise UserError("--combine: the weights must add up to more than 0, as the classifiers are averaged")
-        self.target_modules = [name for given in self.target_modules for name in given.split(",")]
+        self.target_modules = re.findall(r"[^,\s]+", " ".join(self.target_modules))
 
     def weighted_adapters(self) -> list[tuple[str, float]]:
         """(folder, weight) of each adapter to start from; [] for a new one."""

@@ -22,6 +22,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file
+from transformers.pytorch_utils import Conv1D
 
 from common.errors import UserError, said_by, write_json
 from common.hub import commit_of, fetching
@@ -47,7 +48,13 @@ def add_lora(model, args: LoraArguments):
     For roberta-large, rank 32 and 3 labels these are 4,198,403 of 359,561,222 parameters, among them the classifier's
     frozen original, which peft keeps beside the trained copy. A target module that is not there raises `UserError`.
     """
-    short = {name.rpartition(".")[2] for name, _ in model.base_model.named_modules()}
+    kinds = (torch.nn.Linear, torch.nn.Conv1d, Conv1D)  # the last: GPT-2
+    there = [f"{model.base_model_prefix}.{n}" for n, m in model.base_model.named_modules() if isinstance(m, kinds)]
+    short = {name.rpartition(".")[2] for name in there}
+    for name in args.target_modules:
+        if name != "all-linear" and not any(f".{path}".endswith(f".{name}") for path in there):
+            choice = f"a {model.config.model_type} model has {', '.join(sorted(short))}, or all-linear"
+            raise UserError(f"--target_modules {name}: there is no such module; {choice}")
     found = (list(pair) for pair in QUERY_AND_VALUE if short >= {*pair})
     targets = args.target_modules or next(found, None)  # None: peft's own for this family
     pooler = ["pooler"] if getattr(model.base_model, "pooler", None) is not None else []
@@ -56,7 +63,7 @@ def add_lora(model, args: LoraArguments):
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or (8 if args.use_rslora else args.lora_rank),
         lora_dropout=args.lora_dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules="all-linear" if "all-linear" in args.target_modules else targets,
         modules_to_save=_head(model) + pooler,
         bias=args.lora_bias,
         init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
@@ -78,11 +85,7 @@ def _wrapped(model, config, *, trainable: bool):
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             adapted = AdaptedClassifier(model, config)
     except ValueError as error:
-        names = (n.rpartition(".")[2] for n, m in model.base_model.named_modules() if hasattr(m, "in_features"))
-        raise UserError(
-            f"--target_modules: choose among the modules of a {model.config.model_type} model, "
-            f"{', '.join(sorted({*names}))}, or all-linear ({said_by(error)[:120]})"
-        ) from None
+        raise UserError(f"{model.name_or_path}: takes no such adapter: {said_by(error)[:200]}") from None
     return adapted if trainable else adapted.requires_grad_(False).eval()
 
 
@@ -164,14 +167,14 @@ class SavedAdapter:
         Raises `UserError` where it is another base model's, or has no classifier for so many classes.
         """
         base, head = fingerprint(model), tuple(f"base_model.model.{name}." for name in _head(model))
+        trained_on = self.config.base_model_name_or_path or "a model without name"
         adapted = _wrapped(model, self.config, trainable=trainable)
         own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         shapes = [{(name, weight.shape) for name, weight in weights.items()} for weights in (self.weights, own)]
         wrong = {name for name, _ in shapes[0] ^ shapes[1]}
         if self.facts.get("base", base) != base or any(not name.startswith(head) for name in wrong):
-            trained_on = self.config.base_model_name_or_path or "a model without name"
             given = model.name_or_path
-            raise UserError(f"{self.name}: is an adapter for another base model ({trained_on}) than --model {given}")
+            raise UserError(f"{self.name}: was trained on another base model ({trained_on}) than --model {given}")
         if wrong:
             what = "a classifier for other classes" if wrong & {*self.weights} else "no trained classifier"
             raise UserError(f"{self.name}: has {what}; merge it (--merge) where it was trained, and train that model")

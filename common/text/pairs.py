@@ -19,7 +19,7 @@ from common.cache import shared_map
 from common.classification import Predictions, score_predictions, write_classes
 from common.data import load_splits
 from common.errors import UserError
-from common.files import require_columns, without_bad
+from common.files import all_different, require_columns, without_bad
 from common.labels import align_with_checkpoint, canonical, class_names_of, encode_labels, in_order, listed
 from common.models import check_vocabulary, evaluating, load_model
 from common.report import plots
@@ -43,7 +43,7 @@ GROUPS = {
 # No control character, and none that Unicode lets programs ignore (Default_Ignorable_Code_Point) or draw as a blank.
 VISIBLE = re.compile(
     r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
-    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 METRICS = ("accuracy", "f1", "f1_weighted", "precision", "recall", "mcc")
 USAGE = """\
@@ -114,10 +114,12 @@ def load_pairs(args: PairArguments, known: Mapping[str, Sequence[str]], hub_spli
 
 def _columns(frame, args, *, label_needed: bool) -> dict[str, str]:
     """Premise, hypothesis, perhaps label and id -> the name of the column."""
-    folded, found = {name.strip().casefold(): name for name in reversed(list(frame))}, {}
+    names, found = [name.strip().casefold() for name in frame], {}
     for part, known in COLUMNS.items():
         given = getattr(args, f"{part}_column", None)
-        if column := given or next((folded[name] for name in known if name in folded), None):
+        if not given:
+            all_different([name for name in names if name in known], frame.attrs["source"], "column")
+        if column := given or next((frame.columns[names.index(name)] for name in known if name in names), None):
             found[part] = column
         elif part != "id" and (part != "label" or label_needed):
             raise UserError(
@@ -238,7 +240,7 @@ def finish(
         published: report and perhaps setting, accuracy, macro F1, and the string that `class_table` takes; they stand
             beside what was trained on the data of the recipe.
         epochs: "accuracy", "loss" -> {epoch: published value}.
-        usage: a format string, of {model} (the argument) and the two sentences {first} and {second}.
+        usage: a format string, of {model} (the argument), {classes} and the two sentences {first} and {second}.
         write_more: writes what else there is, and returns facts for results.json's `extra`.
     """
     predictions = {
@@ -271,7 +273,7 @@ def finish(
         setting, accuracy, f1, by_class = row
         rows = [reference(report, setting, {"accuracy": accuracy, "f1": f1})]
         tables.append(class_table(scores["per_class"].get("test", {}), known, setting, by_class))
-    usage = usage.format(model=model, first=first, second=second)
+    usage = usage.format(model=model, first=first, second=second, classes=classes)
     return run.finish(trainer, scores, write=write, published=rows, usage=usage, tables=tables)
 
 

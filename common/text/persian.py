@@ -15,7 +15,7 @@ STEPS = ("remove_stop_words", "stem", "remove_zwnj", "normalize")  # in this ord
 PUBLISHED = ("remove_stop_words", "remove_zwnj", "normalize")
 # Letters and marks of the Arabic script, and the zero-width non-joiner; neither digits nor punctuation.
 WORD = re.compile(r"[\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u200c]+")
-SPACE_AND_WORD = re.compile(rf"([^\S\r\n]*)({WORD.pattern})")
+SPACE_AND_WORD = re.compile(rf"((?<![^\S\r\n])[^\S\r\n]+)?({WORD.pattern})")  # a run of spaces is read once
 SPACE_AT_BEGIN = re.compile(r"(?<![^\n«(\[{])[^\S\r\n]+")  # of a line, or of what stands in quotes or brackets
 OTHER_SCRIPT = re.compile(r"[^\W\d_]")
 

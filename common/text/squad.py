@@ -12,7 +12,7 @@ from datasets import Dataset, Features, List, Value
 
 from common.errors import UserError
 from common.files import require_columns, without_bad
-from common.text.pairs import text_problem
+from common.text.pairs import VISIBLE, text_problem
 
 COLUMNS = ("id", "question", "context", "answers")
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
@@ -43,7 +43,7 @@ def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Datas
     columns = {name: [*map(str, rows[name])] for name in COLUMNS[:3]}
     features = Features(dict.fromkeys(columns, Value("string")))
     if truth:
-        real = [[(text, int(start)) for text, start in answers if text] for answers in rows["answers"]]
+        real = [[(text, int(start)) for text, start in spans if VISIBLE.search(text)] for spans in rows["answers"]]
         columns["answers"] = [{"text": [t for t, _ in one], "answer_start": [s for _, s in one]} for one in real]
         features["answers"] = ANSWERS
     return Dataset.from_dict(columns, features=features, split=split), skipped
@@ -81,13 +81,13 @@ def _written_out(cell: object) -> object:
 
 def _spans(answers: object) -> list[tuple[str, int]] | str | None:
     """(text, first character) of each answer, or what is wrong, in words; None where there are none."""
-    if answers is None or isinstance(answers, float):
+    if answers is None or answers != answers:
         return None
     try:
-        if not isinstance(answers, Mapping):
+        if isinstance(answers, list):
             return [(answer["text"], answer["answer_start"]) for answer in answers]
         texts, starts = answers["text"], answers["answer_start"]
-        if not isinstance(texts, str) and len(texts) == len(starts):
+        if isinstance(texts, list) and len(texts) == len(starts):
             return list(zip(texts, starts))
     except (KeyError, TypeError, IndexError):
         pass
@@ -97,7 +97,7 @@ def _spans(answers: object) -> list[tuple[str, int]] | str | None:
 
 def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
     """The reason (to count) and the sentence (to say) of what is wrong with a question, or None."""
-    if row.id is None or row.id != row.id:
+    if row.id is None or row.id != row.id or not str(row.id).strip():
         return "no id", "it has no id"
     if str(row.id) in seen:
         return "duplicate id", "the id is there twice"
@@ -112,13 +112,15 @@ def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
     for text, start in row.answers:
         is_number = isinstance(start, int | float | np.number) and not isinstance(start, bool) and start == start // 1
         if not isinstance(text, str) or not is_number:
-            wrong = f"answer text and answer_start must be text and a whole number, not {text!r}, {start!r}"
+            wrong = f"answer text and answer_start must be text and a whole number, not {text!r:.60}, {start!r:.60}"
             return "answer of a wrong type", wrong
-        if text and row.is_impossible is True:
-            return "contradiction", f"is_impossible is true but there is the answer {text!r}"
+        if not VISIBLE.search(text):
+            continue  # no answer
+        if str(row.is_impossible).casefold() in ("true", "1", "1.0"):  # a cell of a csv is text
+            return "contradiction", f"is_impossible is true but there is the answer {text!r:.60}"
         start = int(start)  # pandas writes 84 as 84.0 where other rows have none
-        if text and (start < 0 or not row.context.startswith(text, start)):
-            wrong = f"the answer {text!r} does not stand at answer_start {start} of its context"
+        if start < 0 or not row.context.startswith(text, start):
+            wrong = f"the answer {text!r:.60} does not stand at answer_start {start} of its context"
             return "answer_start does not match", wrong
     return None
 
@@ -131,7 +133,7 @@ def hold_out(questions: Dataset, wanted: int, seed: int) -> tuple[Dataset | None
     of_kind = [set(texts[answerable == kind]) for kind in (True, False)]
     first = [text for kind in of_kind for text in [text for text in order if text in kind][:1]]
     held = np.zeros(len(questions), bool)
-    for text in dict.fromkeys([*first, *order]):
+    for text in dict.fromkeys([*first, *order]) if len(first) == 2 else ():
         if held.sum() >= wanted and len(set(answerable[held])) == 2:
             break
         if held.sum() + sizes[text] <= most:

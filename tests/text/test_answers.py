@@ -47,7 +47,7 @@ def arguments(train: bool, threshold: str = "auto", negative: bool = False):
 
 def rule_of(args, stored=None, **splits: Dataset) -> tuple[NoAnswerRule, list[str]]:
     warned = []
-    return NoAnswerRule(args, DatasetDict(splits), stored, warned.append), warned
+    return NoAnswerRule(args, DatasetDict(splits), stored or {}, warned.append), warned
 
 
 ALL, SOME = [["tower"], ["Brenn"]], [["tower"], []]

@@ -83,9 +83,6 @@ def updated(model) -> set[str]:
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ({"lora_rank": 0}, "--lora_rank and --lora_alpha must be 1 or more"),
-        ({"lora_alpha": -1}, "must be 1 or more"),
-        ({"lora_dropout": 1.0}, "--lora_dropout from 0 up to 1"),
         ({"adapter": "a", "combine": ["b:1"]}, "give one of them"),
         ({"combine": ["a:1", "b:-1"]}, "must add up to more than 0"),
         ({"combine": ["a"]}, "is not a folder, a colon and a number"),
@@ -101,7 +98,8 @@ def test_adapters_with_weights():
     assert LoraArguments(combine=["C:\\a:0.5", "b:-0.25"]).weighted_adapters() == [("C:\\a", 0.5), ("b", -0.25)]
     assert LoraArguments(adapter="a").weighted_adapters() == [("a", 1.0)]
     assert LoraArguments().weighted_adapters() == []
-    assert LoraArguments(target_modules=["query,key", "value"]).target_modules == ["query", "key", "value"]
+    for given in (["query,key", "value"], ["query, key,", "value"]):
+        assert LoraArguments(target_modules=given).target_modules == ["query", "key", "value"]
 
 
 # New adapters
@@ -151,6 +149,7 @@ def test_all_linear_is_all_of_the_layers_and_nothing_else(family):
     base = next(name for name, module in model.named_modules() if module is encoder.layers)
     linear = {f"{base}.{n}" for n, m in encoder.layers.named_modules() if isinstance(m, torch.nn.Linear)}
     assert updated(trained(model, target_modules=["all-linear"])) == linear
+    assert updated(trained(fresh(family), target_modules=["all-linear", linear.pop()])) >= linear
 
 
 def test_dense_is_never_the_classifiers():
@@ -158,8 +157,10 @@ def test_dense_is_never_the_classifiers():
 
 
 def test_what_gets_no_adapter():
-    sentence = message(add_lora, fresh("bert"), LoraArguments(target_modules=["q_lin"]))
-    assert "--target_modules" in sentence and "query" in sentence and "all-linear" in sentence
+    for odd in ("q_lin", "word_embeddings", "classifier", "layer.9.attention.self.query"):
+        sentence = message(add_lora, fresh("bert"), LoraArguments(target_modules=["query", odd]))
+        assert f"--target_modules {odd}: there is no such module" in sentence and "key, query" in sentence
+    assert "c_attn" in message(add_lora, fresh("gpt2"), LoraArguments(target_modules=["query"]))
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def test_wrong_columns_name_what_is_there_and_what_is_wanted(load):
     assert "no column for the label" in message(load, train=[{"premise": "a", "hypothesis": "b"}])
 
 
+def test_columns_that_differ_in_case_alone_are_not_chosen_from(load):
+    rows = [{**row, "Label": "neutral"} for row in ROWS]
+    assert "the column 'label' is there twice" in message(load, train=rows)
+    assert len({*names(load(given={"label_column": "label"}, train=rows)["train"])}) == 3
+
+
 def test_a_column_is_one_part_only(load):
     assert "taken for two parts" in message(load, given={"premise_column": "hypothesis"}, train=ROWS)
 
@@ -134,7 +140,7 @@ def test_ids_where_all_are_different(load):
     [
         ({"premise": ""}, "the premise is empty"),
         ({"premise": "\u200b \u200c\ufeff"}, "the premise is empty"),
-        ({"premise": "\x01\u2063\u202b\u2066\u180e\u2800\u3164\ufe0f"}, "the premise is empty"),
+        ({"premise": "\x01\u2063\u202b\u2066\u180e\u2800\u3164\ufe0f\ufff0\U0001d173"}, "the premise is empty"),
         ({"hypothesis": None}, "the hypothesis is empty"),
         ({"hypothesis": 7}, "the hypothesis must be text, not 7"),
         ({"label": ""}, "the label is empty"),

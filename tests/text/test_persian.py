@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 (Persian letters are no mistaken Latin ones)
 
 import re
+import time
 
 import pytest
 
@@ -19,6 +20,11 @@ ENGLISH = [
 
 def one(text: str, steps: tuple[str, ...]) -> str:
     return prepare([text], steps)[0]
+
+
+def test_a_long_run_of_spaces_takes_no_time():
+    began = time.perf_counter()
+    assert one("کتاب" + " " * 50_000 + "x", STOP_WORDS) and time.perf_counter() - began < 2
 
 
 @pytest.fixture(scope="module")

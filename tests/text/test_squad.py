@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import time
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_what_questions_tell(tmp_path):
     assert found.features["answers"] == ANSWERS
     assert is_answerable(found).tolist() == [True, True, True, False]
     assert gold_texts(found) == [["The Karun", "Karun"], ["the Zard Kuh"], ["۹ میلیون نفر"], []]
-    rows = hub_rows([("1", "q", KARUN, [("", 0)]), ("2", "q", KARUN, [("", 0), ("Karun", 4)])])
+    rows = hub_rows([("1", "q", KARUN, [("", 0), (" \u200b", -1)]), ("2", "q", KARUN, [("", 0), ("Karun", 4)])])
     empty, _ = read_questions(saved(tmp_path / "rows.json", rows))
     assert gold_texts(empty) == [[], ["Karun"]], "an empty answer text is no answer"
 
@@ -228,6 +229,11 @@ BAD_ROWS = {  # what is wrong -> (row, reason that is counted, what the sentence
     "only the second is wrong": (answers(["Karun", "river"], [4, 4]), OFF, ["'river'", "answer_start 4"]),
     "the same id": (bad(id="good"), "duplicate id", ["twice"]),
     "no id": (bad(id=None), "no id", ["no id"]),
+    "a blank id": (bad(id=" "), "no id", ["no id"]),
+    "impossible, as a csv has it": (bad(is_impossible="TRUE"), "contradiction", ["is_impossible", "'Karun'"]),
+    "impossible, as a number": (bad(is_impossible=1.0), "contradiction", ["is_impossible", "'Karun'"]),
+    "an empty text within quotes": (bad(answers='""'), FORM, ["'answers' must be", "''"]),
+    "a set": (bad(answers="set()"), FORM, ["'answers' must be", "set()"]),
     "a blank question": (bad(question=" \n\u00a0"), "empty question", ["question is empty"]),
     "a missing question": (bad(question=None), "empty question", ["question is empty"]),
     "no context": (bad(context="", answers={"text": [], "answer_start": []}), "empty context", ["context is empty"]),
@@ -389,6 +395,11 @@ def test_a_large_text_is_not_held_out_whole_and_rare_kinds_are_found():
     rows = hub_rows([(str(i), "q", context, [("a", context.index("a"))] * (i % 2)) for i, context in enumerate(sizes)])
     questions = questions_of(rows)
     assert all("large" not in hold_out(questions, 5, seed)[0]["context"][:] for seed in range(10))
+
+
+def test_that_all_questions_are_of_one_kind_is_seen_at_once():
+    questions, began = many(contexts=20_000, questions=20_000, unanswerable=0), time.perf_counter()
+    assert hold_out(questions, 4_000, 0) == (None, questions) and time.perf_counter() - began < 2
 
 
 def test_the_training_span_is_what_most_annotators_marked():
