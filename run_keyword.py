@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.arguments import flag, parse_arguments, show_help
-from common.errors import UserError, exit_status
+from common.errors import exit_status
 from common.legacy_flags import SPEECH
 from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
@@ -97,7 +97,8 @@ class KeywordArguments(EncoderArguments, ClassArguments):
     def __post_init__(self):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
-        self.keywords = [word for word in dict.fromkeys(words) if word and word != UNKNOWN]
+        words = {word.casefold(): word for word in words}.values()
+        self.keywords = [word for word in words if word and word != UNKNOWN]
 
 
 COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": SPEECH, "phases": ("do_train", "do_eval", "do_predict")}
@@ -111,7 +112,7 @@ from common.classification import score_predictions, weights_by_class
 from common.demo.speech import keyword_demo
 from common.labels import align_with_checkpoint
 from common.metrics.classification.classification import summary
-from common.models import classes_of, load_feature_extractor, load_model, structure_table
+from common.models import load_feature_extractor, load_model, structure_table
 from common.report import plots
 from common.results import plain_metric, published
 from common.run import start_run
@@ -120,7 +121,7 @@ from common.speech.keywords import task_classes
 from common.speech.recordings import load_recordings
 from common.speech.results import labels_of, predictions_of, usage, write_clips
 from common.speech.splits import describe_splits
-from common.speech.training import SpeechTrainer, settle_encoder
+from common.speech.training import SpeechTrainer, settle_encoder, trained_classes
 
 
 class WeightedTrainer(SpeechTrainer):
@@ -157,22 +158,18 @@ def main(argv: list[str] | None = None) -> dict:
 
     with start_run(args, task="keyword-spotting") as run:
         if use_demo(args, run, keyword_demo, RECIPE["model"]) and "keywords" not in args.explicit:
-            args.keywords = []  # those of the demo are in the built-in data
+            args.keywords = args.record["keywords"]["value"] = []  # those of the demo are in the built-in data
         training = args.training_args.do_train
         with run.phase("data", together=True):  # a row a clip, with the classes of the task
-            trained, known = classes_of(args), ()
-            known = tuple(trained.values()) if trained and not training else ()
+            trained, known = trained_classes(args, {})
             folder = args.dataset_config if args.dataset in SUPERB_IDS else None
-            words = {"keywords": args.keywords, "usual": WORDS, "known": known}
+            words = {"keywords": args.keywords, "usual": [] if known else WORDS}
             prepare = partial(task_classes, **words, whole_silence=args.whole_silence)
-            splits = load_recordings(args, run, hub_folder=folder, prepare=prepare)
+            splits = load_recordings(args, run, names=known, hub_folder=folder, prepare=prepare)
             options = {"known": {}, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
-            if "validation" in splits and "labels" not in splits["validation"].column_names:
-                none = f"has none of the classes of {args.model}, {', '.join(known)}; nothing to score"
-                raise UserError(f"{splits.facts['validation']['source']}: {none}")
             describe_splits(splits, run)
-        labels = list(known) or next(iter(splits.values())).features["labels"].names
+        labels = known or next(iter(splits.values())).features["labels"].names
 
         with run.phase("model"):
             set_seed(args.training_args.seed)

@@ -126,7 +126,7 @@ from common import metrics
 from common.classification import weights_by_class
 from common.demo.speech import emotion_demo
 from common.labels import align_with_checkpoint
-from common.models import classes_of, load_feature_extractor, load_model, structure_table
+from common.models import load_feature_extractor, load_model, structure_table
 from common.results import published
 from common.run import start_run
 from common.speech.corpora import EMOTIONS
@@ -136,7 +136,7 @@ from common.speech.heads import PooledClassifier
 from common.speech.recordings import load_recordings
 from common.speech.results import by_recording, labels_of, usage
 from common.speech.splits import describe_splits
-from common.speech.training import SpeechTrainer, refuse_head, settle_encoder
+from common.speech.training import SpeechTrainer, refuse_head, settle_encoder, trained_classes
 
 
 class WeightedTrainer(SpeechTrainer):
@@ -168,14 +168,13 @@ def main(argv: list[str] | None = None) -> dict:
         for sentence in leaks_of(args) if leaks else ():
             run.leaks(sentence)
         with run.phase("data", together=True):  # a row a recording
-            trained = classes_of(args)
-            known = tuple(trained.values()) if trained and not training else ()
+            trained, known = trained_classes(args, EMOTIONS)
             prepare = partial(cut_and_copied, name="train", args=args) if leaks else None
             splits = load_recordings(args, run, classes=EMOTIONS, names=known, prepare=prepare)
             options = {"known": EMOTIONS, "label_order": args.order, "training": training}
             splits = align_with_checkpoint(splits, trained, args.model, **options)
             describe_splits(splits, run)
-        labels = list(known) or next(iter(splits.values())).features["labels"].names
+        labels = known or next(iter(splits.values())).features["labels"].names
         copy_factors(args.copies, labels)  # refused before anything is computed
         clips = {n: part if leaks else cut_and_copied(part, n, args) for n, part in splits.items()}
 
@@ -240,7 +239,7 @@ def leaks_of(args: EmotionArguments) -> list[str]:
 def emotion_model(run, labels: list[str], trained: bool):
     """HuBERT with the published head or with that of transformers."""
     args, training, configured = run.args, run.training_args.do_train, dict(run.args.configured)
-    refuse_head(args, trained and training, "head", "pooling")
+    refuse_head(args, trained, "head", "pooling")
     if args.head == "published" and training and not trained:
         encoder = load_model(AutoModel, run, head="speech", configured=configured)
         return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.layer == "weighted")

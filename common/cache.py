@@ -144,7 +144,9 @@ def _unpack(path: Path, folder: Path) -> None:
     folder.mkdir()
     if path.name.lower().endswith(".zip"):
         with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
+            for member in archive.infolist():
+                member.filename = member.filename.replace("\\", "/")  # as some programs of Windows write it
+                archive.extract(member, folder)
         return
     with tarfile.open(path) as archive:
         archive.extractall(folder, filter="data")

@@ -329,6 +329,13 @@ def test_the_name_decides_which_kind_it_is(tmp_path):
     assert content(unpacked(tar, arguments(tmp_path))) == {"inner.zip": inner}
 
 
+def test_folders_as_some_programs_of_windows_write_them(tmp_path):
+    content_of = b"RIFF" * 99
+    data = zipped(tmp_path / "x.zip", {"data/yes/1.wav": content_of}).read_bytes()
+    (tmp_path / "x.zip").write_bytes(data.replace(b"data/yes/", b"data\\yes\\"))
+    assert content(unpacked(tmp_path / "x.zip", arguments(tmp_path / "cache"))) == {"data/yes/1.wav": content_of}
+
+
 def test_a_real_archive_is_what_the_library_makes_of_it(shared_data, tmp_path):
     path = shared_data / "emotion" / "urdu_emotion_400.zip"
     with zipfile.ZipFile(path) as archive:

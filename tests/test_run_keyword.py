@@ -167,6 +167,7 @@ def test_own_words_with_the_built_in_model(tree, tmp_path):
     argv = ["--demo", "--train_file", str(tmp_path / "train.csv"), "--validation_file", str(tmp_path / "dev.csv")]
     results = run_keyword.main([*argv, *QUICK, "--max_steps", "1", "--output_dir", str(tmp_path / "out")])
     assert [*results["data"]["splits"]["train"]["label_counts"]] == ["no", "tree", "yes"]
+    assert results["arguments"]["keywords"]["value"] == []
 
 
 def test_refusals(trained, model, tree, tmp_path, capsys):
@@ -184,5 +185,33 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
         shutil.copytree(tree / "yes", tmp_path / "other" / word)
     argv = ["--do_eval", "--model", str(trained[0]), "--validation_file", str(tmp_path / "other"), *QUICK]
     sentence = refused(capsys, run_keyword.main, "run_keyword.py", *argv, "--output_dir", str(tmp_path / "out"))
-    assert "other: has none of the classes of" in sentence
+    assert "the label 'cat' is not among the classes 'yes', 'no', 'stop', 'go', '_silence_', '_unknown_'" in sentence
     assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_words_of_a_model_that_is_used(trained, model, tree, tmp_path, capsys):
+    """A table says which words are said, others are unknown; folders may be called anything."""
+    clips = {word: sorted((tree / word).glob("*.wav"))[:3] for word in ("yes", "no", "tree")}
+    table, used = tmp_path / "t.csv", ["--do_predict", "--model", str(trained[0]), *QUICK]
+    used += ["--overwrite_output_dir", "--output_dir", str(tmp_path / "out"), "--test_file"]
+
+    def write_table(*words: str) -> str:
+        said = [f"{clip},{name}" for name, own in zip(words, clips.values()) for clip in own]
+        table.write_text("\n".join(["path,label", *said]))
+        return str(table)
+
+    counts = run_keyword.main([*used, write_table("YES", "No", "tree")])["data"]["splits"]["test"]["label_counts"]
+    assert counts == {"yes": 3, "no": 3, "stop": 0, "go": 0, "_silence_": 0, "_unknown_": 3}
+    sentence = refused(capsys, run_keyword.main, "run_keyword.py", *used, write_table("oui", "non", "arbre"))
+    assert "t.csv, row 1: the label 'oui' is not among the classes 'yes'" in sentence
+    for word in ("inbox", "archive"):
+        shutil.copytree(tree / "yes", tmp_path / "clips" / word)
+    results = run_keyword.main([*used, str(tmp_path / "clips")])
+    assert results["headline"] is None
+    untrained = ["--do_predict", "--model", model, *QUICK, *used[-4:], str(tmp_path / "clips")]
+    assert "has no trained classification head" in refused(capsys, run_keyword.main, "run_keyword.py", *untrained)
+
+
+def test_a_word_that_is_given_twice(model, tree, tmp_path):
+    results = short(model, tree, tmp_path / "out", "--keywords", "yes,no", "YES", "--max_steps", "1")
+    assert [*results["data"]["splits"]["train"]["label_counts"]] == ["YES", "no", "_silence_", "_unknown_"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -158,7 +159,24 @@ def test_another_corpus_and_predictions(trained, demo, clips, tmp_path):
     assert results["headline"] is None and row["truth"] == "" and row["prediction"] in EMOTIONS
 
 
-def test_refusals(trained, demo, tmp_path, capsys):
+def test_a_model_that_calls_its_classes_otherwise(trained, clips, tmp_path):
+    """As published ones do: ang, hap; or LABEL_0, with --label_order."""
+    table, found = tmp_path / "t.csv", []
+    said = {"A": "angry", "F": "fear", "N": "neutral"}
+    rows = [f"{clip},{said[clip.stem[3]]}" for clip in clips if clip.stem[3] in said]
+    table.write_text("\n".join(["path,emotion", *rows]))
+    for names in (EMOTIONS, ["ang", "fea", "hap", "neu", "sad", "sur"], [f"LABEL_{i}" for i in range(6)]):
+        model, out = tmp_path / names[0], str(tmp_path / f"out-{names[0]}")
+        shutil.copytree(trained[0], model)
+        config = read(model / "config.json") | {"id2label": dict(enumerate(names))}
+        (model / "config.json").write_text(json.dumps(config | {"label2id": {n: i for i, n in enumerate(names)}}))
+        order = ["--label_order", ",".join(EMOTIONS)] if names[0] == "LABEL_0" else []
+        argv = ["--do_predict", "--model", str(model), "--test_file", str(table), *QUICK, *order, "--output_dir", out]
+        found.append(run_ser.main([*argv, "--max_predict_samples", "30"]))
+    assert found[0]["headline"] and found[0]["per_class"] == found[1]["per_class"] == found[2]["per_class"]
+
+
+def test_refusals(trained, demo, clips, tmp_path, capsys):
     base = [*demo, "--output_dir", str(tmp_path / "out"), *QUICK]
     for flags, words in {
         ("--segment_seconds", "0.5"): "--segment_seconds and --max_seconds must be 1 or more",
@@ -176,7 +194,13 @@ def test_refusals(trained, demo, tmp_path, capsys):
     }.items():
         assert words in refused(capsys, run_ser.main, "run_ser.py", *base, *flags)
     own = ["--model", str(trained[0]), *demo[2:], "--output_dir", str(tmp_path / "out"), *QUICK]
-    assert "has a head, which stays" in refused(capsys, run_ser.main, "run_ser.py", *own, "--pooling", "max")
+    for used in ([], ["--do_predict"]):
+        sentence = refused(capsys, run_ser.main, "run_ser.py", *own, "--pooling", "max", *used)
+        assert "has a head, which stays" in sentence
+    (tmp_path / "calls").mkdir()
+    shutil.copy(clips[0], tmp_path / "calls/call.wav")
+    untrained = ["--do_predict", *base[:2], *base[4:], "--test_file", str(tmp_path / "calls")]
+    assert "has no trained classification head" in refused(capsys, run_ser.main, "run_ser.py", *untrained)
 
 
 def test_scores_of_recordings_are_means_of_their_segments():
@@ -196,6 +220,6 @@ def test_scores_of_recordings_are_means_of_their_segments():
 
 def test_the_sentence_on_the_loss():
     rows = [{"epoch": e, "eval_loss": loss} for e, loss in enumerate([1.0, 0.5, 0.75], start=1)]
-    assert loss_sentence(rows) == "the validation loss was lowest at epoch 2 (0.5000) and has risen by 0.2500 since"
-    assert loss_sentence(rows[:2]).endswith("(0.5000) and has risen by 0.0000 since")
-    assert loss_sentence(rows[:1]) is None
+    assert loss_sentence(rows) == "the validation loss was lowest at epoch 2 (0.5000), and has risen by 0.2500 since"
+    assert loss_sentence(rows[:2]) == "the validation loss was lowest at epoch 2 (0.5000), the last"
+    assert loss_sentence([{"epoch": 1, "loss": 0.5}]) is None

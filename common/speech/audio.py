@@ -26,7 +26,7 @@ RATE = 16_000  # Hz; what speech encoders are trained on
 MINIMUM = 0.025  # seconds: the receptive field of the encoders' convolutions
 AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm")
-FFMPEG_HEADS = re.compile(rb"(?s).{4}ftyp|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]")  # of these
+FFMPEG_HEADS = re.compile(rb"(?s).{4}ftyp|OggS|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]")
 FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
 BLOCK = 2**20  # frames decoded at once when a clip is examined: memory does not depend on what a header promises
 TOLERANCE = 0.05  # seconds that a header may promise more than there is: mp3 headers count whole frames
@@ -78,12 +78,12 @@ def examine(path: str) -> dict:
 def _stored(path: str) -> str | io.BytesIO:
     """What a path means: a file, or the content of one in a hub's data set."""
     file = str(path)
-    if ".arrow#" in file:
-        table, column, row = file.rsplit("#", 2)
-        clip = _table(table)[int(row)][column][0].as_py()
-        if clip["bytes"]:
+    if row := re.fullmatch(r"(.+\.arrow)#(.+)#(\d+)", file):
+        clip = _table(row[1])[int(row[3])][row[2]][0].as_py() or {}
+        if clip.get("bytes"):
             return io.BytesIO(clip["bytes"])
-        file = clip["path"] or ""
+        if not (file := clip.get("path")):
+            raise BadAudio(f"{path}: its row has no sound", "no audio")
     if not os.path.isfile(file):  # a FIFO would hang
         raise BadAudio(f"{path}: no such file", "no such file")
     return file

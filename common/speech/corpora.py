@@ -1,6 +1,7 @@
 """What folders and corpora of known form say of their clips, as a table: a row a clip (`clips_frame`)."""
 
 import contextlib
+import itertools
 import os
 import posixpath
 import re
@@ -11,13 +12,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.cache import is_archive, unpacked
+from common.cache import ARCHIVES, is_archive, unpacked
 from common.errors import UserError
+from common.files import require_file
 from common.labels import canonical
 from common.speech.audio import AUDIO_ENDINGS, FFMPEG_ENDINGS
 
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
-SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development", "eval"), "validation")
+SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation")
+SPLITS["eval"] = "eval"  # test data beside validation data, else these: `splits.divided`
 TEXTS = ("", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".pdf", ".html")  # endings of what is no sound
 # Class -> other spellings of it.
 EMOTIONS = {
@@ -41,21 +44,23 @@ TRUTHS = {
     r"\.trans\.txt$": ("text", re.compile(r"(\S+) (.*)")),
     r"EmoEvaluation/[^/]+\.txt$": ("label", re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t.*")),
 }
+# Columns that parts of names cannot be called: they would say something else.
+OWN = ("path", "id", "name", "where", "reason", "problem", "start", "end", "digest", "seconds", "recording", "part")
 NOHASH = re.compile(r"(?:.*_)?([^_]+)_nohash_.*")
 
-# Name -> pattern of files' names (the group "male" is empty for women), and codes of classes that `EMOTIONS` lacks.
+# Name -> pattern of files' names (the group "male_" is empty for women), and codes of classes that `EMOTIONS` lacks.
 CORPORA = {
     "shemo": (  # Mohamad Nezami et al. 2019, Persian
         r"(?P<speaker>(?P<gender>[MF])\d{2})(?P<label>[AFHNSW])(?P<utterance>\d{2,})",
         "A anger F fear H happiness N neutral S sadness W surprise",
     ),
     "emodb": (  # Burkhardt et al. 2005, German: W is Wut, A is Angst
-        r"(?P<speaker>(?P<male>03|10|11|12|15)|\d{2})(?P<sentence>[ab]\d{2})(?P<label>[WLEAFTN])[a-z]",
+        r"(?P<speaker>(?P<male_>03|10|11|12|15)|\d{2})(?P<sentence>[ab]\d{2})(?P<label>[WLEAFTN])[a-z]",
         "W anger L boredom E disgust A fear F happiness T sadness N neutral",
     ),
     "ravdess": (  # Livingstone and Russo 2018, English
         r"0[1-3]-(?P<channel>0[12])-(?P<label>0[1-8])-(?P<intensity>0[12])-(?P<sentence>0[12])-0[12]-"
-        r"(?P<speaker>(?P<male>\d[13579])|\d{2})",
+        r"(?P<speaker>(?P<male_>\d[13579])|\d{2})",
         "01 neutral 02 calm 03 happiness 04 sadness 05 anger 06 fear 07 disgust 08 surprise",
     ),
     "cremad": (  # Cao et al. 2014, English
@@ -63,11 +68,11 @@ CORPORA = {
         "",
     ),
     "savee": (  # Haq and Jackson 2009, English: DC/a01.wav or DC_a01.wav
-        r"(?:.*/)?(?P<speaker>(?P<male>DC|JE|JK|KL))[/_](?P<label>sa|su|[adfhn])(?P<sentence>\d{2})",
+        r"(?:.*/)?(?P<speaker>(?P<male_>DC|JE|JK|KL))[/_](?P<label>sa|su|[adfhn])(?P<sentence>\d{2})",
         "a anger d disgust f fear h happiness n neutral sa sadness su surprise",
     ),
     "tess": (  # Pichora-Fuller and Dupuis 2020, English; some files of OAF say OA
-        r"(?P<male>)(?P<speaker>OA|YA)F?_(?P<word>\w+?)_(?P<label>angry|disgust|fear|happy|neutral|ps|sad)",
+        r"(?P<male_>)(?P<speaker>OA|YA)F?_(?P<word>\w+?)_(?P<label>angry|disgust|fear|happy|neutral|ps|sad)",
         "",
     ),
     "urdu": (  # Latif et al. 2018
@@ -75,7 +80,7 @@ CORPORA = {
         "A anger H happiness N neutral S sadness",
     ),
     # Busso et al. 2008, English; the classes stand in its evaluation files
-    "iemocap": (r"(?P<session>Ses\d{2})[FM]_(?:.*_)?(?P<gender>[FM])\d+", ""),
+    "iemocap": (r"(?P<session_>Ses\d{2})[FM]_(?:.*_)?(?P<gender>[FM])\d+", ""),
 }
 
 
@@ -122,6 +127,20 @@ def without_bad(frame: pd.DataFrame, source: str, skip: bool) -> tuple[pd.DataFr
     return frame[frame["reason"] == ""], skipped
 
 
+def split_of(word: str) -> str:
+    """The split that a folder is called by, as train-clean-100 is; "" if by none."""
+    return SPLITS.get(re.split("[-_. ]", word.lower())[0], "")
+
+
+def add_splits(frame: pd.DataFrame, words: Sequence[str]) -> None:
+    """Adds the split that a word of each row means; rows of another word are bad, unless all are: of something else."""
+    splits = [*map(split_of, words)]
+    if any(splits):
+        frame["split"] = splits
+        problems = [f"the split {word!r} is none of {', '.join(SPLITS)}" for word in words]
+        mark(frame, frame["split"] == "", "unknown split", problems)
+
+
 def is_audio(path: str) -> bool:
     """Whether the name of a file has an ending of sound."""
     return path.lower().endswith(AUDIO_ENDINGS + FFMPEG_ENDINGS)
@@ -152,12 +171,13 @@ def said_by_names(frame: pd.DataFrame, pattern: str, codes: str) -> list[dict[st
     folders = pattern.replace("[^/]", "").count("/")
     for path in frame["name"]:
         parts = path.replace("\\", "/").split("/")
-        match = re.fullmatch(pattern, "/".join([*parts[-1 - folders : -1], stem(path)]))
+        above = "".join(f"{part}/" for part in parts[-1 - folders : -1])
+        match = re.fullmatch(pattern, above + stem(path)) or re.fullmatch(pattern, above + parts[-1])
         said.append(one := match.groupdict("") if match else {})
-        if "session" in one:  # of two people
-            one["speaker"] = one["session"] + one["gender"]
-        if "male" in one:
-            one["gender"] = "male" if one.pop("male") else "female"
+        if "session_" in one:  # of two people
+            one["speaker"] = one.pop("session_") + one["gender"]
+        if "male_" in one:
+            one["gender"] = "male" if one.pop("male_") else "female"
         if "label" in one:
             one["label"] = labels.get(one["label"], one["label"])
     return said
@@ -165,7 +185,7 @@ def said_by_names(frame: pd.DataFrame, pattern: str, codes: str) -> list[dict[st
 
 def add_names(frame: pd.DataFrame, reading: Reading) -> None:
     """Adds what names of files say by `--name_pattern`, `--corpus`, or the corpora of emotions, if each matches one."""
-    args, source, columns = reading.args, frame.attrs["source"], ["gender", "split", "label"]
+    args, source = reading.args, frame.attrs["source"]
     if not len(frame):
         raise UserError(f"{source}: has no clip; sound ends with one of {', '.join(AUDIO_ENDINGS)}")
     if args.corpus and args.corpus not in CORPORA:
@@ -180,23 +200,25 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
     corpora = sorted({name for row in found for name, _ in row})
     if not (args.name_pattern or args.corpus or (corpora and all(len(row) == 1 for row in found))):
         return
-    names = frame["name"].map(stem)
     if not corpora:
-        raise UserError(f"{source}: no name matches {flag}; the first is {names.iloc[0]!r}")
+        raise UserError(f"{source}: no name matches {flag}; the first is {stem(frame['name'].iloc[0])!r}")
     said = [row[0][1] if row else {} for row in found]
     if len(corpora) > 1:  # whose speakers may be called alike
         said = [one | {"speaker": f"{name} {one['speaker']}"} for ((name, one),) in found]
+    table = pd.DataFrame(said, index=frame.index).fillna("").drop(columns=[*OWN], errors="ignore")
     if not args.name_pattern:
         frame.attrs["source"] = f"{source} ({', '.join(corpora)})"
-        # Folders that are called by emotions say more.
-        if "label" in frame and frame["label"].map(lambda label: canonical(label, EMOTIONS)).isin(EMOTIONS).all():
-            columns.remove("label")
-    table = pd.DataFrame(said, index=frame.index).fillna("")
+        # Folders that are called by emotions say more, and so do a table's classes that are not codes of the corpus.
+        given = {*frame.get("label", ())}
+        codes = {code for name in corpora for code in CORPORA[name][1].split()}
+        emotions = given and {canonical(label, EMOTIONS) for label in given} <= {*EMOTIONS}
+        if emotions or ("numbered" in frame.attrs and not args.corpus and not given <= codes | {""}):
+            table = table.drop(columns="label", errors="ignore")
+    mark(frame, [not one for one in said], "name does not match", f"its name does not match {flag}")
+    add_splits(frame, table.pop("split") if "split" in table else [])
     for column in table:
-        if column in columns or column not in frame or not frame[column].fillna("").any():
+        if column in ("gender", "label") or column not in frame or not frame[column].fillna("").any():
             frame[column] = table[column]
-    unmatched = [f"the name {name!r} does not match {flag}" for name in names]
-    mark(frame, [not one for one in said], "name does not match", unmatched)
     if "label" in table:
         frame.attrs |= {"numbered": False, "doubt": ""}
 
@@ -205,7 +227,7 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
 
 
 def list_files(folder: Path, args) -> dict[str, str]:
-    """Path below the innermost folder that all sound is in -> file; of archives alone, what is in them."""
+    """Path below the innermost folder (not of a split) that all sound is in -> file; of archives alone, their files."""
     files: dict[str, str] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place).absolute()
@@ -217,9 +239,11 @@ def list_files(folder: Path, args) -> dict[str, str]:
     if not any(map(is_audio, files)):
         for path in [path for path in files if is_archive(path)]:
             inner = list_files(unpacked(files.pop(path), args), args)
-            files |= {f"{path.partition('.')[0]}/{name}": place for name, place in inner.items()}
+            bare = path[: -len(next(filter(path.lower().endswith, ARCHIVES)))]
+            files |= {f"{bare}/{name}": place for name, place in inner.items()}
     sounds = [posixpath.dirname(path) for path in filter(is_audio, files)]
-    top = f"{posixpath.commonpath(sounds)}/" if sounds else ""
+    above = itertools.takewhile(lambda part: not split_of(part), posixpath.commonpath(sounds or [""]).split("/"))
+    top = "".join(f"{part}/" for part in above)
     return {path.removeprefix(top): place for path, place in files.items()}
 
 
@@ -227,9 +251,9 @@ def class_folders(files: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     """Clips in folders by class, also below folders by split or by speaker, or by lists as of Speech Commands."""
     paths = [path for path in files if is_audio(path)]
     folders, columns = [path.split("/")[:-1] for path in paths], {}
-    named = [[part.lower() in SPLITS for part in parts] for parts in folders]
+    named = [[bool(split_of(part)) for part in parts] for parts in folders]
     if all(map(any, named)):
-        columns["split"] = [SPLITS[parts.pop(at.index(True)).lower()] for parts, at in zip(folders, named)]
+        columns["split"] = [split_of(parts.pop(at.index(True))) for parts, at in zip(folders, named)]
     lists, bare = {}, [posixpath.splitext(path)[0] for path in paths]
     for split, name in LISTS.items():  # whose clips may have been converted since
         for place in (files[path] for path in files if posixpath.basename(path) == name):
@@ -280,12 +304,15 @@ def with_truths(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | No
     column, line, lists = next((kind for kind in kinds if kind[2]), (None, None, []))
     if column is None:
         return None
-    said = {}
+    said, clips, what = {}, {}, "transcript" if column == "text" else "label"
     for path in lists:
-        lines = map(line.fullmatch, read_lines(files[path]))
-        said |= {match[1]: (match[2], path) for match in lines if match}
-    clips = {stem(path): path for path in files if is_audio(path) and "dialog/" not in path}
-    names, what = sorted({*clips, *said}), "transcript" if column == "text" else "label"
+        for match in filter(None, map(line.fullmatch, read_lines(files[path]))):
+            if said.setdefault(match[1], (match[2], path)) != (match[2], path):
+                raise UserError(f"{files[path]}: {match[1]} has another {what} already; remove one of the two lines")
+    for path in filter(is_audio, files):
+        if "dialog/" not in path and clips.setdefault(stem(path), path) != path:
+            raise UserError(f"{files[path]}: has the name of {clips[stem(path)]}, which its {what} needs; remove one")
+    names = sorted({*clips, *said})
     paths = [files.get(clips.get(name), name) for name in names]
     frame = clips_frame(names, paths, **{column: [said.get(name, [""])[0] for name in names]})
     mark(frame, [name not in clips for name in names], "no such file", f"there is a {what}, but no clip")
@@ -294,15 +321,16 @@ def with_truths(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | No
         mark(frame, frame["label"].isin(["xxx", "oth"]), "no label")  # no agreement
         return frame
     frame["speaker"] = [name.partition("-")[0] for name in names]
-    parts = [(clips.get(name) or said[name][1]).split("/") for name in names]
-    frame["subset"] = [next((part for part in one if part.split("-")[0] in SPLITS), "") for one in parts]
+    parts = [(clips.get(name) or said[name][1]).split("/")[:-1] for name in names]
+    frame["subset"] = [next(filter(split_of, one), "") for one in parts]
     if frame["subset"].all():
-        frame["split"] = [SPLITS[subset.split("-")[0]] for subset in frame["subset"]]
+        add_splits(frame, frame["subset"])
     return frame
 
 
 def read_lines(path: str) -> list[str]:
     """The lines of a UTF-8 file without their ends."""
+    require_file(Path(path), path)
     try:
         return re.split("\r?\n", Path(path).read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:

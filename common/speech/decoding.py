@@ -15,7 +15,6 @@ import numpy as np
 
 from common.errors import UserError
 
-PACKAGE = "ctc-beam-decoder==0.2.0"
 PRIVATE = 0xE000  # first of Unicode's private characters, which no normalised transcript has
 FRAME = 0.02  # seconds from one frame to the next, in all encoders here
 
@@ -46,8 +45,7 @@ class BeamDecoder:
         try:
             from ctc_beam_decoder import build_ctcdecoder
         except ImportError:
-            sentence = "decoding by beam search needs a package that is not installed"
-            raise UserError(f"{sentence}: pip install {PACKAGE}") from None
+            raise UserError("--decoding beam needs one more package: pip install ctc-beam-decoder==0.2.0") from None
         self.blank, self.width = tokenizer.pad_token_id, args.beam_width
         self.threads = args.preprocessing_num_workers or os.cpu_count()
         tokens = _tokens(tokenizer, outputs)

@@ -69,13 +69,13 @@ def beside_published(scores: dict, published: tuple | None) -> list[dict]:
 
 
 def loss_sentence(history: list[dict]) -> str | None:
-    """When the validation loss was lowest, and how far it has risen since; None where there are no two of it."""
-    points = [(row["eval_loss"], row["epoch"]) for row in history if row.get("eval_loss") is not None]
-    if len(points) < 2:
+    """When the validation loss was lowest, and how far it has risen since; None where there is none."""
+    losses = {row["epoch"]: row["eval_loss"] for row in history if row.get("eval_loss") is not None}
+    if not losses:
         return None
-    lowest, epoch = min(points)
-    rise = points[-1][0] - lowest
-    return f"the validation loss was lowest at epoch {epoch:.3g} ({lowest:.4f}) and has risen by {rise:.4f} since"
+    epoch, *_, last = min(losses, key=losses.get), *losses
+    since = f", and has risen by {losses[last] - losses[epoch]:.4f} since" if last != epoch else ", the last"
+    return f"the validation loss was lowest at epoch {epoch:.3g} ({losses[epoch]:.4f}){since}"
 
 
 def write_emotions(results: dict, predictions: dict, wholes: dict, clips: dict, splits, run) -> tuple:

@@ -26,8 +26,6 @@ from common.hub import fetching
 from common.models import RECOGNIZERS, load_config, source_of
 from common.speech.encoders import SPECTROGRAMS, encoder_of, frames_in, prepare_encoder
 
-POOLING = ("mean", "max", "first")
-
 
 class _HeadConfig(PreTrainedConfig):
     sub_configs_defaults = {"encoder": SubConfigSpec(config_class=AutoConfig, model_type="hubert")}
@@ -142,7 +140,7 @@ class RecurrentCtc(_HeadOnEncoder):
 
 
 def pool(states: torch.Tensor, frames: torch.Tensor, how: str) -> torch.Tensor:
-    """One vector a clip, [B, H], of its own frames alone: int64 [B], of states [B, T, H]; `how`: one of `POOLING`."""
+    """One vector a clip, [B, H], of its own frames alone: int64 [B], of states [B, T, H]; `how`: mean, max or first."""
     if how == "first":
         return states[:, 0]
     padding = (torch.arange(states.shape[1], device=states.device) >= frames[:, None])[..., None]

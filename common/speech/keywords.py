@@ -13,22 +13,18 @@ from common.speech.results import labels_of
 from common.speech.splits import cut_segments, with_columns
 
 
-def task_classes(clips: datasets.Dataset, *, keywords, usual, known, whole_silence: bool = False) -> datasets.Dataset:
+def task_classes(clips: datasets.Dataset, *, keywords, usual, whole_silence: bool = False) -> datasets.Dataset:
     """The clips with the classes of the task: words, silence in seconds, `_unknown_` for other words.
 
-    `keywords` were asked for (["all"]: every word), `usual` are those otherwise, where they are among other words, and
-    `known` are the classes of a model that is only used.
+    `keywords` were asked for (["all"]: every word), `usual` are those otherwise, where they are among other words.
     """
     if "labels" not in clips.column_names:
         return clips
-    spelt = {word.casefold(): word for word in (*usual, *keywords, *known)}  # YES is yes
+    spelt = {word.casefold(): word for word in (*usual, *keywords)}  # YES is yes
     names = [spelt.get(name.casefold(), name) for name in clips.features["labels"].names]
     clips = clips.cast_column("labels", datasets.ClassLabel(names=names))
-    if known and not {*names} & {*known}:  # folders of any name, with clips to be classified
-        return clips.remove_columns("labels")
-    if not keywords and UNKNOWN not in names:
-        of_model = [name for name in known if name in names] if UNKNOWN in known else []
-        keywords = of_model or (usual if set(usual) < {*names} - {SILENCE} else [])
+    if not keywords and UNKNOWN not in names and {*usual} < {*names} - {SILENCE}:
+        keywords = usual
     if keywords not in ([], ["all"]):
         clips = with_unknown(clips, keywords)
     return clips if whole_silence else cut_silence(clips)

@@ -16,7 +16,6 @@ from common.speech.decoding import word_times
 from common.speech.results import groups_of, known_of, player
 
 ERRORS = KINDS[1:]  # substitutions, deletions, insertions
-SCORED = ("wer", *ERRORS, "alignment")
 
 
 def transcriptions_of(clips, texts: Sequence[str]) -> pd.DataFrame:
@@ -29,7 +28,7 @@ def transcriptions_of(clips, texts: Sequence[str]) -> pd.DataFrame:
     table = pd.DataFrame({"id": clips["id"][:], "seconds": clips["seconds"][:]})
     table = table.assign(**known_of(clips, ("speaker",)), **groups_of(clips))
     if "text" not in clips.column_names:
-        return table.assign(reference="", hypothesis=texts, **dict.fromkeys(SCORED, ""))
+        return table.assign(reference="", hypothesis=texts, **dict.fromkeys(("wer", *ERRORS, "alignment"), ""))
     table = table.assign(reference=clips["text"][:], hypothesis=texts)
     aligned = list(alignments(table["reference"], table["hypothesis"]))
     words = np.array([counted(one) for one in aligned], dtype=np.int64).reshape(-1, len(KINDS))

@@ -1,6 +1,7 @@
 """Recordings of speech with their classes or transcripts, from any source, as splits: a row a clip, never samples."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +23,7 @@ from common.speech.splits import CONTENT, check_classes, divided
 from common.speech.transcripts import normalize
 
 ROUNDING = 0.05  # seconds by which a part may end after its clip: tables round
-GENDERS = {"m": "male", "f": "female"}  # by first letter
-WORKING = ("name", "where", "reason", "problem", "part", "label", "labels", "text")  # columns of frames, not of splits
+GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female"}  # and male_masculine of Common Voice
 
 
 def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), hub_folder=None, prepare=None) -> Splits:
@@ -64,6 +64,8 @@ def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), h
         if name == "all":
             parts, words = divided(parts[name], args, source)
             run.note(f"split {words}")
+        elif "split" in dataset.column_names and len({*dataset["split"][:]}) > 1:
+            run.warn(f"{source}: has clips of several splits, all of which are {name} data here; --data_dir heeds them")
         for part in (part for part in needed if len(parts.get(part, ()))):
             rows = parts[part].remove_columns([column for column in ("split",) if column in dataset.column_names])
             splits[part], selection = select(rows, getattr(args, LIMITS[part]), args.sample_seed)
@@ -121,6 +123,8 @@ def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
         frame = tables.hub_clips(dataset, source, reading)
     else:
         frame = tables.table_clips(tables.read_table(paths, args), reading)
+    if odd := next((one for one in frame["path"] if re.search("[\ud800-\udfff]", one)), None):
+        raise UserError(f"{os.fsencode(odd)!r}: the name of this file is not UTF-8; rename it")
     frame.attrs.setdefault("source", source)
     return frame
 
@@ -144,14 +148,18 @@ def encode_classes(frame: pd.DataFrame, true: pd.Series, sources: Mapping[str, p
     meant = frame["label"].map(lambda label: canonical(label, known))
     usual = meant.groupby(meant.str.casefold()).agg(lambda same: same.value_counts().index[0])  # YES and yes are one
     frame["label"], frame["labels"] = meant.str.casefold().map(usual), -1
-    test = frame["part"] == "test"
-    if reading.names and not frame["label"][test].isin(reading.names).any():
-        true &= ~test  # folders need not be called by class where a model is used
+    ours = frame["label"].str.casefold().isin([name.casefold() for name in reading.names])
+    named = ours.groupby(frame["part"]).transform("any")
+    if reading.names:  # of a model that is used: folders need not be called by class
+        free = [name for name in sources if name == "test" or not args.training_args.do_eval]
+        true &= named | ~frame["part"].isin([name for name in free if "numbered" not in sources[name].attrs])
     there = sorted({*frame["label"]} - {""})
     dropped = {usual.get(canonical(name, known).casefold(), name) for name in args.drop_labels}
     if absent := dropped - {*there}:
         raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {', '.join(there)}")
     mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
+    if corpora.UNKNOWN in reading.names:  # it is for every other word
+        frame.loc[named & ~ours & ~frame["label"].isin(["", corpora.SILENCE]), "label"] = corpora.UNKNOWN
     table = frame[true & (frame["reason"] == "")]
     if not len(table):
         return None
@@ -189,7 +197,7 @@ def check_sound(frame: pd.DataFrame, reading: Reading) -> None:
         silent &= (frame["labels"] >= 0) & (frame["label"] != corpora.SILENCE)
     mark(frame, silent, "silent", "is silent: all samples are 0")
     if reading.kind == "text":
-        wrong = ~frame["seconds"].between(args.min_seconds, args.max_seconds or np.inf)
+        wrong = ~frame["seconds"].between(args.min_seconds, np.inf if args.max_seconds is None else args.max_seconds)
         mark(frame, wrong, "shorter or longer than asked for")
 
 
@@ -229,9 +237,9 @@ def to_dataset(frame: pd.DataFrame, source: str, args, feature) -> tuple[dataset
     good = good.assign(recording=good["id"])
     for name, spelt in (("speaker", {}), ("gender", GENDERS)):
         said = good[name].fillna("") if name in good else [""] * len(good)
-        good[name] = [spelt.get(one[:1].lower(), one) or None for one in said]
+        good[name] = [spelt.get(one.lower().partition("_")[0], one) or None for one in said]
     fixed = ["id", "recording", "path", "digest", "start", "end", "seconds", "speaker", "gender", *truth]
     kinds = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64")) | {"labels": feature}
-    names = [*fixed, *(name for name in good if name not in (*fixed, *WORKING))]
+    names = [*fixed, *(name for name in good if name not in (*fixed, *corpora.OWN, "label", "labels", "text"))]
     features = datasets.Features({name: kinds.get(name, datasets.Value("string")) for name in names})
     return datasets.Dataset.from_pandas(good[names], features=features, preserve_index=False), skipped

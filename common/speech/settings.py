@@ -41,6 +41,8 @@ class SpeechArguments(TaskArguments):
                 raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and 0.5")
         if self.data_dir and (self.train_file or self.validation_file or self.test_file):
             raise UserError("--data_dir is split by itself; give either it, or a file for each split")
+        if self.corpus and self.name_pattern:
+            raise UserError("--corpus and --name_pattern both say what names mean; give one of them")
 
 
 @dataclass

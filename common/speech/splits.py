@@ -19,15 +19,18 @@ def divided(whole: datasets.Dataset, args, source: str) -> tuple[dict[str, datas
     """One source as splits, and how, in words; what the data do not say is taken from their training data."""
     auto, columns = args.split == "auto", whole.column_names
     given = np.array(whole["split"][:] if auto and "split" in columns else [], dtype=str)
-    rows = {name: np.flatnonzero(given == name) for name in SPLITS if name in given} if "train" in given else {}
+    evaluated = "test" if "validation" in given and "test" not in given else "validation"
+    given = np.where(given == "eval", evaluated, given)
+    kept = "train" in given or not args.training_args.do_train
+    rows = {name: np.flatnonzero(given == name) for name in SPLITS if kept and name in given}
     how, people, words = "speaker", whole, "by speaker, none of whom is in two splits"
     if auto and not any(whole["speaker"][:]):  # parts of files
         people, words = with_columns(whole, {"speaker": whole["path"][:]}), "by file, none of which is in two splits"
     if args.split == "random" or (people is not whole and len({*whole["path"][:]}) == len(whole)):
         how, words = "random", "at random"
     absent, words = [name for name in SPLITS if name not in rows], f"{words} (split_seed {args.split_seed})"
-    if not absent:
-        return {name: whole.select(rows[name]) for name in SPLITS}, "as the data say"
+    if not absent or (rows and "train" not in rows):
+        return {name: whole.select(rows[name]) for name in rows}, "as the data say"
     shares = {"train": 1 - args.validation_share - args.test_share}
     shares |= {"validation": args.validation_share, "test": args.test_share}
     left, wanted = rows.get("train", np.arange(len(whole))), {name: shares[name] for name in ("train", *absent)}
@@ -137,7 +140,7 @@ def describe_splits(splits: Splits, run) -> None:
         speakers, seconds = split["speaker"][:], split["seconds"][:]
         parts = [*zip(*(split[key][:] for key in CONTENT))]
         keys["speaker"][name] = [who or object() for who in speakers]  # an unknown speaker is nobody else
-        keys["utterance"][name], keys["clip"][name] = split["recording"][:], parts
+        keys["utterance"][name], keys["clip"][name] = [*zip(split["path"][:], split["recording"][:])], parts
         statistics = {"speakers": len({*speakers} - {None})} if any(speakers) else {}
         statistics |= {"hours": round(hours(split), 4), "longest": max(seconds), "shortest": min(seconds)}
         facts = [splits.facts[name][key] for key in ("source", "available", "selection", "skipped")]

@@ -13,8 +13,8 @@ import pandas as pd
 
 from common.errors import UserError
 from common.files import read_files, require_columns, where
-from common.hub import frame_of, numbered
-from common.speech.corpora import SPLITS, Reading, clips_frame, is_audio, mark, read_lines, stem
+from common.hub import class_names, frame_of, numbered
+from common.speech.corpora import Reading, add_splits, clips_frame, is_audio, mark, read_lines, split_of, stem
 
 # Where the parts of a row are found by themselves, the first name that is there; compared without case.
 COLUMNS = {
@@ -41,15 +41,19 @@ OF_FOLDERS = "metadata.csv metadata.jsonl metadata.parquet", "train.tsv dev.tsv 
 def read_table(paths: Sequence[str], args) -> pd.DataFrame:
     """`files.read_files`; also LJ Speech's `id|text|normalised text`, without quoting: the latter where it is."""
     path = Path(paths[0])
-    if path.suffix == ".csv" and path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
+    if path.suffix.lower() == ".csv" and path.is_file():
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             first, bar, _ = file.readline().partition("|")
         if bar and not re.search(r"[\s,;\"]", first) and first.casefold() not in COLUMNS["path"]:
-            rows = [[cell.strip() for cell in line.split("|")] for line in read_lines(str(path)) if line.strip()]
+            rows = [[cell.strip() for cell in line.split("|")] for line in read_lines(paths[0]) if line.strip()]
             rows = rows[first.casefold() in COLUMNS["id"] :]
             texts = [next(filter(None, cells[:0:-1]), "") for cells in rows]
             columns = {"path": [cells[0] for cells in rows], "id": [stem(cells[0]) for cells in rows], "text": texts}
-            return numbered(pd.DataFrame(columns), ", ".join(paths))
+            table = numbered(pd.DataFrame(columns), paths[0])
+            if paths[1:]:  # a folder for each speaker, as M-AILABS has
+                table = pd.concat([table, read_table(paths[1:], args)])
+            table.attrs["source"] = ", ".join(paths)
+            return table
     return read_files(paths, args)
 
 
@@ -59,8 +63,8 @@ def tables_in(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | None
         if chosen := {place: path for path, place in files.items() if PurePosixPath(path).name in names.split()}:
             table = read_table([*chosen], reading.args)
             clips = table_clips(table, reading)
-            parts = [re.split("[/.]", chosen[file].lower()) for file in table.index.get_level_values(0)]
-            splits = [next(filter(None, map(SPLITS.get, words)), "") for words in parts]
+            parts = [re.split("[/.]", chosen[file]) for file in table.index.get_level_values(0)]
+            splits = [next(filter(None, map(split_of, words)), "") for words in parts]
             if "split" not in clips and all(splits):
                 clips["split"] = splits
             used = {*clips["path"]}
@@ -77,9 +81,10 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
     found = _found(table, reading.args)
     if paths is None and found["path"] is None:
         raise UserError(f"{source}: {_no_column('path', table)}")
-    for row, truth in enumerate(table[found[kind]] if found[kind] else ()):
-        if isinstance(truth, list | dict):
-            raise UserError(f"{where(table, row)}: the {kind} must be one text, not {truth!r:.60}")
+    for part in ("path", kind):
+        for row, cell in enumerate(table[found[part]] if found[part] else ()):
+            if isinstance(cell, list | dict | bytes):
+                raise UserError(f"{where(table, row)}: the {part} must be one text, not {cell!r:.60}")
     cells = {part: [*map(text_of, table[column])] for part, column in found.items() if column is not None}
     own = cells.pop("id", None)
     named = cells.pop("path", None) or own or [source] * count
@@ -90,12 +95,7 @@ def table_clips(table: pd.DataFrame, reading: Reading, paths: list[str] | None =
     frame["where"] = [f"{file}, row {row}" for file, row in table.index]
     mark(frame, frame["path"] == "", "no audio", "no file is named")
     _add_parts(frame, cells, found)
-    given = cells.pop("split", [])
-    splits = [SPLITS.get(re.split(r"[-_. ]", value.lower())[0], "") for value in given]
-    if any(splits):  # else it is a column of that name about something else
-        frame["split"] = splits
-        words = [f"the split {value!r} is none of {', '.join(SPLITS)}" for value in given]
-        mark(frame, frame["split"] == "", "unknown split", words)
+    add_splits(frame, cells.pop("split", []))
     frame = frame.assign(**cells)
     frame.attrs = {"source": source, "numbered": found["label"] not in table.attrs.get("label_names", {})}
     frame.attrs["remedy"] = f"no row has a {kind}" if found[kind] else _no_column(kind, table)
@@ -106,8 +106,7 @@ def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.Da
     """The clips of a data set of a hub, or of parquet files; their sound stays in its memory-mapped files."""
     kinds = dataset.features.items()
     sounds = [n for n, f in kinds if isinstance(f, datasets.Audio) or (isinstance(f, dict) and "bytes" in f)]
-    names = {n: f.names for n, f in kinds if isinstance(f, datasets.ClassLabel)}
-    table = dataset.remove_columns(sounds).with_format("arrow")[:]
+    names, table = class_names(dataset.features), dataset.remove_columns(sounds).with_format("arrow")[:]
     table = frame_of(table, names) if table.column_names else pd.DataFrame(index=range(len(dataset)))
     column = reading.args.audio_column or (sounds or [None])[0]
     if column not in sounds:
@@ -115,8 +114,9 @@ def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.Da
     files = [one["filename"] for one in dataset.cache_files]
     rows = [(file, row) for file in files for row in range(len(datasets.Dataset.from_file(file)))]
     clips = table_clips(numbered(table, source), reading, [f"{file}#{column}#{row}" for file, row in rows])
-    chunks = [chunk.field("path").to_pylist() for chunk in dataset.data.column(column).chunks]
-    clips["name"] = [name or "" for name in itertools.chain(*chunks)]
+    parts = dataset.data.flatten()
+    if f"{column}.path" in parts.column_names:
+        clips["name"] = [name or "" for name in parts.column(f"{column}.path").to_pylist()]
     return clips
 
 
@@ -132,8 +132,7 @@ def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
         return {key(name): str(folder / name) for name in names}
 
     def file_of(path: str, folder: Path) -> str:
-        above = (*(folder / below for below in CLIP_FOLDERS), Path())
-        places = [place / path.replace("\\", "/") for place in above]
+        places = [place / path.replace("\\", "/") for place in (*map(folder.joinpath, CLIP_FOLDERS), Path())]
         whole = (str(place) for place in places if os.path.isfile(place))
         others = (listed(place.parent).get(key(place.name)) for place in places)
         return path and next(filter(None, itertools.chain(whole, others)), str(places[0]))

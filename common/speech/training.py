@@ -4,6 +4,8 @@ from transformers import TrainerCallback
 
 from common.data import select
 from common.errors import UserError
+from common.labels import Known, class_names_of, in_order
+from common.models import classes_of
 from common.speech.encoders import encoder_of, freeze, prepare_encoder
 from common.speech.features import ClipCollator, ClipRows
 from common.trainer import FinetuneTrainer
@@ -20,6 +22,17 @@ def settle_encoder(model, args, run) -> None:
     freeze(model, args.freeze)
     if args.training_args.do_train and args.freeze == "encoder" and "freeze" not in args.explicit:
         run.note("the encoder is frozen, as published; official examples train it: --freeze none or convolution")
+
+
+def trained_classes(args, known: Known) -> tuple[dict[int, str] | None, list[str]]:
+    """The classes that the model was trained for, if it was; and the names, as in data, of one that is only used."""
+    trained = classes_of(args)
+    if args.training_args.do_train:
+        return trained, []
+    if trained is None:
+        raise UserError(f"{args.model}: has no trained classification head; train it first with --do_train")
+    order = in_order(args.order or (), known)
+    return trained, class_names_of(trained, args.model, order, known=known, label_order=args.order)
 
 
 def refuse_head(args, trained: bool, *flags: str) -> None:

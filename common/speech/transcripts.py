@@ -59,10 +59,10 @@ def _kept(character: str, bare: bool) -> str:
     return "" if invisible else character
 
 
-def make_processor(texts: Iterable[str], extractor, special: Sequence[str] = ("[PAD]", "[UNK]", "|")):
+def make_processor(texts: Sequence[str], extractor, special: Sequence[str] = ("[PAD]", "[UNK]", "|")):
     """A `Wav2Vec2Processor` of the characters of normalised texts; `special`: blank (0), unknown, between words."""
     characters = {character for text in texts for character in text} - {" "}
-    if len({*special}) < 3 or characters & {*special}:
+    if len({*special}) < 3 or any(token in text.replace(" ", "") for token in special for text in texts):
         raise UserError("--pad_token, --unk_token, --word_delimiter_token: give three that are in no transcript")
     vocabulary = {token: number for number, token in enumerate([*special, *sorted(characters)])}
     tokens = dict(zip(("pad_token", "unk_token", "word_delimiter_token"), special))

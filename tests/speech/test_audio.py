@@ -148,11 +148,14 @@ def test_what_ffmpeg_alone_reads(tmp_path, ending, monkeypatch):
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("kind", ["flac from a pipe", "joined ogg", "gsm"])
+@pytest.mark.parametrize("kind", ["flac from a pipe", "joined ogg", "gsm", "flac in ogg"])
 def test_what_libsndfile_reads_in_part(tmp_path, kind):
     path = tmp_path / "a.wav"
     if kind == "gsm":
         write(path, 2.0, rate=8_000, format="WAV", subtype="GSM610")
+    elif kind == "flac in ogg":
+        source, path = write(path, 2.0), tmp_path / "a.oga"
+        subprocess.run(["ffmpeg", "-v", "error", "-i", str(source), "-c:a", "flac", str(path)], check=True)
     else:
         joined = kind == "joined ogg"
         content = write(path, 1.0 if joined else 2.0, format="OGG" if joined else "FLAC").read_bytes()

@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import shutil
@@ -108,6 +109,18 @@ def test_letters_apply_only_if_all_names_match_or_the_corpus_is_named(tmp_path):
     assert "choose one of shemo, emodb" in message(train, tmp_path, corpus="berlin", **unnamed)
 
 
+def test_the_classes_of_a_table_say_more_than_names(tmp_path):
+    rows = [f"{write(tmp_path / name)},{name[5]},{'PN'[name[5] == 'N']}" for name in NAMES["emodb"]]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,label,valence", *rows]))
+    assert {*labels_of(train(table, classes=EMOTIONS)).values()} >= {"anger", "fear"}, "the corpus' own codes"
+    found = train(table, classes=EMOTIONS, label_column="valence")
+    assert sorted(labels_of(found).values()) == [*"NPPPPPP"] and {*found["speaker"][:]} >= {"03", "08"}
+    table.write_text("path,label\n" + "".join(f"{row.split(',')[0]},{i % 2}\n" for i, row in enumerate(rows)))
+    assert "the label is the number 0" in message(train, table, classes=EMOTIONS)
+    assert {*labels_of(train(table, classes=EMOTIONS, corpus="emodb")).values()} >= {"anger", "fear"}
+
+
 def test_folders_that_contradict_the_names(tmp_path):
     """A folder that is called by an emotion says more than letters that happen to look like a corpus."""
     for folder, name in (("happy", "DC_h01"), ("angry", "DC_a01"), ("sad", "JK_a02")):
@@ -148,6 +161,7 @@ def test_iemocap_given_as_its_folder_of_sessions(tmp_path):
         (["0/1.wav", "1/1.wav", "9/1.wav"], "0 1 9", None, None),
         (["train/yes/1.wav", "train/no/1.wav"], "yes no", None, None),
         (["YES/1.wav", "yes/2.wav", "yes/3.wav", "no/4.wav"], "yes no", None, None),
+        (["yes/x.arrow#1.wav", "no/x.arrow#2#3.wav"], "yes no", None, None),
     ],
 )
 def test_classes_and_speakers_by_folder(tmp_path, paths, classes, speakers, words):
@@ -182,6 +196,52 @@ def test_patterns():
     assert re.fullmatch(name_pattern(r"(?P<label>[a-z]+)\d"), "yes1")["label"] == "yes"
     for text in ("label_speaker", "(?P<label>"):
         assert "is no pattern that names a part" in message(name_pattern, text)
+
+
+@pytest.mark.parametrize("part", ["session", "male", "reason", "problem", "start", "end", "path", "labels", "part"])
+def test_a_pattern_may_call_parts_what_it_likes(tmp_path, part):
+    for name in ("yes_a_1", "no_b_2"):
+        write(tmp_path / f"{name}.wav")
+    for ending in ("", ".wav"):
+        rows = train(tmp_path, name_pattern=f"{{label}}_{{{part}}}_{{speaker}}{ending}")
+        assert labels_of(rows) == {"no_b_2.wav": "no", "yes_a_1.wav": "yes"} and rows["speaker"][:] == ["2", "1"]
+        assert rows["gender"][:] == [None, None] and rows["end"][:] == [None, None]
+
+
+def test_a_pattern_that_says_the_split(tmp_path):
+    for split in ("Train", "dev", "TEST"):
+        for word in ("yes", "no"):
+            write(tmp_path / split / word / "1.wav")
+    options = {"data_dir": tmp_path, "name_pattern": "{split}/{label}/{index}"}
+    splits = load(**options)
+    assert {name: [*labels_of(split)] for name, split in splits.items()} == {
+        part: [f"{split}/no/1.wav", f"{split}/yes/1.wav"]
+        for part, split in (("train", "Train"), ("validation", "dev"), ("test", "TEST"))
+    }
+    write(tmp_path / "spare/yes/1.wav")
+    assert "spare/yes/1.wav: the split 'spare' is none of train" in message(load, **options)
+    assert "give one of them" in message(load, corpus="emodb", **options)
+
+
+def test_evaluation_data_beside_development_data_are_for_testing(tmp_path):
+    for split in ("train", "dev", "eval"):
+        for word in ("yes", "no"):
+            write(tmp_path / split / word / "1.wav")
+    splits = load(data_dir=tmp_path)
+    assert splits["test"]["id"][:] == ["eval/no/1.wav", "eval/yes/1.wav"]
+    (tmp_path / "dev").rename(tmp_path / "test")
+    splits = load(data_dir=tmp_path)
+    assert splits["validation"]["id"][:] == ["eval/no/1.wav", "eval/yes/1.wav"] and len(splits["test"]) == 2
+
+
+def test_data_without_a_training_part_for_a_model_that_is_used(tmp_path):
+    for split, word in itertools.product(("dev", "test"), ("yes", "no")):
+        write(tmp_path / split / word / "1.wav")
+    for phase, split in (("validation", "dev"), ("test", "test")):
+        found = load(data_dir=tmp_path, phases=phase, names=("yes", "no"))[phase]
+        assert found["id"][:] == [f"{split}/no/1.wav", f"{split}/yes/1.wav"]
+    shutil.rmtree(tmp_path / "dev")
+    assert "no recording is left for validation" in message(load, data_dir=tmp_path, phases="validation")
 
 
 @pytest.mark.parametrize("name", ["{split}/{word}/1.wav", "{word}/{split}/1.wav", "s{split}/{word}/{split}/1.wav"])
@@ -253,6 +313,18 @@ def test_links_archives_and_what_is_hidden(tmp_path):
     shutil.make_archive(str(tmp_path / "all"), "gztar", tmp_path / "elsewhere")
     for source in (tmp_path / "zips", tmp_path / "all.tar.gz"):
         assert set(labels_of(train(source)).values()) == {"yes", "no"}
+    for number in (1, 2):
+        shutil.copytree(tmp_path / "elsewhere", tmp_path / "new" / str(number))
+        write(tmp_path / f"new/{number}/yes/1.wav", seed=number)
+        shutil.make_archive(str(tmp_path / f"both/words_v0.{number}"), "zip", tmp_path / f"new/{number}")
+    assert len(train(tmp_path / "both")) == 4, "names that differ behind a point only"
+
+
+def test_a_name_that_is_no_utf8(tmp_path):
+    for word in ("yes", "no"):
+        write(tmp_path / word / "1.wav")
+    os.rename(tmp_path / "yes/1.wav", os.fsencode(tmp_path) + b"/yes/m\xfcde.wav")
+    assert "/yes/m\\xfcde.wav': the name of this file is not UTF-8; rename it" in message(train, tmp_path)
 
 
 @pytest.fixture
@@ -268,7 +340,7 @@ def commands(tmp_path):
 
 def of_task(rows, whole_silence: bool = False):
     """All words, and the noise in seconds."""
-    return task_classes(rows, keywords=["all"], usual=[], known=(), whole_silence=whole_silence)
+    return task_classes(rows, keywords=["all"], usual=[], whole_silence=whole_silence)
 
 
 def test_speech_commands_by_list(commands):
@@ -332,6 +404,26 @@ def test_librispeech(librispeech):
         "test": (["61-1-0000", "61-1-0001"], ["61", "61"], ["TEXT 0", "TEXT 1"]),
     }
     assert "nothing says the label of its clips" in message(load, data_dir=librispeech)
+
+
+def test_clips_or_texts_of_one_name(librispeech):
+    place = librispeech / "LibriSpeech/train-clean-100/19/1"
+    texts = place / "19-1.trans.txt"
+    before = texts.read_text()
+    texts.write_text(f"{before}19-1-0000 ANOTHER\n")
+    assert f"{texts}: 19-1-0000 has another transcript already" in message(load, kind="text", data_dir=librispeech)
+    texts.write_text(f"{before}19-1-0000 TEXT 0\n")  # says the same
+    assert len(load(kind="text", data_dir=librispeech)["train"]) == 2
+    write(place.parent / "2/19-1-0000.flac")
+    sentence = message(load, kind="text", data_dir=librispeech)
+    assert "2/19-1-0000.flac: has the name of train-clean-100/19/1/19-1-0000.flac" in sentence
+
+
+def test_a_list_that_is_a_pipe(librispeech):
+    texts = librispeech / "LibriSpeech/train-clean-100/19/1/19-1.trans.txt"
+    texts.unlink()
+    os.mkfifo(texts)
+    assert f"{texts}: is a folder, pipe or device" in message(load, kind="text", data_dir=librispeech)
 
 
 def test_clips_without_text_and_texts_without_clip(librispeech):

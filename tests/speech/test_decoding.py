@@ -65,7 +65,7 @@ def test_texts_are_the_plain_ones_and_those_of_stock_decoding(tokenizer):
 def test_a_missing_package_is_named(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "ctc_beam_decoder", None)
     assert message(decoder_of, tokenizer) == (
-        "decoding by beam search needs a package that is not installed: pip install ctc-beam-decoder==0.2.0"
+        "--decoding beam needs one more package: pip install ctc-beam-decoder==0.2.0"
     )
 
 

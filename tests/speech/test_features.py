@@ -14,7 +14,7 @@ from common.models import evaluating
 from common.speech import features
 from common.speech.encoders import frames_in, freeze, prepare_encoder
 from common.speech.features import ClipCollator, model_inputs
-from common.speech.heads import POOLING, PooledClassifier, RecurrentCtc
+from common.speech.heads import PooledClassifier, RecurrentCtc
 from tests.helpers import message
 from tests.speech.models import FAMILIES, extractor_of, louder, make
 
@@ -80,7 +80,7 @@ MODELS = {f"{name}, classes": (name, lambda name=name: make(name, "classes")) fo
 for _name in ("hubert", "hubert-large", "sew", "data2vec-audio", "conformer"):
     MODELS[f"{_name}, ctc"] = _name, lambda name=_name: make(name, "ctc")
 MODELS["mixture of transformers"] = "hubert", lambda: make("hubert", "classes", use_weighted_layer_sum=True)
-for _pooling in POOLING:
+for _pooling in ("mean", "max", "first"):
     for _weighted in (False, True):
         MODELS[f"{_pooling}, {_weighted}"] = "hubert", lambda p=_pooling, w=_weighted: pooled(p, w)
 for _weighted in (False, True):

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from common.speech.encoders import frames_in, freeze
-from common.speech.heads import POOLING, PooledClassifier, RecurrentCtc, trained_processor
+from common.speech.heads import PooledClassifier, RecurrentCtc, trained_processor
 from tests.helpers import message
 from tests.speech.models import LENGTHS, SIZE, alone, batch_of, largest_difference, louder, make
 
@@ -63,7 +63,7 @@ def recurrent(weighted: bool = False, **settings) -> RecurrentCtc:
 MODELS = {
     **{
         f"{pooling}, weighted {weighted}": (classifier, pooling, weighted)
-        for pooling in POOLING
+        for pooling in ("mean", "max", "first")
         for weighted in (False, True)
     },
     "blstm": (recurrent, False),
@@ -86,7 +86,7 @@ def states_of(model, clip: dict) -> np.ndarray:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("pooling", POOLING)
+@pytest.mark.parametrize("pooling", ["mean", "max", "first"])
 def test_pooled_classifier_is_what_is_published(pooling, weighted):
     model, batch = classifier(pooling, weighted), batch_of()
     with torch.no_grad():

@@ -227,6 +227,19 @@ def test_lj_speech(tmp_path, header, cell):
         assert len(unused) == (source == tmp_path)
 
 
+def test_several_folders_like_lj_speechs(tmp_path):
+    for reader in ("anna", "ben"):
+        for number in range(2):
+            write(tmp_path / reader / "wavs" / f"{reader}_{number}.wav")
+        lines = [f"{reader}_{number}|No. {number}|number {number}\n" for number in range(2)]
+        (tmp_path / reader / "metadata.csv").write_text("".join(["id|text|normalised\n", *lines]), "utf-8-sig")
+    tables = [str(tmp_path / reader / "metadata.csv") for reader in ("anna", "ben")]
+    expected = {f"{reader}_{n}": f"number {n}" for reader in ("anna", "ben") for n in range(2)}
+    for source in ([str(tmp_path)], tables):
+        found = load(kind="text", phases="train", train_file=source)["train"]
+        assert dict(zip(found["id"][:], found["text"][:])) == expected
+
+
 def test_a_table_with_bars_and_named_columns_is_not_taken_for_lj_speech(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.wav")
@@ -271,11 +284,30 @@ def test_a_list_is_no_truth(clips, kind):
     assert f"t.jsonl, row 2: the {kind} must be one text, not ['yes, sir']" in sentence
 
 
-def test_who_does_not_say_a_gender(clips):
-    rows = [
-        {"path": f"clips/{name}", "text": said, "gender": "male" * (name == "a.wav")} for name, said in TEXTS.items()
-    ]
-    assert text(table(clips / "table.csv", rows))["train"]["gender"][:] == ["male", None, None]
+@pytest.mark.parametrize("said, meant", [("male", "male"), ("F", "female"), ("Female", "female"), ("mujer", "mujer")])
+def test_what_tables_say_of_a_gender(clips, said, meant):
+    rows = [{"path": f"clips/{name}", "text": "x", "gender": said * (name == "a.wav")} for name in TEXTS]
+    assert text(table(clips / "table.csv", rows))["train"]["gender"][:] == [meant, None, None]
+
+
+@pytest.mark.parametrize("cell", [["a.wav"], {"array": [0.0] * 9999}])
+def test_what_is_no_path(clips, cell):
+    (clips / "t.jsonl").write_text(json.dumps({"audio": cell, "text": "x"}))
+    sentence = message(text, clips / "t.jsonl")
+    assert "t.jsonl, row 1: the path must be one text, not" in sentence and len(sentence) < 300
+    pd.DataFrame({"audio": [b"RIFF" * 9999], "text": ["x"]}).to_parquet(clips / "t.parquet")
+    assert "the path must be one text, not b'RIFF" in message(text, clips / "t.parquet")
+
+
+def test_rows_without_sound(clips):
+    sound = {"bytes": (clips / "clips/a.wav").read_bytes()}
+    for empty in (None, {"bytes": b""}):
+        dataset = datasets.Dataset.from_dict({"audio": [empty, sound], "text": ["x", "y"]})
+        dataset.to_parquet(clips / "t.parquet")
+        assert "t.parquet, row 1: " in (sentence := message(text, clips / "t.parquet"))
+        assert "its row has no sound" in sentence
+        found = text(clips / "t.parquet", on_bad_example="skip")
+        assert found["train"]["text"][:] == ["y"] and found.facts["train"]["skipped"] == {"no audio": 1}
 
 
 def test_common_voice_with_its_validated_clips_alone(tmp_path):

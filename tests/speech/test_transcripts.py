@@ -107,6 +107,8 @@ def test_the_vocabulary(extractor):
     assert encode(other, ["B A"]) == [[4, 2, 3]] == [other("B A").input_ids]
     for tokens in (("[PAD]", "[UNK]", "A"), ("[UNK]", "[UNK]", "|")):
         assert "give three that are in no transcript" in message(make_processor, ["B A"], extractor, tokens)
+    for text, token in (("SAY [UNK] AGAIN", "[UNK]"), ("THE END", "THE")):  # which would be taken for the token
+        assert "in no transcript" in message(make_processor, [text], extractor, ("[PAD]", token, "|"))
 
 
 def own_vocabulary(folder, tokens, **settings):
