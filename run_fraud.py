@@ -108,10 +108,7 @@ class FraudArguments(RunArguments, DataArguments):
     calibrate: Literal["prior", "isotonic", "none"] = flag(
         "prior", "make probabilities those of real rows: by the share of frauds before resampling, or from validation"
     )
-    threshold: str = flag(
-        "f1",
-        "probability from which on a row is fraud, chosen on validation: f1, the best; cost, the least; or a number",
-    )
+    threshold: str = flag("f1", "a row is fraud from here on: f1, the best on validation; cost, the least; or a number")
     amount_column: str | None = flag(None, "what a missed fraud costs; unset: --miss_cost")
     miss_cost: float = flag(100.0, "cost of a missed fraud")
     alert_cost: float = flag(1.0, "cost of looking at an alert")
@@ -120,15 +117,6 @@ class FraudArguments(RunArguments, DataArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("test_share", "validation_share", "holdout_share"):
-            share = getattr(self, name)
-            if share is not None and not 0 < share < 1:
-                raise UserError(f"--{name} {share}: must be above 0 and below 1")
-        if not 0 < self.resample_ratio <= 1:
-            raise UserError(f"--resample_ratio {self.resample_ratio}: must be above 0, up to 1")
-        for name in ("neighbours", "max_categories", "alerts_per_day"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: must be 1 or more")
         from common.tabular.detection import Decision
 
         self.decision = Decision.of(self.threshold, self.miss_cost, self.alert_cost)
@@ -142,7 +130,9 @@ class FraudArguments(RunArguments, DataArguments):
                 "--split time or --validation_file"
             )
         useless = {
-            "holdout_share": not published,
+            "test_share": self.test_file and not published,
+            "validation_share": self.validation_file,
+            "holdout_share": not published or self.test_file,
             "max_eval_samples": published,
             "resample_ratio": self.resample == "none",
             "neighbours": self.resample in ("none", "oversample", "undersample"),
@@ -246,6 +236,8 @@ def decided(run, args) -> dict:
     training, detections = args.training_args, {}
     with run.phase("model"):
         detector = Detector.load(Path(args.model))
+        if "miss_cost" in args.explicit and "amount" in detector.columns.roles:
+            raise UserError("--miss_cost changes nothing: a missed fraud costs its amount here; leave it out")
         if given := isinstance(args.decision.rule, float):
             detector.threshold = args.decision.rule
         run.note(f"threshold {detector.threshold:.4g}: {'given' if given else 'that of the training'}")

@@ -293,7 +293,7 @@ def test_a_table_of_text_times_and_missing_cells_trains_at_the_first_try(own):
 
 def test_a_trained_model_decides_as_in_training_a_part_at_a_time(own, tmp_path, monkeypatch):
     folder, out, trained = own
-    monkeypatch.setattr("common.tabular.tables.Tables.__init__.__defaults__", (20_000,))
+    monkeypatch.setattr("common.tabular.tables.Tables.__init__.__defaults__", (None, 20_000))
     results = quiet(deciding(out, folder / "test.csv", tmp_path / "again"))
     before, after = predictions(out), predictions(tmp_path / "again")
     np.testing.assert_allclose(after.pop("probability"), before.pop("probability"), atol=1e-6)
@@ -327,6 +327,33 @@ def test_other_class_values_are_refused_by_their_row(own, tmp_path, capsys):
     said = refused(capsys, run_fraud.main, "run_fraud.py", *argv)
     assert "upper.csv, row 1: verdict holds 'FINE', not 'fine' or 'stolen'" in said
     assert not (tmp_path / "out" / "test_predictions.csv").exists()
+
+
+def test_rows_with_truth_and_rows_without_are_not_mixed(own, tmp_path, capsys, monkeypatch):
+    """Within a part the row is named; a whole part without it would take the scores from all the others."""
+    folder, out, _ = own
+    rows = pd.read_csv(folder / "test.csv")
+    empty = rows.assign(verdict=None)
+    for name, parts in (("first", [empty, rows]), ("last", [rows, empty])):
+        for at, part in enumerate(parts):
+            part.to_csv(tmp_path / f"{name}{at}.csv", index=False)
+        argv = deciding(out, tmp_path / f"{name}*.csv", tmp_path / "out")
+        said = refused(capsys, run_fraud.main, "run_fraud.py", *argv)
+        assert f"{name}1.csv, row 1: from here on verdict is empty, or no longer" in said
+        assert not (tmp_path / "out").exists()
+
+
+def test_names_of_columns_are_no_formulas(table, tmp_path):
+    odd = pd.read_parquet(table).rename(columns={"V1": "=1+1"})
+    odd.to_parquet(tmp_path / "odd.parquet")
+    short(tmp_path / "odd.parquet", tmp_path / "out", "--ignore_columns", "=1+1")
+    assert "'=1+1" in predictions(tmp_path / "out")
+
+
+def test_what_a_missed_fraud_costs_is_not_said_twice(table, tmp_path, capsys):
+    short(table, tmp_path / "out", "--amount_column", "Amount")
+    argv = [*deciding(tmp_path / "out", table, tmp_path / "more"), "--miss_cost", "5"]
+    assert "--miss_cost changes nothing" in refused(capsys, run_fraud.main, "run_fraud.py", *argv)
 
 
 def test_a_damaged_model_is_one_sentence(own, tmp_path, capsys):
@@ -370,7 +397,13 @@ def test_what_changes_nothing_in_a_prediction_is_refused(own, tmp_path, capsys, 
     [
         (["--test_share", "1"], "--test_share 1.0"),
         (["--holdout_share", "0.2"], "--holdout_share changes nothing"),
-        (["--holdout_share", "0", "--protocol", "published"], "--holdout_share 0.0: must be above 0"),
+        (["--holdout_share", "0", "--protocol", "published"], "--holdout_share 0.0: must be from 1e-06"),
+        (["--test_share", "0.2", "--test_file", "t.csv"], "--test_share changes nothing"),
+        (["--validation_share", "0.2", "--validation_file", "t.csv"], "--validation_share changes nothing"),
+        (["--alert_cost", "0"], "--alert_cost 0.0: must be from 1e-12"),
+        (["--miss_cost", "1e308"], "--miss_cost 1e+308: must be from 1e-12 to 1e+12"),
+        (["--neighbours", "0", "--resample", "smote"], "--neighbours 0: must be from 1"),
+        (["--resample_ratio", "nan", "--resample", "smote"], "--resample_ratio nan: must be from 1e-12 to 1"),
         (["--neighbours", "3"], "--neighbours changes nothing"),
         (["--miss_cost", "3", "--amount_column", "Amount"], "--miss_cost changes nothing"),
         (["--max_eval_samples", "9", "--protocol", "published"], "--max_eval_samples changes nothing"),

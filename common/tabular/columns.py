@@ -16,7 +16,8 @@ from common.errors import UserError
 from common.files import listed, require_columns, where, without_bad
 
 CLASSES = ("legitimate", "fraud")
-INDEX = re.compile(r"|unnamed: \d+|index|level_\d+|__index_level_\d+__|row_?(id|number)", re.IGNORECASE)
+INDEX = re.compile(r"|unnamed: [\d.]+|index|(__index_)?level_\d+(__)?|row[._]?(id|numbers?|names?)", re.IGNORECASE)
+ORDERED = ("number", "time")  # kinds
 ARRAYS = ("features", "target", "time", "amount", "real")  # of a part, by rows
 OTHER, MISSING = "(other)", "(missing)"  # categories
 LARGEST, FARTHEST = 1e30, 1e9  # of a cell: a square of more is infinite in float32; deviations from the mean
@@ -83,21 +84,19 @@ class Columns:
             if features or name in self.roles.values():
                 self.columns[name] = about | {"features": features}
         for role, name in self.roles.items():
-            if self.columns[name].get("kind") not in ("number", "time"):
-                raise UserError(f"--{role}_column {name}: holds neither numbers nor times; name another")
+            if self.columns[name].get("kind") not in (ORDERED if role == "time" else ["number"]):
+                raise UserError(f"--{role}_column {name}: has no numbers{' or times' * (role == 'time')}; name another")
         if not self.features:
             raise UserError(f"no column is left to learn from beside the target {self.target!r}")
 
     def notices(self) -> list[str]:
         """What was left out and what was encoded, in sentences."""
+        used = [(name, about) for name, about in self.columns.items() if about["features"]]
         found = [(f"left out, {why}", name) for name, why in self.left_out.items() if why != "ignored"]
-        for name, about in self.columns.items():
-            kinds = {
-                f"times, read as {about.get('format')}": about["kind"] == "time",
-                "text, a feature for each frequent value": about["kind"] == "category",
-                "missing cells, filled and marked": about["missing"],
-            }
-            found += [(words, name) for words, holds in kinds.items() if holds and about["features"]]
+        found += [(f"times, read as {about['format']}", name) for name, about in used if about["kind"] == "time"]
+        found += [("text, a feature for each frequent value", name) for name, about in used if "levels" in about]
+        if self.missing == "impute":
+            found += [("missing cells, filled and marked", name) for name, about in used if about["missing"]]
         return [f"{words}: {listed(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
 
     def part(self, rows: pd.DataFrame, *, skip_bad: bool, truth: bool | None = None) -> Part:
@@ -106,9 +105,10 @@ class Columns:
         Raises `UserError`: no such column; a cell that cannot be computed with, by its row, unless skip_bad.
         """
         used = [name for name, about in self.columns.items() if about["features"]]
-        require_columns(rows.columns, [*used, *([self.target] if truth else [])], rows.attrs["source"])
         if truth is None:
             truth = self.target in rows.columns and rows[self.target].notna().any()
+        scored = [self.target, self.roles.get("amount", self.target)] if truth else []
+        require_columns(rows.columns, [*dict.fromkeys([*used, *scored])], rows.attrs["source"])
         values = {name: values_of(rows[name], about) for name, about in self.columns.items() if name in rows.columns}
         classes = class_texts(rows[self.target]) if truth else None
         problems = self._problems(rows, values, classes)
@@ -127,13 +127,13 @@ class Columns:
         hidden = {self.target, *used} - {*self.roles.values()}
         shown = rows[[name for name in rows.columns if name not in hidden]]
         shown = shown.rename(columns={name: f"{name} (data)" for name in rows.index.names}).reset_index()
-        shown = shown if shown["file"].nunique() > 1 else shown.drop(columns="file")
+        shown = shown if (shown["file"] != rows.attrs["source"]).any() else shown.drop(columns="file")
         known = target, shown, roles.get("time"), roles.get("amount"), skipped, np.ones(len(rows), dtype=bool), unknown
         return Part(rows.attrs["source"], len(rows), np.column_stack(features), *known)
 
     def _problems(self, rows: pd.DataFrame, values: dict, classes: pd.Series | None) -> dict[int, tuple]:
         """Rows that cannot be used, as `without_bad` wants them."""
-        empty, problems = "a missing cell (--missing impute fills it)", {}
+        empty, problems = "a missing cell (filled if trained with --missing impute)", {}
         neither = f"not {' or '.join(map(repr, self.classes))}"
         checks = [] if classes is None else [(self.target, ~classes.isin(self.classes), neither)]
         for name, of in values.items():
@@ -198,9 +198,10 @@ def classes_of(cells: pd.Series, positive: str | None, source: str) -> list[str]
 
 def is_index(name: str, cells: pd.Series) -> bool:
     """Whether a column only counts the rows: by its name, or whole numbers that all follow on each other."""
-    if len(cells) < 50 or not pd.api.types.is_any_real_numeric_dtype(cells.dtype):
-        return bool(INDEX.fullmatch(name))
-    return bool(INDEX.fullmatch(name)) or bool(cells.max() - cells.min() == len(cells) - 1 and cells.is_unique)
+    is_number = pd.api.types.is_any_real_numeric_dtype(cells.dtype)
+    numbers = cells if is_number else pd.to_numeric(cells.astype(str), errors="coerce")  # 0001, 0002
+    counts = len(cells) >= 50 and numbers.is_unique and numbers.max() - numbers.min() == len(cells) - 1
+    return bool(INDEX.fullmatch(name) or counts)
 
 
 def learned(cells: pd.Series, max_categories: int) -> tuple[dict, np.ndarray]:

@@ -38,8 +38,6 @@ class Decision:
     @classmethod
     def of(cls, text: str, miss_cost: float, alert_cost: float) -> "Decision":
         """From --threshold: f1, cost, or a number between 0 and 1. Raises `UserError`."""
-        if not (0 < miss_cost < math.inf and 0 < alert_cost < math.inf):
-            raise UserError(f"--miss_cost {miss_cost:g} --alert_cost {alert_cost:g}: both must be above 0, and finite")
         try:
             rule = text if text in ("f1", "cost") else float(text)
         except ValueError:
@@ -63,8 +61,6 @@ class Decision:
         """
         if self.rule not in ("f1", "cost"):
             return self.rule, "given"
-        if not part.target.any():
-            return HALF, "0.5, because no row of validation is fraud"
         order = np.argsort(-probabilities, kind="stable")
         falling = probabilities[order]
         ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last row of each probability
@@ -75,7 +71,7 @@ class Decision:
             gain = np.cumsum(self._losses(part)[order])[ends] - self.alert_cost * (ends + 1)
             how = "lowest cost on validation"
         if gain.max() <= 0:
-            return 1.0, "1, because on validation alerts cost more than they save"
+            return math.nextafter(1, 2), "above 1, because on validation alerts cost more than they save"
         last = ends[gain.argmax()]
         return float(falling[last] + np.append(falling, 0.0)[last + 1]) / 2, how
 
@@ -159,10 +155,8 @@ def leak_worth(leaking: Detections, holdout: Detections) -> tuple[dict, str]:
     share, rows = float(holdout.part.target.mean()), []
     for name, one in (("leaking test, its real rows", leaking), ("holdout", holdout)):
         truth, said = one.part.target[one.part.real], one.probabilities[one.part.real]
-        areas = []
-        for wanted in (share, 0.5):
-            weights = np.where(truth == 1, wanted / truth.mean(), (1 - wanted) / (1 - truth.mean()))
-            areas.append(100 * average_precision_score(truth, said, sample_weight=weights))
+        weights = [np.where(truth == 1, of / truth.mean(), (1 - of) / (1 - truth.mean())) for of in (share, 0.5)]
+        areas = [100 * average_precision_score(truth, said, sample_weight=of) for of in weights]
         rows.append([name, *areas, 100 * roc_auc_score(truth, said)])
     (_, leaky, _, leaky_area), (_, honest, balanced, area) = rows
     sentence = (

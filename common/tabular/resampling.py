@@ -49,24 +49,24 @@ class ADASYN(BaseEstimator):
         self.density_, self.generated_ = np.zeros(few), np.zeros(few, dtype=np.int64)
         self.neighbours_ = np.zeros((few, 0), dtype=np.int64)
         if self.degree_ <= self.imb_threshold and few > 1:  # one row has no second one towards which to go
-            own = X[self.minority_]
-            near = _neighbours(NearestNeighbors().fit(X), own, self.minority_, min(self.k, len(X) - 1))
-            self.density_ = (y[near] != rare).mean(1)
+            own, k = X[self.minority_], min(self.k, len(X) - 1)
+            near = NearestNeighbors(n_neighbors=k + 1).fit(X).kneighbors(own, return_distance=False)
+            itself = near == self.minority_[:, None]
+            itself[~itself.any(1), -1] = True  # more than k rows equal to it came before
+            self.density_ = (y[near[~itself].reshape(few, k)] != rare).mean(1)
             shares = self.density_ / (self.density_.sum() or 1)
             self.generated_ = np.rint(shares * self.wanted_).astype(np.int64)
-            nearest = _neighbours(NearestNeighbors().fit(own), own, np.arange(few), min(self.k, few - 1))
-            self.neighbours_ = self.minority_[nearest]
+            nearest = NearestNeighbors(n_neighbors=min(self.k, few - 1)).fit(own)
+            self.neighbours_ = self.minority_[nearest.kneighbors(return_distance=False)]
         if self.verbose:
             print(self.summary())
         return self
 
     def summary(self) -> str:
         """d, G and what came of them, in a sentence."""
-        begin = (
-            f"ADASYN: d = {self.degree_:.4g} (nothing is done above {self.imb_threshold:g}), G = {self.wanted_:,.0f}"
-        )
+        d = f"ADASYN: d = {self.degree_:.4g} (nothing is done above {self.imb_threshold:g}), G = {self.wanted_:,.0f}"
         near = f"{np.count_nonzero(self.density_):,} of {len(self.density_):,} rows with neighbours of the other class"
-        return f"{begin}, {near}: {self.generated_.sum():,} rows are made"
+        return f"{d}, {near}: {self.generated_.sum():,} rows are made"
 
     def transform(self, X, y):
         """X and y with the synthetic rows behind; X may be in another scale than in fit, y must be the same."""
@@ -87,14 +87,6 @@ class ADASYN(BaseEstimator):
         return self.fit(X, y).transform(X, y)
 
     fit_resample = fit_transform  # imbalanced-learn's name
-
-
-def _neighbours(index: NearestNeighbors, points: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
-    """int64 [points, k]: the nearest rows of the index, nearest first, without the row `own` [points] that each is."""
-    found = index.kneighbors(points, k + 1, return_distance=False)
-    itself = found == own[:, None]
-    itself[~itself.any(1), -1] = True  # more than k rows equal to it came before: the point is missing, one is too many
-    return found[~itself].reshape(len(points), k)
 
 
 def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | None]:
@@ -122,8 +114,8 @@ def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | 
         return part.take(np.sort(origin)), None
     made = np.arange(len(X)) >= len(part)
     if origin is None:  # SMOTE does not say which rows it went out from
-        frauds, origin = np.flatnonzero(part.target == 1), np.arange(len(X))
-        nearest = NearestNeighbors(n_neighbors=1).fit(part.features[frauds])
-        origin[made] = frauds[nearest.kneighbors(X[made], return_distance=False)[:, 0]]
+        own, origin = np.flatnonzero(part.target == y[-1]), np.arange(len(X))
+        nearest = NearestNeighbors(n_neighbors=1).fit(part.features[own])
+        origin[made] = own[nearest.kneighbors(X[made], return_distance=False)[:, 0]]
     X[np.ix_(made, categories)] = part.features[np.ix_(origin[made], categories)]
     return replace(part.take(origin), features=X, target=y, real=~made), sampler if args.resample == "adasyn" else None

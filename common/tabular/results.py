@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from common import classification
-from common.errors import csv_cell, whole_file
+from common.errors import UserError, csv_cell, whole_file
+from common.files import where
 from common.report import plots
 from common.report.words import format_value, words
 from common.results import headline
@@ -98,7 +99,8 @@ def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
             ours |= {"prediction": names[(said >= one.threshold) * 1], "prediction_at_half": names[(said >= HALF) * 1]}
             ours |= {"probability": said}
             shown = one.part.shown.rename(columns={name: f"{name} (data)" for name in ours})
-            shown.map(csv_cell).assign(**ours).to_csv(file, index=False, header=number == 0)
+            shown = shown.map(csv_cell).rename(columns=csv_cell).assign(**ours)
+            shown.to_csv(file, index=False, header=number == 0)
 
 
 def predict_files(run, split: str, files: list[str], detector) -> Detections:
@@ -110,8 +112,11 @@ def predict_files(run, split: str, files: list[str], detector) -> Detections:
     settings = {"skip_bad": run.args.on_bad_example == "skip", "truth": split == "validation" or None}
 
     def detections() -> Iterable[Detections]:
-        for frame in Tables(files):
+        for frame in Tables(files, run.args):
             part = detector.columns.part(frame, **settings)
+            if parts and (part.target is None) != (parts[0].target is None):
+                problem = f"from here on {detector.columns.target} is empty, or no longer"
+                raise UserError(f"{where(frame, 0)}: {problem}; predict the rows that have it on their own")
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
             digest.update(facts_of(part)["fingerprint"].encode())
@@ -144,8 +149,8 @@ def draw_plots(results: dict, models: Mapping[str, Mapping[str, Detections]], ou
 def resampling_table(method: str, before: Part, after: Part, adasyn: ADASYN | None) -> dict:
     """Training rows of each class before and after; of ADASYN d and G, too."""
     rows = [["before", *before.label_counts().values()], ["after", *after.label_counts().values()]]
-    note = adasyn.summary() if adasyn else ""
-    return {"title": f"Resampling: {method}", "head": ["rows", *CLASSES], "rows": rows, "note": note}
+    table = {"title": f"Resampling: {method}", "head": ["rows", *CLASSES], "rows": rows}
+    return table | {"note": adasyn.summary() if adasyn else ""}
 
 
 def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> dict[str, str]:
@@ -153,10 +158,9 @@ def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> 
     from sklearn.decomposition import PCA
 
     X, y, n, folder = before.features, before.target, len(before), output_dir / "plots"
-    labels = {"title": "ADASYN: r, legitimate rows among a fraud's neighbours", "xlabel": "r"}
-    drawn = [plots.histogram(adasyn.density_, folder / "adasyn_r", **labels)]
-    labels = {"title": "ADASYN: G, synthetic rows made of each fraud", "xlabel": "G"}
-    drawn.append(plots.histogram(adasyn.generated_, folder / "adasyn_g", **labels))
+    r, G = "ADASYN: r, legitimate rows among a fraud's neighbours", "ADASYN: G, synthetic rows made of each fraud"
+    drawn = [plots.histogram(adasyn.density_, folder / "adasyn_r", title=r, xlabel="r")]
+    drawn.append(plots.histogram(adasyn.generated_, folder / "adasyn_g", title=G, xlabel="G"))
     most = adasyn.generated_.argmax()
     centre = adasyn.minority_[most]
     near = np.union1d(np.argsort(((X - X[centre]) ** 2).sum(1))[:60], adasyn.neighbours_[most])
@@ -164,6 +168,6 @@ def draw_adasyn(before: Part, after: Part, adasyn: ADASYN, output_dir: Path) -> 
     plane = PCA(2, random_state=0).fit(np.concatenate([X[near], made]))
     groups = {"legitimate": X[near[y[near] == 0]], "fraud": X[near[y[near] == 1]], "synthetic": made}
     points = {name: plane.transform(rows) for name, rows in groups.items() if len(rows)}
-    labels = {"title": "ADASYN: a fraud's neighbourhood, with the rows made of it"}
-    drawn.append(plots.scatter(points, folder / "adasyn_neighbourhood", **labels))
+    title = "ADASYN: a fraud's neighbourhood, with the rows made of it"
+    drawn.append(plots.scatter(points, folder / "adasyn_neighbourhood", title=title))
     return {path.stem: f"plots/{path.name}" for path in drawn}

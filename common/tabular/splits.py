@@ -12,7 +12,7 @@ from common.data import overlaps
 from common.errors import UserError
 from common.files import require_columns, where, without_bad
 from common.hub import load_frame
-from common.tabular.columns import Columns, Part, class_texts, classes_of, held, is_index, learned
+from common.tabular.columns import ORDERED, Columns, Part, class_texts, classes_of, held, is_index, learned
 from common.tabular.tables import Tables
 
 
@@ -23,11 +23,12 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     apart for now (`split_resampled` cuts the others). Raises `UserError`: what is wrong with the tables.
     """
     skip = args.on_bad_example == "skip"
-    table = Tables(args.train_file).whole() if args.train_file else load_frame(args, "train")
+    table = Tables(args.train_file, args).whole() if args.train_file else load_frame(args, "train")
     source = table.attrs["source"]
     roles = {"time": args.time_column, "amount": args.amount_column}
-    asked = {role for role in roles if f"{role}_column" in args.explicit or role == args.split}
-    roles = {role: name for role, name in roles.items() if role in asked or name in table.columns}
+    for role in [role for role in roles if f"{role}_column" not in args.explicit and role != args.split]:
+        if roles[role] not in table or learned(table[roles[role]], 2)[0].get("kind") not in ORDERED:
+            del roles[role]
     require_columns(table.columns, [args.target, *args.ignore_columns, *roles.values()], source)
     counting = [name for name in table if name in table.attrs.get("indexes", ()) or is_index(name, table[name])]
     ignored = {name: "a saved index or running number" for name in counting if name not in roles.values()}
@@ -47,7 +48,7 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     rows = split_rows(target, cut, args.split_seed, times, source)
     rows["train"] = rows["train"][stratified(target[rows["train"]], args.max_train_samples, args.sample_seed)]
     frames = {name: table.iloc[part] for name, part in rows.items()}
-    frames |= {name: Tables(files[name]).whole() for name in shares if files[name]}
+    frames |= {name: Tables(files[name], args).whole() for name in shares if files[name]}
 
     columns = Columns(args.target, classes, args.missing, roles)
     columns.learn(frames["train"], ignored, args.max_categories)
@@ -59,17 +60,19 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
         of = len(table) if name in rows else len(part)
         parts[name].selection = f"{len(parts[name]):,} of {of:,} rows, {how}, sample_seed {args.sample_seed}"
     parts["train"].skipped |= skipped
-    if 0 in np.bincount(parts["train"].target, minlength=2):
-        raise UserError(f"{source}: the training rows that are left have one class; skipped: {parts['train'].skipped}")
+    for name, part in parts.items():
+        if name != "test" and 0 in np.bincount(part.target, minlength=2):
+            skipped = f" (skipped: {part.skipped})" * bool(part.skipped)
+            raise UserError(f"{part.source}: the {name} rows{skipped} have one class; give rows of both")
     return parts, columns
 
 
 def order_of(table: pd.DataFrame, column: str) -> np.ndarray:
     """float64 [N] of numbers or times. Raises `UserError`: a cell has no order."""
     about, times = learned(table[column], 2)
-    has_order = np.isfinite(times) & (about.get("kind") in ("number", "time"))
-    if not has_order.all():
-        at = int(has_order.argmin())
+    ordered = np.isfinite(times) & (about.get("kind") in ORDERED)
+    if not ordered.all():
+        at = int(ordered.argmin())
         problem = f"{column} {held(table[column].iloc[at])}, neither a number nor a time, so that there is no past"
         raise UserError(f"{where(table, at)}: {problem}; name another --time_column, or give --split stratified")
     return times

@@ -4,8 +4,6 @@ import contextlib
 import csv
 import io
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,49 +13,59 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from fsspec.utils import infer_compression
 
 from common.errors import UserError, said_by
-from common.files import all_different, matching, read_files
+from common.files import ADDRESS, all_different, matching, read_file, require_file
+from common.hub import downloaded
 from common.tabular.columns import MOSTLY
 
 BLOCK, ROWS = 4_000_000, 65_536  # bytes of text, rows of parquet: a part
-EMPTY = [*pyarrow.csv.ConvertOptions().null_values, "<NA>", "None", "?"]
+EMPTY = [*pyarrow.csv.ConvertOptions().null_values, "<NA>", "None", "?", "\\N", "NaT", "Null", "na"]
+NO_HEADER = r"\ufeff?(sep=.)?\s*"  # blank, or a line by which Excel knows the separator
 BLANKS = " '\u2019\xa0\u202f"  # which may part thousands, as the sign does that is not the decimal one
 POINT = rf"^[-+]?([1-9]\d{{0,2}}([,{BLANKS}]\d{{3}})+|\d+)(\.\d*)?(e[-+]?\d+)?$"
 COMMA = rf"^[-+]?([1-9]\d{{0,2}}([.{BLANKS}]\d{{3}})+|\d+)(,\d*)?(e[-+]?\d+)?$"
 DECIMAL_COMMA = rf"^-?[\d.{BLANKS}]*,\d+$"
+NAN = float("nan")
+CODE = "^0[0-9xX]"  # 007 or 0x1f, perhaps an id, is carried as it stands; as a feature it is a number
+KINDS = {
+    pa.int64(): pd.Int64Dtype(),  # floats, as pandas has it where a cell is empty, would round ids
+    pa.binary(): pd.StringDtype(na_value=NAN),  # as Spark and Impala write texts
+}
 
 
 class Tables:
     """The rows of one file or of several with the same columns; iterating reads them anew, a part at a time.
 
     csv, tsv and other separated text (comma, semicolon, tab or bar; UTF-8 or UTF-16; decimal comma; thousands), also
-    compressed; parquet, json and jsonl; paths, globs or URLs. The index of a part is (file, row); row 1 is the first
-    under the header.
+    compressed; parquet, json and jsonl; paths, globs or http(s) addresses. The index of a part is (file, row); row 1 is
+    the first under the header.
 
     Raises `UserError`: no such file, nothing in it, other columns than the file before, a column twice, broken, such as
     a row with more or fewer cells than the header.
     """
 
-    def __init__(self, files: Sequence[str], block: int = BLOCK):
-        self.files = [name for pattern in files for name in matching(str(pattern))]
-        all_different(self.files, "the data", "file")
-        if wrong := [file for file in self.files if "://" not in file and not Path(file).is_file()]:
-            raise UserError(f"{wrong[0]}: no such file")
-        self.source = ", ".join(self.files) if len(self.files) < 5 else f"{len(self.files)} files, {self.files[0]} ..."
+    def __init__(self, files: Sequence[str], args=None, block: int = BLOCK):
+        names, self.paths = [name for pattern in files for name in matching(str(pattern))], {}
+        all_different(names, "the data", "file")
+        for name in names:
+            self.paths[name] = downloaded(name, args) if name.startswith(ADDRESS) else Path(name)
+            require_file(self.paths[name], name)
+        self.source = ", ".join(names) if len(names) < 5 else f"{len(names)} files, {names[0]} ..."
         self.block = block
         self.indexes: set[str] = set()  # columns that parquet files name as the index of a saved data frame
 
     def __iter__(self) -> Iterator[pd.DataFrame]:
         columns = None
-        for file in self.files:
+        for file, path in self.paths.items():
             begin = 0
-            for part in self._parts(file):
+            for part in self._parts(file, str(path)):
                 part.columns = [str(name).strip() for name in part.columns]
                 all_different([*part.columns], file, "column")
                 columns = columns or [*part.columns]
                 if other := sorted({*part.columns} ^ {*columns}):
-                    raise UserError(f"{file}: has other columns than {self.files[0]} ({', '.join(other[:5])})")
+                    raise UserError(f"{file}: has other columns than {next(iter(self.paths))} ({', '.join(other[:5])})")
                 end = begin + len(part)
                 part.index = pd.MultiIndex.from_product([[file], range(begin + 1, end + 1)], names=["file", "row"])
                 part.attrs["source"], begin = self.source, end
@@ -71,24 +79,28 @@ class Tables:
         table.attrs = {"source": self.source, "indexes": self.indexes}
         return table
 
-    def _parts(self, file: str) -> Iterator[pd.DataFrame]:
+    def _parts(self, file: str, path: str) -> Iterator[pd.DataFrame]:
+        ending = (file.partition("?")[0] if file.startswith(ADDRESS) else file).lower()
         try:
-            if file.lower().endswith(".parquet"):
-                yield from self._parquet(file)
-            elif file.lower().removesuffix(".gz").endswith((".json", ".jsonl")):
-                yield read_files(file).infer_objects()
+            if ending.endswith(".parquet"):
+                yield from self._parquet(path)
+            elif ending.removesuffix(".gz").endswith((".json", ".jsonl")):
+                yield read_file(Path(path), file).infer_objects().replace(EMPTY, NAN)
             else:
-                yield from self._text(file)
-        except (ValueError, OSError, EOFError, ImportError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+                yield from self._text(file, *_inside(path, ending))
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever damaged files make the libraries raise
             problem = f"{file}: not a readable table ({said_by(error)})"
             raise UserError(f"{problem}; mend it, or save it as csv (UTF-8), json or parquet") from None
 
-    def _text(self, file: str) -> Iterator[pd.DataFrame]:
-        with fsspec.open(_address(file), "rb", compression="infer") as content:
+    def _text(self, file: str, path: str, compression: str | None) -> Iterator[pd.DataFrame]:
+        with fsspec.open(path, "rb", compression=compression) as content:
             encoding = "utf-16" if content.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf8"
             content.seek(0)
             lines = io.TextIOWrapper(content, encoding)
-            above, header = next(((at, line) for at, line in enumerate(lines) if line.strip()), (0, ""))
+            full = ((at, line) for at, line in enumerate(lines) if not re.fullmatch(NO_HEADER, line))
+            above, header = next(full, (0, ""))
             if not header or "\0" in header:  # UTF-16 without its mark, or no text
                 raise ValueError("not UTF-8" if header else "the file is empty")
             mark = max(",;\t|", key=header.count)  # of equally many the first
@@ -118,23 +130,26 @@ class Tables:
                     raise UserError(f"{at}: has {row[3]} cells, but the header has {row[2]}; mend it") from None
                 raise
 
-    def _parquet(self, file: str) -> Iterator[pd.DataFrame]:
+    def _parquet(self, path: str) -> Iterator[pd.DataFrame]:
         # Otherwise all of a row group, which may be the whole file, is in memory.
-        with pyarrow.parquet.ParquetFile(file, buffer_size=65_536, pre_buffer=False) as content:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=65_536, pre_buffer=False) as content:
             saved = content.schema_arrow.pandas_metadata or {}
             self.indexes |= {name for name in saved.get("index_columns", []) if isinstance(name, str)}
             for batch in content.iter_batches(ROWS):
-                yield batch.to_pandas(ignore_metadata=True)
+                yield batch.to_pandas(ignore_metadata=True, types_mapper=KINDS.get).replace(EMPTY, NAN)
 
 
-def _address(file: str) -> str:
-    """Where fsspec finds a file: of a zip the one file in it, beside what macOS adds."""
-    if not file.lower().endswith(".zip"):
-        return file
-    found = [name for name in fsspec.filesystem("zip", fo=file).find("") if not name.startswith("__MACOSX/")]
+def _inside(path: str, name: str) -> tuple[str, str | None]:
+    """Where fsspec finds the text of a file of that name, and how it is compressed; of a zip the one file in it, beside
+    what macOS adds."""
+    if not name.endswith(".zip"):
+        with open(path, "rb") as file:  # programs that fetch files unpack them and keep the name, or the reverse
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        return path, "gzip" if is_gzip else infer_compression(name.removesuffix(".gz"))
+    found = [name for name in fsspec.filesystem("zip", fo=path).find("") if not name.startswith("__MACOSX/")]
     if len(found) != 1 or found[0].endswith((".parquet", ".json", ".jsonl")):
         raise ValueError(f"must hold one csv, but holds {', '.join(found[:5]) or 'nothing'}; unpack it")
-    return f"zip://{found[0]}::{file}"
+    return f"zip://{found[0]}::{path}", infer_compression(found[0])
 
 
 def _typed(name: str, cells: pa.Array, comma: bool) -> pd.Series:
@@ -142,9 +157,9 @@ def _typed(name: str, cells: pa.Array, comma: bool) -> pd.Series:
     for kind in (pa.int64(),) if comma else (pa.int64(), pa.float64()):
         with contextlib.suppress(pa.ArrowInvalid):
             cells[:100].cast(kind)  # every cell that fails takes its time
-            numbers = cells.cast(kind)
-            is_long = kind == pa.float64() and pc.all(pc.utf8_is_digit(cells)).as_py()  # an id; floats would round it
-            return (cells if is_long else numbers).to_pandas()
+            numbers, is_whole = cells.cast(kind), kind == pa.int64()
+            is_code = pc.any(pc.match_substring_regex(cells, CODE)) if is_whole else pc.all(pc.utf8_is_digit(cells))
+            return (cells if is_code.as_py() else numbers).to_pandas(types_mapper=KINDS.get)
     cells = pc.utf8_trim_whitespace(cells)
     cells = pc.if_else(pc.is_in(cells, pa.array(EMPTY)), None, cells)
     if broken := cells.filter(pc.match_substring_regex(cells, "[\r\n]"))[:1].to_pylist():

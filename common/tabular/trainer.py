@@ -40,8 +40,6 @@ class KerasTrainer:
         self.history, self.metrics, self.best = [], {}, {"epoch": 0, "value": None, "weights": []}
         self.keeps_best = self.args.load_best_model_at_end or run.args.early_stopping_patience is not None
         self.steps = 0 if train is None else -(-len(train) // self.args.per_device_train_batch_size)  # of an epoch
-        if self.keeps_best and not validation.target.any():
-            raise UserError("no fraud is among the validation rows, so that no epoch is the best; give others")
 
     def train(self) -> None:
         """Trains, from the checkpoint of the run if there is one.
@@ -133,13 +131,13 @@ class KerasTrainer:
             raise UserError("the loss is not a number any more: training has diverged; lower --learning_rate")
         row = {"epoch": float(epoch), "step": epoch * self.steps, "loss": logs["loss"], "eval_loss": loss}
         row |= {"train_accuracy": 100 * logs["accuracy"], "eval_accuracy": float(100 * np.mean((said >= 0.5) == truth))}
-        row |= {"eval_auprc": summary(truth, said)["auprc"]} if truth.any() else {}
+        row["eval_auprc"] = summary(truth, said)["auprc"]
         self.history.append(row)
         best, threshold = self.best["value"], self.run.args.early_stopping_threshold
         if self.keeps_best and (best is None or row["eval_auprc"] > best + threshold):
             self.best = {"epoch": epoch, "value": row["eval_auprc"], "weights": self.model.get_weights()}
         self._save_checkpoint(row["step"])
-        figures = ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "eval_loss", "eval_auprc") if name in row)
+        figures = ", ".join(f"{name} {row[name]:.4g}" for name in ("loss", "eval_loss", "eval_auprc"))
         logger.info("epoch %s of %s: %s", epoch, self.args.num_train_epochs, figures)
 
     def _state(self) -> list:

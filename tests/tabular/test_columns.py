@@ -165,6 +165,26 @@ def test_names_of_ours_may_be_columns_of_the_table():
     assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6] and set(shown["row (data)"]) == {"a"}
 
 
+def test_rows_of_several_files_say_their_file_in_every_part():
+    """A part of a large table has rows of one file alone."""
+    rows = framed({"V": range(6), "Class": [0, 1] * 3})
+    columns = learn(rows)
+    rows.attrs["source"] = "s.csv, t.csv"
+    assert [*columns.part(rows, skip_bad=False).shown] == ["file", "row"]
+
+
+def test_an_amount_that_costs_are_made_of_is_there():
+    """Though it is no feature: a missed fraud would cost something else."""
+    rows = framed({"paid": [1, 2, 3] * 2, "V": range(6), "Class": [0, 1] * 3})
+    columns = Columns("Class", ["0", "1"], "impute", {"amount": "paid"})
+    columns.learn(rows, {"paid": "ignored"}, 32)
+    assert columns.part(rows, skip_bad=False).amount.tolist() == [1, 2, 3] * 2
+    assert "no column 'paid'" in message(columns.part, rows.drop(columns="paid"), skip_bad=False)
+    days = rows.assign(paid="2024-01-01")
+    assert "--amount_column paid: has no numbers;" in message(columns.learn, days, {"paid": "ignored"}, 32)
+    assert columns.part(rows.drop(columns=["paid", "Class"]), skip_bad=False).amount is None
+
+
 def test_numbers_with_words_among_them_are_left_out():
     rows = framed({"a": [*map(str, range(30)), *"----------"], "V": range(40), "Class": [0, 1] * 20})
     assert learn(rows).left_out == {"a": "text, or numbers with text among them, that hardly ever repeats"}
@@ -212,7 +232,9 @@ def test_missing_cells_may_be_refused_or_their_rows_left_out(rows):
     at = int(rows["V1"].isna().argmax()) + 1
     said = message(learn(rows, "error").part, rows, skip_bad=False)
     assert f"row {at}: V1 is empty" in said and "--missing impute" in said
-    part = learn(rows, "skip").part(rows, skip_bad=False)
+    columns = learn(rows, "skip")
+    assert not any("filled" in notice for notice in columns.notices())
+    part = columns.part(rows, skip_bad=False)
     kept = rows["V1"].notna() & rows["shop"].notna()
     assert list(part.skipped.values()) == [int((~kept).sum())] and len(part) == kept.sum()
 
@@ -229,7 +251,10 @@ def test_a_feature_that_is_almost_the_target_is_suspicious(rows):
 def test_what_counts_rows_is_an_index():
     random = np.random.default_rng(1)
     assert is_index("TransactionID", pd.Series(random.permutation(500) + 2_987_000))
-    assert is_index("Unnamed: 0", pd.Series(["a"])) and is_index("", pd.Series([3, 3]))
+    assert is_index("account", pd.Series([f"{n:07d}" for n in random.permutation(500)]))
+    for name in ("", "Unnamed: 0", "Unnamed: 0.1", "__index_level_0__", "rownames", "row.names", "row_id"):
+        assert is_index(name, pd.Series([3, 3])), name
+    assert not is_index("a", pd.Series([None] * 60)) and not is_index("a", pd.Series([None] * 60, dtype="Int64"))
     assert not is_index("Time", pd.Series(np.arange(500) * 10)) and not is_index("V1", pd.Series(random.random(500)))
 
 

@@ -143,6 +143,13 @@ def test_categories_are_not_interpolated(how):
     assert len(np.unique(after.features[440:, 1])) > 300
 
 
+def test_categories_of_the_rarer_class_where_frauds_are_the_most():
+    X, y = cloud([40, 400], 4)
+    X[:, 2] = np.where(y == 1, 2.0, -0.5)
+    after, _ = done(part_of(X, y), "smote", np.array([False, False, True, False]))
+    assert (after.target[440:] == 0).all() and (after.features[440:, 2] == -0.5).all()
+
+
 def test_too_few_frauds_are_one_sentence():
     part = part_of(*cloud([100, 3], 4))
     for how in ("smote", "borderline-smote"):

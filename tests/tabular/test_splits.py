@@ -39,7 +39,7 @@ def arguments(train_file, **more) -> SimpleNamespace:
     given |= {"on_bad_example": "stop", "ignore_columns": [], "time_column": "Time", "amount_column": None}
     given |= {"test_share": 0.3, "validation_share": 0.2, "protocol": "honest", "split": "stratified", "split_seed": 42}
     given |= {"max_train_samples": None, "max_eval_samples": None, "max_predict_samples": None, "sample_seed": 42}
-    given |= {"missing": "impute", "max_categories": 32}
+    given |= {"missing": "impute", "max_categories": 32, "holdout_share": None}
     return SimpleNamespace(**given | {"explicit": set(more)} | more)
 
 
@@ -156,6 +156,29 @@ def test_the_time_need_not_be_a_feature(table, tmp_path):
     assert "Time" in parts["test"].shown.columns
 
 
+@pytest.mark.parametrize("times", [["morning", "noon"], [np.nan, np.nan], ["10:35 PM", "9:10 AM"]])
+def test_a_column_called_time_that_has_no_order_is_one_as_others(table, tmp_path, times):
+    """--time_column was not given; it is only Time by default."""
+    odd = table.assign(Time=times * 500)
+    parts, columns = parts_of(odd, tmp_path)
+    assert columns.roles == {} and parts["test"].time is None
+    for asked in ({"time_column": "Time"}, {"split": "time"}):
+        assert "Time" in message(parts_of, odd, tmp_path, **asked)
+
+
+def test_what_must_be_of_both_classes(table, tmp_path):
+    """No threshold or best epoch comes of validation rows without fraud, and no leak's worth of such a holdout."""
+    table[table["Class"] == 0].to_parquet(tmp_path / "none.parquet", index=False)
+    file = [str(tmp_path / "none.parquet")]
+    for more, name in (
+        ({"validation_file": file}, "validation"),
+        ({"test_file": file, "protocol": "published"}, "holdout"),
+    ):
+        said = message(parts_of, table, tmp_path, **more)
+        assert said == f"{file[0]}: the {name} rows have one class; give rows of both"
+    assert parts_of(table, tmp_path, test_file=file)[0]["test"].target.sum() == 0
+
+
 def test_a_running_number_is_no_feature_though_the_training_rows_have_gaps(table, tmp_path):
     shuffled = table.assign(id=np.random.default_rng(0).permutation(1_000) + 5)
     parts, columns = parts_of(shuffled, tmp_path)
@@ -188,5 +211,6 @@ def test_what_is_missing_is_said(table, tmp_path):
     assert "row 7: Class, the target, is empty, or a word for it" in message(parts_of, empty, tmp_path)
     parts, _ = parts_of(empty, tmp_path, on_bad_example="skip")
     gone = table.assign(V1=np.where(table["Class"] == 1, np.nan, table["V1"]))
-    assert "one class; skipped" in message(parts_of, gone, tmp_path, missing="skip")
+    said = message(parts_of, gone, tmp_path, missing="skip")
+    assert "the train rows (skipped: {'a missing cell" in said and "have one class; give rows of both" in said
     assert sum(map(len, parts.values())) == 999 and parts["train"].skipped == {"empty target": 1}

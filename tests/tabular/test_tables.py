@@ -1,11 +1,19 @@
 """Tables in every form that people save them, read alike; what is broken is one sentence with the file."""
 
+import functools
 import gzip
+import http.server
+import lzma
 import os
+import threading
 import zipfile
+from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from common.tabular.tables import Tables
@@ -44,14 +52,18 @@ def saved(folder, how: str):
         FRAME.assign(Amount=[f"{value:,.2f}" for value in FRAME["Amount"]]).to_csv(path, index=False)
     elif how == "quoted decimal comma.csv":
         FRAME.assign(Amount=[str(value).replace(".", ",") for value in FRAME["Amount"]]).to_csv(path, index=False)
+    elif how == "excel.csv":
+        path.write_text("sep=;\n" + FRAME.to_csv(index=False, sep=";"), encoding="utf-8-sig")
     elif how == "bom.csv":
         FRAME.to_csv(path, index=False, encoding="utf-8-sig")
     elif how == "utf16.csv":
         FRAME.to_csv(path, index=False, encoding="utf-16")
     elif how == "spaces.csv":
         path.write_text(FRAME.to_csv(index=False).replace(",", ", "), encoding="utf-8")
-    elif how == "packed.csv.gz":
+    elif how in ("packed.csv.gz", "packed.csv"):
         path.write_bytes(gzip.compress(FRAME.to_csv(index=False).encode()))
+    elif how == "plain.csv.gz":
+        path.write_text(FRAME.to_csv(index=False), encoding="utf-8")
     elif how == "packed.zip":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("inside.csv", FRAME.to_csv(index=False))
@@ -63,7 +75,7 @@ def saved(folder, how: str):
 FORMS = [
     *("comma.csv", "tab.tsv", "bar.csv", "semicolon decimal comma.csv", "german thousands.csv", "thousands.csv"),
     *("quoted decimal comma.csv", "bom.csv", "utf16.csv", "spaces.csv", "packed.csv.gz", "packed.zip", "lines.jsonl"),
-    *("pandas.parquet",),
+    *("pandas.parquet", "excel.csv", "packed.csv", "plain.csv.gz"),
 ]
 
 
@@ -113,7 +125,9 @@ def test_numbers_are_exact(tmp_path):
         ([" 7", "-8.5 ", "+9", "1e5"], [7, -8.5, 9, 1e5]),
         (["0,350", "0,125", "0,5", "12,000"], [0.35, 0.125, 0.5, 12]),
         (["99999999999999999999", "1", "2", "3"], None),
-        (["007", "012", "-1", "9"], [7, 12, -1, 9]),
+        (["007", "012", "-1", "9"], None),
+        (["0x1f", "1", "2", "3"], None),
+        (["2199023255552000000", "1", "0", "-3"], [2199023255552000000, 1, 0, -3]),
         (["$1,234.50", "$7", "-$8.25", "$9"], None),
         (["(12.50)", "7.25-", "8", "9"], None),
         (["31.01.2024", "01.02.2024", "02.02.2024", "03.02.2024"], None),
@@ -127,6 +141,59 @@ def test_numbers_as_people_write_them(tmp_path, cells, numbers):
     frame.to_csv(path, index=False)
     found = Tables([str(path)]).whole()["a"].tolist()
     assert found == (cells if numbers is None else numbers) * 3
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_id_keeps_its_digits_though_a_cell_is_empty(tmp_path, kind):
+    """pandas makes floats of such a column: 8743247235686219852 would come out as 8.74324723568622e+18."""
+    ids = pd.DataFrame({"id": pd.array([8743247235686219852, None, 12], dtype="Int64"), "V": [1.5, 2.5, 3.5]})
+    path = tmp_path / f"t.{kind}"
+    ids.to_csv(path, index=False) if kind == "csv" else ids.to_parquet(path)
+    found = Tables([str(path)]).whole()
+    assert found["id"].to_csv(index=False).split() == ["id", "8743247235686219852", '""', "12"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_words_for_an_empty_cell_mean_it_in_every_form(tmp_path, kind):
+    words = ["", "NA", "\\N", "NaT", "Null", "nan", "None"]
+    frame, path = pd.DataFrame({"a": ["1.5", *words, "2"], "b": ["x", *words, "y"]}), tmp_path / f"t.{kind}"
+    write = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(kind)
+    write(path, index=False) if write else frame.to_json(path, orient="records", lines=True)
+    assert Tables([str(path)]).whole().isna().to_numpy().tolist() == [[False] * 2, *[[True] * 2] * 7, [False] * 2]
+
+
+def test_texts_that_a_parquet_file_has_as_bytes(tmp_path):
+    path = tmp_path / "t.parquet"
+    for cells, found in (([b"a", None, "ü".encode()], ["a", None, "ü"]), ([b"\xff"], "not a readable table")):
+        pa.parquet.write_table(pa.table({"a": pa.array(cells, pa.binary())}), path)
+        tables = Tables([str(path)])
+        said = (
+            message(tables.whole)
+            if isinstance(found, str)
+            else tables.whole()["a"].astype(object).replace(np.nan, None)
+        )
+        assert found in said if isinstance(found, str) else said.tolist() == found
+
+
+def test_addresses(tmp_path, monkeypatch):
+    forms = ("comma.csv", "packed.csv.gz", "packed.zip", "lines.jsonl", "pandas.parquet")
+    names = [saved(tmp_path, how).name for how in forms]
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    url, args = f"http://127.0.0.1:{server.server_port}", SimpleNamespace(cache_dir=str(tmp_path / "cache"))
+    try:
+        for name in names:
+            found = Tables([f"{url}/{name}?download=true"], args).whole()
+            assert found["Time"].tolist() == FRAME["Time"].tolist() and found.index[3] == (
+                f"{url}/{name}?download=true",
+                4,
+            )
+        assert message(Tables, [f"{url}/gone.csv"], args).startswith(f"{url}/gone.csv: this file cannot be loaded")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_one_decimal_comma_decides_for_the_file(tmp_path):
@@ -197,6 +264,7 @@ def test_of_several_files_in_one_none_is_chosen(tmp_path):
         ("t.parquet", b"PAR1 and no more", "not a readable table"),
         ("t.csv.gz", b"not gzip", "not a readable table"),
         ("t.zip", b"not zip", "not a readable table"),
+        ("t.csv.xz", lzma.compress(b"a,b\n1,2\n" * 99)[:40] + bytes(60), "not a readable table"),
         ("t.xlsx", b"PK\x03\x04\x14\0\x06\0\x08\0", "save it as csv"),
     ],
 )
@@ -211,6 +279,6 @@ def test_what_is_no_file(tmp_path):
     assert "no such file" in message(Tables, [str(tmp_path / "none.csv")])
     (tmp_path / "once.csv").write_text("a,Class\n1,0\n")
     assert "is there twice" in message(Tables, [str(tmp_path / "once.csv"), str(tmp_path / "on*.csv")])
-    assert "no such file" in message(Tables, [str(tmp_path)])
     os.mkfifo(tmp_path / "pipe.csv")  # opened, it would wait for ever
-    assert "no such file" in message(Tables, [str(tmp_path / "pipe.csv")])
+    for path in (tmp_path, tmp_path / "pipe.csv"):
+        assert message(Tables, [str(path)]) == f"{path}: is a folder, pipe or device, not a file"
