@@ -21,12 +21,12 @@ RANGES = {
     (1e-12, 1e9): "logging_steps eval_steps save_steps",
     (0, 1e9): "num_train_epochs weight_decay warmup_steps max_grad_norm adam_epsilon dataloader_num_workers "
     "early_stopping_threshold head_learning_rate stride tuning_samples",
-    (0, 0.999999): "label_smoothing_factor adam_beta1 adam_beta2 lora_dropout pruned_share",
+    (0, 0.999999): "label_smoothing_factor adam_beta1 adam_beta2 lora_dropout",
     (1, 1e9): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit "
     "early_stopping_patience preprocessing_num_workers max_length max_answer_length lora_rank lora_alpha neighbours "
     "max_categories alerts_per_day",
     (1e-12, 1): "resample_ratio",
-    (1e-6, 0.999999): "test_share validation_share holdout_share",
+    (1e-6, 0.999999): "test_share validation_share holdout_share pruned_share",
     (1e-12, 1e12): "miss_cost alert_cost",
     (1, 1000): "n_best_size",
     (0, 2**32 - 1): "seed data_seed sample_seed split_seed pruning_seed",

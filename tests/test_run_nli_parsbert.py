@@ -224,7 +224,7 @@ def test_rates_and_weights_reach_the_optimizer_and_the_loss(demo, tmp_path):
         (["--strategy", "freeze_9"], "only 4 layers"),
         (["--train_embeddings"], "belongs to --strategy last_layer"),
         (["--pruned_layers", "0"], "--pruned_layers belongs to --strategy prune_heads, not to full"),
-        (["--strategy", "prune_heads", "--pruned_share", "1"], "--pruned_share 1.0: must be from 0 to"),
+        (["--strategy", "prune_heads", "--pruned_share", "0"], "--pruned_share 0.0: must be from 1e-06 to"),
         (["--strategy", "prune_heads", "--pruning_seed", "-1"], "--pruning_seed -1: must be from 0 to"),
         (["--preprocessing", "lemmatize"], "--preprocessing lemmatize: choose raw, published"),
         (["--max_length", "4"], "leaves no room"),
