@@ -254,6 +254,12 @@ def class_folders(files: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     named = [[bool(split_of(part)) for part in parts] for parts in folders]
     if all(map(any, named)):
         columns["split"] = [split_of(parts.pop(at.index(True))) for parts, at in zip(folders, named)]
+    elif len({split_of(part) for parts in folders for part in parts} - {""}) > 1:
+        outside = [path for path, at in zip(paths, named) if not any(at)]
+        sentence = (
+            f"folders are called by splits, but {len(outside):,} clips are in none of them, the first {outside[0]}"
+        )
+        reading.run.warn(f"{sentence}: they are not taken for splits; move these clips away")
     lists, bare = {}, [posixpath.splitext(path)[0] for path in paths]
     for split, name in LISTS.items():  # whose clips may have been converted since
         for place in (files[path] for path in files if posixpath.basename(path) == name):

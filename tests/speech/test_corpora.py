@@ -234,6 +234,17 @@ def test_evaluation_data_beside_development_data_are_for_testing(tmp_path):
     assert splits["validation"]["id"][:] == ["eval/no/1.wav", "eval/yes/1.wav"] and len(splits["test"]) == 2
 
 
+def test_clips_beside_the_folders_of_splits(tmp_path):
+    for split, word in itertools.product(("train", "dev"), ("yes", "no")):
+        for i in range(5):
+            write(tmp_path / split / word / f"{i}.wav")
+    write(tmp_path / "extra" / "no" / "1.wav")
+    heard = run()
+    load(heard, data_dir=tmp_path)
+    said = "folders are called by splits, but 1 clips are in none of them, the first extra/no/1.wav"
+    assert any(said in warning for warning in heard.warnings)
+
+
 def test_data_without_a_training_part_for_a_model_that_is_used(tmp_path):
     for split, word in itertools.product(("dev", "test"), ("yes", "no")):
         write(tmp_path / split / word / "1.wav")
