@@ -35,28 +35,27 @@ def _resolved(kind: str, name: str, revision: str | None, token: str | None) -> 
     """The id (of data sets with the namespace, which `datasets` needs: squad is rajpurkar/squad) and the commit."""
     if Path(name).is_dir():
         return name, None
-    api, reachable = HfApi(token=token), True
+    api = HfApi(token=token)
     try:
         found = api.repo_info(name, repo_type=kind, revision=revision, timeout=10.0)
         name = found.id if kind == "dataset" else name
+        return name, api.resolve_revision(name, repo_type=kind, revision=revision).resolved
     except errors.RevisionNotFoundError:
         raise UserError(f"{name}: the {kind} has no revision {revision!r}") from None
     except (errors.HFValidationError, errors.RepositoryNotFoundError):
         hidden = "it is private or gated: ask for access on its page, and give --token"
         raise UserError(f"{name}: no such folder, and the hub has no such {kind}, or {hidden}") from None
-    except (httpx.HTTPError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError):
-        reachable = False
+    except (httpx.HTTPError, errors.RevisionResolutionError, OSError):  # OSError: also what is said offline
         if kind == "dataset" and "/" not in name:
             cached = [path.name.split("--", 1)[1] for path in Path(constants.HF_HUB_CACHE).glob(f"datasets--*--{name}")]
             name = cached[0].replace("--", "/") if len(cached) == 1 else name
     try:
-        commit = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=not reachable).resolved
+        commit = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=True).resolved
     except errors.RevisionResolutionError:
         unreachable = f"the hub cannot be reached and this {kind} is not in the local cache"
         raise UserError(f"{name}: {unreachable}; {INSTEAD}") from None
-    if not reachable:  # the libraries would wait for minutes
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    os.environ["HF_HUB_OFFLINE"] = "1"  # the libraries would wait for minutes
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     return name, commit
 
 

@@ -104,6 +104,20 @@ class Hub:
         return commit_of(self.root / kind / repo_id)
 
 
+class FailsAfter(list):
+    """The requests of a hub that after some of them answers with `status`, or not at all."""
+
+    def __init__(self, hub: "Hub", count: int, status: int | None):
+        self.hub, self.count, self.status = hub, count, status
+
+    def append(self, request) -> None:
+        super().append(request)
+        if len(self) > self.count and self.status:
+            self.hub.fail_with, self.hub.retry_after = self.status, 0
+        elif len(self) == self.count + 1:
+            threading.Thread(target=self.hub.stop).start()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 

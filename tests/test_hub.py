@@ -14,7 +14,7 @@ import datasets
 import pytest
 
 from tests.helpers import ROOT
-from tests.hub import Hub, add_librispeech, add_parquet_dataset
+from tests.hub import FailsAfter, Hub, add_librispeech, add_parquet_dataset
 
 GLUE, FARSTAIL, SQUAD = "nyu-mll/glue", "azarijafari/FarsTail", "rajpurkar/squad"
 SPEECH, SUPERB = "openslr/librispeech_asr", "s3prl/superb"
@@ -226,6 +226,14 @@ def test_a_hub_that_fails_or_is_out_of_reach_is_one_sentence_soon(root, tmp_path
         environment = hub.environment(tmp_path / "stopped")
         (answer,) = load(environment, {"dataset": SQUAD})
         assert answer["error"].startswith(f"{SQUAD}: {UNREACHABLE}") and answer["seconds"] < 10
+
+
+@pytest.mark.parametrize("status", [429, 403, 500])
+def test_a_hub_that_fails_after_its_first_answer_is_one_sentence(root, tmp_path, status):
+    with Hub(root) as hub:
+        hub.requests = FailsAfter(hub, 1, status)
+        (answer,) = load(hub.environment(tmp_path), {"dataset": SQUAD})
+        assert answer["error"].startswith(f"{SQUAD}: {UNREACHABLE}"), answer
 
 
 def test_offline_by_choice_a_local_folder_still_loads(tmp_path):

@@ -2,7 +2,6 @@
 
 import random
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -12,25 +11,11 @@ import tests.hub
 from tests import standin
 from tests.faults import COUNT
 from tests.helpers import ROOT, finish, start
-from tests.hub import Hub
+from tests.hub import FailsAfter, Hub
 
 pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, str(ROOT / "run_qa.py"), "--use_cpu", "--max_steps", "1", "--max_eval_samples", "8"]
 COMMAND += ["--overwrite_output_dir", "--max_length", "64", "--stride", "16"]
-
-
-class FailsAfter(list):
-    """The requests of a hub that after some of them answers with `status`, or not at all."""
-
-    def __init__(self, hub: Hub, count: int, status: int | None):
-        self.hub, self.count, self.status = hub, count, status
-
-    def append(self, request) -> None:
-        super().append(request)
-        if len(self) > self.count and self.status:
-            self.hub.fail_with, self.hub.retry_after = self.status, 0
-        elif len(self) == self.count + 1:
-            threading.Thread(target=self.hub.stop).start()
 
 
 @pytest.fixture(scope="module")
