@@ -269,7 +269,7 @@ def draw_growth(rows: list[dict], path: Path) -> Path:
 
     from common.report.plots import PALETTE, SOFT, new_figure, save
 
-    figure, axes = new_figure("What grows with the rows", "times the rows", "times the figure of the fewest rows")
+    figure, axes = new_figure("What grows with the rows", "times the rows", "times the first")
     by_task = itertools.groupby(rows, key=lambda row: row["task"])
     for colour, (name, points) in zip(itertools.cycle(PALETTE), by_task):
         points = list(points)
