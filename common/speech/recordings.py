@@ -19,6 +19,7 @@ from common.hub import fetching, load_split
 from common.labels import canonical, encode_labels
 from common.speech import audio, corpora, tables
 from common.speech.corpora import Reading, mark, without_bad
+from common.speech.names import OWN, add_names
 from common.speech.splits import CONTENT, check_classes, divided
 from common.speech.transcripts import normalize
 
@@ -44,7 +45,7 @@ def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), h
     needed = [name for name in SPLITS if getattr(args.training_args, PHASES[name])]
     sources = read_sources(needed, reading, hub_folder)
     for clips in sources.values():
-        corpora.add_names(clips, reading)
+        add_names(clips, reading)
         if rules is None and (doubt := clips.attrs.get("doubt")):
             run.warn(f"{clips.attrs['source']}: {doubt}")
     frame = pd.concat([clips.assign(part=name) for name, clips in sources.items()], ignore_index=True)
@@ -240,6 +241,6 @@ def to_dataset(frame: pd.DataFrame, source: str, args, feature) -> tuple[dataset
         good[name] = [spelt.get(one.lower().partition("_")[0], one) or None for one in said]
     fixed = ["id", "recording", "path", "digest", "start", "end", "seconds", "speaker", "gender", *truth]
     kinds = dict.fromkeys(("start", "end", "seconds"), datasets.Value("float64")) | {"labels": feature}
-    names = [*fixed, *(name for name in good if name not in (*fixed, *corpora.OWN, "label", "labels", "text"))]
+    names = [*fixed, *(name for name in good if name not in (*fixed, *OWN, "label", "labels", "text"))]
     features = datasets.Features({name: kinds.get(name, datasets.Value("string")) for name in names})
     return datasets.Dataset.from_pandas(good[names], features=features, preserve_index=False), skipped

@@ -8,8 +8,9 @@ from functools import partial
 
 import pytest
 
-from common.speech.corpora import CORPORA, EMOTIONS, name_pattern
+from common.speech.corpora import EMOTIONS
 from common.speech.keywords import task_classes
+from common.speech.names import CORPORA, name_pattern
 from tests.helpers import message
 from tests.speech.clips import labels_of, load, run, write
 
