@@ -34,16 +34,16 @@ def mean_interval(values: np.ndarray) -> Interval:
 
 
 def ratio_interval(errors: np.ndarray, sizes: np.ndarray) -> Interval | tuple[None, None]:
-    """Of sum(errors) / sum(sizes) of N examples [N], as word errors over words: Wilson's below 1, else bootstrap."""
+    """Of sum(errors) / sum(sizes) of N examples [N], as word errors over words: Wilson's up to 1, else bootstrap."""
     errors, sizes = np.asarray(errors, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
     n, whole = len(errors), sizes.sum()
     if not whole:
         return None, None
     rate = float(errors.sum() / whole)
+    if rate <= 1 and np.allclose(errors, rate * sizes):
+        return wilson_interval(rate, n)
     if rate >= 1:
         return _bootstrap(errors, sizes)
-    if np.allclose(errors, rate * sizes):
-        return wilson_interval(rate, n)
     variance = np.sum((errors - rate * sizes) ** 2) / whole**2 * n / (n - 1)
     return wilson_interval(rate, rate * (1 - rate) / variance)
 

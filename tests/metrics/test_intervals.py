@@ -46,6 +46,7 @@ def test_of_an_error_rate_by_hand():
     variance = np.sum((errors - 0.2 * words) ** 2) / 20**2 * 5 / 4
     assert ratio_interval(errors, words) == pytest.approx(wilson_interval(0.2, 0.16 / variance))
     assert ratio_interval(np.zeros(30), np.full(30, 5)) == pytest.approx(wilson_interval(0, 30))
+    assert ratio_interval(words, words) == pytest.approx(wilson_interval(1, 5)), "as of empty transcripts"
     assert ratio_interval(np.array([2]), np.array([0])) == (None, None)
     assert ratio_interval(np.array([1]), np.array([4]))[1] < 1, "one utterance has an interval, too"
 
