@@ -207,13 +207,15 @@ def load_questions(args: QuestionAnsweringArguments, run):
     questions choose nothing. A trained model may be given a new threshold by --do_eval with --train_file.
     """
     tuning = []
+    tunes = args.null_threshold == "auto" or args.training_args.load_best_model_at_end
+    if args.tuning_samples and not tunes:
+        raise UserError(f"--tuning_samples: --null_threshold {args.null_threshold} needs none; leave one of them out")
 
     def to_dataset(frame, split):
         questions, skipped = to_questions(frame, split, args.on_bad_example == "skip")
         used = min(args.max_train_samples or len(questions), len(questions))
         wanted = min(used // 10, used if args.tuning_samples is None else args.tuning_samples)
-        used_for = args.null_threshold == "auto" or args.training_args.load_best_model_at_end
-        if split == "train" and wanted and used_for:
+        if split == "train" and wanted and tunes:
             held, questions = hold_out(questions, wanted, args.sample_seed)
             tuning.append((held, frame.attrs["source"], len(questions)))
         return questions, skipped

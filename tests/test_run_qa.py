@@ -382,6 +382,7 @@ def test_refusals(demo, tmp_path, capsys):
     assert "no such file" in refused(train_file=str(tmp_path / "nothing.json"))
     assert "null_threshold" in refused("--null_threshold", "often")
     assert "null_threshold" in refused("--null_threshold", "nan")
+    assert "leave one of them out" in refused("--null_threshold", "1", "--tuning_samples", "5")
     assert "--n_best_size 1001: must be from 1 to 1000" in refused("--n_best_size", "1001")
     assert "--stride" in refused("--stride", "-1")
     assert "--max_answer_length" in refused("--max_answer_length", "0")

@@ -201,6 +201,10 @@ def test_refusals(trained, demo, clips, tmp_path, capsys):
     shutil.copy(clips[0], tmp_path / "calls/call.wav")
     untrained = ["--do_predict", *base[:2], *base[4:], "--test_file", str(tmp_path / "calls")]
     assert "has no trained classification head" in refused(capsys, run_ser.main, "run_ser.py", *untrained)
+    files = ["--train_file", str(tmp_path / "calls"), "--validation_file", str(tmp_path / "calls")]
+    for flags in (["--split", "random"], ["--test_share", "0.2"], ["--split_seed", "1"]):
+        sentence = refused(capsys, run_ser.main, "run_ser.py", *base[:2], *base[4:], *files, *flags)
+        assert sentence.startswith(f"{flags[0]} is for one source")
 
 
 def test_scores_of_recordings_are_means_of_their_segments():
@@ -220,6 +224,8 @@ def test_scores_of_recordings_are_means_of_their_segments():
 
 def test_the_sentence_on_the_loss():
     rows = [{"epoch": e, "eval_loss": loss} for e, loss in enumerate([1.0, 0.5, 0.75], start=1)]
-    assert loss_sentence(rows) == "the validation loss was lowest at epoch 2 (0.5000), and has risen by 0.2500 since"
+    assert loss_sentence(rows) == "the validation loss was lowest at epoch 2 (0.5000), and has risen by 0.25 since"
     assert loss_sentence(rows[:2]) == "the validation loss was lowest at epoch 2 (0.5000), the last"
+    assert loss_sentence([*rows[:2], {"epoch": 3, "eval_loss": 0.50001}]).endswith("has risen by 1e-05 since")
+    assert loss_sentence([*rows[:2], {"epoch": 3, "eval_loss": 0.5}]).endswith("at epoch 3 (0.5000), the last")
     assert loss_sentence([{"epoch": 1, "loss": 0.5}]) is None

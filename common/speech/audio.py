@@ -29,6 +29,7 @@ FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm")
 FFMPEG_HEADS = re.compile(rb"(?s).{4}ftyp|OggS|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]")
 FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
 BLOCK = 2**20  # frames decoded at once when a clip is examined: memory does not depend on what a header promises
+LOUDEST = 1e12  # of samples, where full scale is 1 or 32,768: squares of larger ones are infinite
 TOLERANCE = 0.05  # seconds that a header may promise more than there is: mp3 headers count whole frames
 # libsndfile goes by what is there, and says only in its log what the header of a wav or aiff promises.
 PROMISED = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -63,8 +64,8 @@ def examine(path: str) -> dict:
             found["digest"] = hashlib.sha256(_content(_stored(path))).hexdigest()
             # A block that is not full is the last: behind a damaged frame further reads find more, but not `load_clip`.
             while frames % BLOCK == 0 and len(block := sound.read(BLOCK, dtype="float32")):
-                if not np.isfinite(block).all():
-                    raise BadAudio(f"{path}: has samples that are not finite numbers (NaN, infinite)", "not finite")
+                if not (np.abs(block) < LOUDEST).all():
+                    raise BadAudio(f"{path}: has samples that are not finite, or beyond {LOUDEST:g}", "not finite")
                 frames, found["peak"] = frames + len(block), max(found["peak"], float(np.abs(block).max()))
             seconds, promised = frames / sound.samplerate, sound.frames / sound.samplerate
         if promised - seconds > TOLERANCE:

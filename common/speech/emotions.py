@@ -73,8 +73,8 @@ def loss_sentence(history: list[dict]) -> str | None:
     losses = {row["epoch"]: row["eval_loss"] for row in history if row.get("eval_loss") is not None}
     if not losses:
         return None
-    epoch, *_, last = min(losses, key=losses.get), *losses
-    since = f", and has risen by {losses[last] - losses[epoch]:.4f} since" if last != epoch else ", the last"
+    epoch, last = min(reversed(losses), key=losses.get), [*losses][-1]
+    since = f", and has risen by {losses[last] - losses[epoch]:.2g} since" if last != epoch else ", the last"
     return f"the validation loss was lowest at epoch {epoch:.3g} ({losses[epoch]:.4f}){since}"
 
 

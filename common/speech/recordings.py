@@ -88,6 +88,10 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
     names = {"train": args.train_split_name, "validation": args.eval_split_name, "test": args.test_split_name}
     if args.data_dir:
         return {"all": _read([args.data_dir], reading)}
+    idle = {"split_seed", "validation_share", "test_share"} | ({"split"} if args.split != "auto" else set())
+    if (idle := sorted(idle & args.explicit)) and (any(files.values()) or args.split == "auto"):
+        remedy = "leave it out, or give --data_dir, or --dataset with --split speaker or random"
+        raise UserError(f"--{idle[0]} is for one source, but there is one for each split; {remedy}")
     if any(files.values()):
         optional = () if "do_predict" in args.explicit else ("test",)
         if absent := [name for name in needed if not files[name] and name not in optional]:

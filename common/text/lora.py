@@ -133,7 +133,9 @@ class SavedAdapter:
                 raise UserError(f"{name}: has no {file}; a whole model is given as --model, an adapter in safetensors")
         try:
             config, weights = PeftConfig.from_pretrained(str(folder)), load_file(folder / "adapter_model.safetensors")
-            facts = json.loads((folder / FACTS).read_text("utf-8")) if (folder / FACTS).is_file() else {}
+            file = folder / FACTS
+            facts = json.loads(file.read_text("utf-8")) if file.is_file() else {"classes": []}
+            facts["classes"] = [*map(str, facts["classes"])]
         except Exception as error:  # whatever damaged files make the libraries raise
             raise UserError(f"{name}: this adapter cannot be read: {said_by(error)}") from error
         if not isinstance(config, LoraConfig):
@@ -143,7 +145,7 @@ class SavedAdapter:
     @property
     def id2label(self) -> dict[int, str]:
         """The classes in the order of the logits; LABEL_0, ... where other programs trained the adapter."""
-        if "classes" in self.facts:
+        if self.facts["classes"]:
             return dict(enumerate(self.facts["classes"]))
         whole = [w for name, w in self.weights.items() if ".lora_" not in name and name.endswith("weight")]
         return {i: f"LABEL_{i}" for i in range(min((len(weight) for weight in whole), default=0))}

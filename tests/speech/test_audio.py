@@ -192,11 +192,12 @@ def test_the_content_decides_not_the_name(tmp_path):
     assert len(load_audio(other)) == 3_200
 
 
-def test_not_finite(tmp_path):
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e38])
+def test_not_finite(value, tmp_path):
     samples = sound(1.0)
-    samples[5_000] = np.nan
-    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
-    assert examine(tmp_path / "nan.wav")["reason"] == "not finite"
+    samples[5_000] = value
+    soundfile.write(tmp_path / "odd.wav", samples, 16_000, subtype="FLOAT")
+    assert examine(tmp_path / "odd.wav")["reason"] == "not finite"
 
 
 def test_a_wav_from_a_pipe_has_no_length_and_is_whole(tmp_path):

@@ -206,7 +206,7 @@ def test_adapters_of_stock_peft_have_no_names(tmp_path):
     )
     adapted.save_pretrained(str(tmp_path))
     adapter = SavedAdapter.read(str(tmp_path), ARGS)
-    assert adapter.facts == {} and adapter.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert adapter.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
     batch, again = tiny_batch(model), adapter.apply(fresh("bert"), trainable=False)
     torch.testing.assert_close(logits_of(again, batch), logits_of(adapted, batch), rtol=0, atol=1e-5)
 
@@ -261,6 +261,11 @@ def test_folders_that_are_no_adapter(tmp_path):
     config.write_text("{")
     assert "cannot be read" in read(tmp_path / "a")
     config.write_text(good)
+    facts = tmp_path / "a" / FACTS
+    for damaged in ("{", "[1]", '"classes"', '{"classes": 3}'):
+        facts.write_text(damaged)
+        assert "cannot be read" in read(tmp_path / "a"), damaged
+    facts.unlink()
     (tmp_path / "a" / "adapter_model.safetensors").write_bytes(b"x" * 99)
     assert "cannot be read" in read(tmp_path / "a")
     (tmp_path / "a" / "adapter_model.safetensors").rename(tmp_path / "a" / "adapter_model.bin")
