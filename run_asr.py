@@ -75,9 +75,11 @@ DEMO = {
 
 LEGACY = {
     **SPEECH,
-    "--layerdrop": only("0.0", "no layers are dropped at random"),
+    "--layerdrop": only("0.0", "no layers are dropped at random") | {"0": ""},
     "--phoneme_language": only("", "units are characters; give transcripts in phonemes as text"),
 }
+TOKENS = ("unk_token", "pad_token", "word_delimiter_token")  # of a new vocabulary
+BEAM = {"beam_width", "language_model", "language_model_weight", "word_bonus"}
 PUBLISHED = [
     ("SUPERB, test-clean", "DistilHuBERT frozen, recurrent head, no language model", {"wer": 13.37}),
     ("SUPERB, test-clean", "DistilHuBERT frozen, recurrent head, language model", {"wer": 9.21}),
@@ -110,8 +112,6 @@ class RecognitionArguments(EncoderArguments, TextArguments):
         super().__post_init__()
         if min(self.beam_width, self.head_size) < 1:
             raise UserError("--beam_width and --head_size must be 1 or more")
-        if self.language_model and self.decoding != "beam":
-            raise UserError("--language_model belongs to --decoding beam")
         if self.timestamps and self.decoding == "beam":
             raise UserError("--timestamps: a beam search does not say when a word was said; give --decoding greedy")
 
@@ -127,22 +127,23 @@ show_help(RecognitionArguments, **COMMAND_LINE)  # --help ends here: what follow
 import numpy as np
 import torch
 from torch.nn.functional import ctc_loss
-from transformers import AutoModel, AutoModelForCTC, TrainerCallback, set_seed
+from transformers import AutoModel, AutoModelForCTC, AutoProcessor, TrainerCallback, set_seed
 
 from common import metrics
 from common.demo.speech import asr_demo
-from common.models import load_config, load_model, structure_table
+from common.hub import fetching
+from common.models import RECOGNIZERS, load_config, load_model, source_of, structure_table
 from common.results import published
 from common.run import start_run
 from common.speech.decoding import BeamDecoder, texts_of
 from common.speech.encoders import frames_in
 from common.speech.features import model_inputs
-from common.speech.heads import RecurrentCtc, trained_processor
+from common.speech.heads import RecurrentCtc
 from common.speech.recognition import score_transcripts, transcriptions_of, write_transcripts
 from common.speech.recordings import load_recordings
 from common.speech.results import shapes_table, usage
 from common.speech.splits import describe_splits
-from common.speech.training import SpeechTrainer, refuse_head, settle_encoder
+from common.speech.training import SpeechTrainer, refuse_own, settle_encoder
 from common.speech.transcripts import Normalization, case_of, check_transcripts, with_labels
 
 
@@ -192,6 +193,7 @@ def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
     args = parse_arguments(RecognitionArguments, argv, **COMMAND_LINE)
     args.settle_freeze()
+    refuse_idle(args)
     if args.dataset == RECIPE["dataset"]:
         args.set("where this set is on the hub", **LIBRISPEECH)
 
@@ -200,6 +202,7 @@ def main(argv: list[str] | None = None) -> dict:
         training = args.training_args.do_train
         with run.phase("data", together=True):  # a row a clip, with its normalised transcript and its labels
             trained = trained_processor(args)
+            refuse_own(args, trained is not None, "head", "head_size", "case", *TOKENS)
             if trained:
                 args.set("the model's vocabulary", case=case_of(trained.tokenizer))
             splits = load_recordings(args, run, rules=args.rules)
@@ -240,12 +243,31 @@ def main(argv: list[str] | None = None) -> dict:
         )
 
 
+def refuse_idle(args: RecognitionArguments) -> None:
+    """Raises `UserError` for flags that would have no effect."""
+    if args.decoding == "greedy" and (idle := sorted(BEAM & args.explicit)):
+        raise UserError(f"--{idle[0]} belongs to --decoding beam")
+    if args.training_args.label_smoothing_factor:
+        raise UserError("--label_smoothing_factor: CTC has no label for each frame to smooth; leave it out")
+
+
 # Model and training
+
+
+def trained_processor(args):
+    """The processor (characters and feature extractor) of a `--model` that was trained to transcribe, else None."""
+    if not any(name.endswith(RECOGNIZERS) for name in load_config(args).architectures or []):
+        return None
+    name = args.tokenizer_name or args.model
+    with fetching("model", name):
+        try:
+            return AutoProcessor.from_pretrained(name, **source_of(args, name))
+        except TypeError:  # so the library says that a file is not there
+            raise UserError(f"{name}: has no vocabulary (vocab.json) of a tokenizer of characters") from None
 
 
 def recognizer(run, tokenizer, trained: bool):
     """A `trained` model with the head it has; else the encoder with a new head, the one of the flags."""
-    refuse_head(run.args, trained, "head", "head_size")
     args, shape = run.args, {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     if not trained and (args.head == "blstm" or args.layer == "weighted"):
         encoder = load_model(AutoModel, run, head="speech", configured=args.configured)

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from common.arguments import flag, parse_arguments, show_help
-from common.errors import exit_status
+from common.errors import UserError, exit_status
 from common.legacy_flags import SPEECH
 from common.speech.settings import ClassArguments, EncoderArguments, use_demo
 
@@ -74,7 +74,7 @@ DEMO = {
     "save_strategy": "epoch",
     "logging_steps": 10,
 }
-SILENCE, UNKNOWN = "_silence_", "_unknown_"
+SILENCE, UNKNOWN = "_silence_", "_unknown_"  # as of Speech Commands
 WORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]  # SUPERB's keywords
 METRICS = ("accuracy", "precision_micro", "precision", "recall_micro", "recall", "f1")
 CURVES = dict(zip(METRICS, ("accuracy", "precision, micro", "precision, macro", "recall, micro", "recall, macro")))
@@ -98,29 +98,33 @@ class KeywordArguments(EncoderArguments, ClassArguments):
         super().__post_init__()
         words = [word.strip() for given in self.keywords for word in given.split(",")]
         words = {word.casefold(): word for word in words}.values()
-        self.keywords = [word for word in words if word and word != UNKNOWN]
+        words = [word for word in words if word and word != UNKNOWN]
+        if self.keywords and not words:
+            raise UserError(f"--keywords {' '.join(self.keywords)}: names no word")
+        self.keywords = words
 
 
 COMMAND_LINE = {"recipe": RECIPE, "demo": DEMO, "legacy": SPEECH, "phases": ("do_train", "do_eval", "do_predict")}
 show_help(KeywordArguments, **COMMAND_LINE)  # --help ends here: what follows takes seconds to import
 
+import datasets
+import numpy as np
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForAudioClassification, TrainerCallback, set_seed
 
 from common import metrics
 from common.classification import score_predictions, weights_by_class
 from common.demo.speech import keyword_demo
-from common.labels import align_with_checkpoint
+from common.labels import align_with_checkpoint, listed
 from common.metrics.classification.classification import summary
 from common.models import load_feature_extractor, load_model, structure_table
 from common.report import plots
 from common.results import plain_metric, published
 from common.run import start_run
 from common.speech.features import model_inputs
-from common.speech.keywords import task_classes
 from common.speech.recordings import load_recordings
 from common.speech.results import labels_of, predictions_of, usage, write_clips
-from common.speech.splits import describe_splits
+from common.speech.splits import cut_silence, describe_splits
 from common.speech.training import SpeechTrainer, settle_encoder, trained_classes
 
 
@@ -162,6 +166,8 @@ def main(argv: list[str] | None = None) -> dict:
         training = args.training_args.do_train
         with run.phase("data", together=True):  # a row a clip, with the classes of the task
             trained, known = trained_classes(args, {})
+            if known and "keywords" in args.explicit:
+                raise UserError("--keywords: a model that is only used has its words; leave the flag out")
             folder = args.dataset_config if args.dataset in SUPERB_IDS else None
             words = {"keywords": args.keywords, "usual": [] if known else WORDS}
             prepare = partial(task_classes, **words, whole_silence=args.whole_silence)
@@ -199,6 +205,38 @@ def main(argv: list[str] | None = None) -> dict:
             extra={"frozen": args.freeze, **without_silence(predictions)},
             tables=[structure_table(model)],
         )
+
+
+# The classes of the task
+
+
+def task_classes(clips: datasets.Dataset, *, keywords, usual, whole_silence: bool = False) -> datasets.Dataset:
+    """The clips with the classes of the task: words, silence in seconds, `_unknown_` for other words.
+
+    `keywords` were asked for (["all"]: every word), `usual` are those otherwise, where they are among other words.
+    """
+    if "labels" not in clips.column_names:
+        return clips
+    spelt = {word.casefold(): word for word in (*usual, *keywords)}  # YES is yes
+    names = [spelt.get(name.casefold(), name) for name in clips.features["labels"].names]
+    clips = clips.cast_column("labels", datasets.ClassLabel(names=names))
+    if not keywords and {*usual} < {*names} - {SILENCE, UNKNOWN}:
+        keywords = usual
+    if keywords not in ([], ["all"]):
+        clips = with_unknown(clips, keywords)
+    return clips if whole_silence else cut_silence(clips)
+
+
+def with_unknown(clips: datasets.Dataset, keywords: list[str]) -> datasets.Dataset:
+    """The clips with the classes `keywords`, `_silence_`, and `_unknown_` for other words."""
+    there = clips.features["labels"].names
+    if missing := [word for word in keywords if word not in there]:
+        raise UserError(f"the keywords {listed(missing)} are not among the classes of the data, {listed(there)}")
+    names = [*keywords, *(name for name in (SILENCE,) if name in there and name not in keywords)]
+    names += [UNKNOWN] if len(names) < len(there) else []
+    order = np.array([names.index(name) if name in names else len(names) - 1 for name in there])
+    feature = datasets.ClassLabel(names=names)
+    return clips.remove_columns("labels").add_column("labels", order[labels_of(clips)], feature=feature)
 
 
 # Training

@@ -123,20 +123,20 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModel, AutoModelForAudioClassification, set_seed
 
 from common import metrics
-from common.classification import weights_by_class
+from common.classification import copied_rows, weights_by_class
 from common.demo.speech import emotion_demo
 from common.labels import align_with_checkpoint
 from common.models import load_feature_extractor, load_model, structure_table
 from common.results import published
 from common.run import start_run
 from common.speech.corpora import EMOTIONS
-from common.speech.emotions import beside_published, copy_factors, cut_and_copied, scored, write_emotions
+from common.speech.emotions import beside_published, copy_factors, scored, write_emotions
 from common.speech.features import model_inputs
 from common.speech.heads import PooledClassifier
 from common.speech.recordings import load_recordings
 from common.speech.results import by_recording, labels_of, usage
-from common.speech.splits import describe_splits
-from common.speech.training import SpeechTrainer, refuse_head, settle_encoder, trained_classes
+from common.speech.splits import cut_segments, describe_splits, shorten
+from common.speech.training import SpeechTrainer, refuse_own, settle_encoder, trained_classes
 
 
 class WeightedTrainer(SpeechTrainer):
@@ -208,6 +208,16 @@ def main(argv: list[str] | None = None) -> dict:
 # Data
 
 
+def cut_and_copied(clips, name: str, args):
+    """The segments of a split's recordings; of training data also the copies, and of long ones only the beginning."""
+    if args.segment_seconds:
+        clips = cut_segments(clips, args.segment_seconds)
+    if name != "train":
+        return clips
+    factors = copy_factors(args.copies, clips.features["labels"].names)
+    return shorten(clips, args.max_seconds).select(copied_rows(labels_of(clips), factors))
+
+
 def settle_protocol(args: EmotionArguments) -> None:
     """What --protocol published sets; and the published data have one split only."""
     files = args.train_file or args.validation_file or args.test_file
@@ -239,7 +249,7 @@ def leaks_of(args: EmotionArguments) -> list[str]:
 def emotion_model(run, labels: list[str], trained: bool):
     """HuBERT with the published head or with that of transformers."""
     args, training, configured = run.args, run.training_args.do_train, dict(run.args.configured)
-    refuse_head(args, trained, "head", "pooling")
+    refuse_own(args, trained, "head", "pooling")
     if args.head == "published" and training and not trained:
         encoder = load_model(AutoModel, run, head="speech", configured=configured)
         return PooledClassifier.around(encoder, labels, pooling=args.pooling, weighted=args.layer == "weighted")

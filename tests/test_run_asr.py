@@ -54,6 +54,8 @@ def test_demo_learns_and_reports(trained):
     folder, results, said = trained
     head = results["headline"]
     assert (head["split"], head["metric"], head["baseline"]) == ("test", "wer", 100) and head["high"] < 95
+    used = {name: results["arguments"][name]["value"] for name in ("data_dir", "model")}
+    assert used == {"data_dir": str(folder / "demo/LibriSpeech"), "model": str(folder / "demo/model")}
     written = read(folder / "results.json")
     jsonschema.validate(written, read(ROOT / "common" / "results.schema.json"))
     for name in written["files"].values():
@@ -146,11 +148,14 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
         ("--ctc_loss_reduction", "sum"): "--ctc_loss_reduction sum",
         ("--language_model", "lm.arpa"): "--language_model belongs to --decoding beam",
         ("--timestamps", "--decoding", "beam"): "a beam search does not say when a word was said",
+        ("--beam_width", "5"): "--beam_width belongs to --decoding beam",
+        ("--label_smoothing_factor", "0.1"): "--label_smoothing_factor: CTC has no label for each frame",
         ("--do_eval",): "has no vocabulary of characters; train it with --do_train",
     }.items():
         assert words in refused(capsys, run_asr.main, "run_asr.py", *base, *flags)
     own = ["--model", str(trained[0]), "--data_dir", str(tree), "--output_dir", str(tmp_path / "out"), *QUICK]
-    assert "has a head, which stays" in refused(capsys, run_asr.main, "run_asr.py", *own, "--head", "blstm")
+    for flags in (["--head", "blstm"], ["--case", "lower"], ["--unk_token", "<unk>", "--do_eval"]):
+        assert "has its own, which stays" in refused(capsys, run_asr.main, "run_asr.py", *own, *flags)
     sys.modules["ctc_beam_decoder"], before = None, sys.modules.get("ctc_beam_decoder")
     try:
         sentence = refused(capsys, run_asr.main, "run_asr.py", *own, "--decoding", "beam", "--do_eval")

@@ -148,9 +148,9 @@ def test_the_cache_changes_nothing_and_batches_change_no_score(model, tree, tmp_
 
 def test_a_command_of_the_official_example_trains_the_encoder(model, tree, tmp_path, capsys):
     official = ["--freeze_feature_encoder", "--max_length_seconds", "1", "--attention_mask", "False"]
-    official += ["--model_name_or_path", model, "--warmup_ratio", "0.1", "--mask_time_prob", "0.1"]
+    official += ["--mask_time_prob", "0.1"]
     own = ["--encoder_learning_rate", "1e-4", "--augment_speed", "0.1"]
-    results = short(model, tree, tmp_path / "out", *official[:5], *official[7:], *own, "--do_train")
+    results = short(model, tree, tmp_path / "out", *official, *own, "--do_train")
     assert results["arguments"]["freeze"]["value"] == "convolution"
     trained = results["model"]["parameters"]
     assert trained["total"] / 2 < trained["trainable"] < trained["total"]
@@ -177,12 +177,16 @@ def test_refusals(trained, model, tree, tmp_path, capsys):
         ("--encoder_learning_rate", "-1"): "--encoder_learning_rate -1.0: must be 0 or more",
         ("--layer", "6"): "--layer: invalid choice: '6'",
         ("--keywords", "perhaps"): "the keywords 'perhaps' are not among the classes",
+        ("--keywords", "_unknown_", ","): "--keywords _unknown_ ,: names no word",
         ("--mask_time_prob", "1.5"): "--mask_time_prob 1.5: must be from 0 up to 1",
         ("--freeze", "encoder", "--augment_speed", "0.1"): "--augment_speed: has no effect on a frozen encoder",
     }.items():
         assert words in refused(capsys, run_keyword.main, "run_keyword.py", *base, *flags)
     for word in ("dog", "cat"):
         shutil.copytree(tree / "yes", tmp_path / "other" / word)
+    used = ["--do_eval", "--model", str(trained[0]), *base[2:], "--keywords", "yes"]
+    sentence = refused(capsys, run_keyword.main, "run_keyword.py", *used)
+    assert "--keywords: a model that is only used has its words" in sentence
     argv = ["--do_eval", "--model", str(trained[0]), "--validation_file", str(tmp_path / "other"), *QUICK]
     sentence = refused(capsys, run_keyword.main, "run_keyword.py", *argv, "--output_dir", str(tmp_path / "out"))
     assert "the label 'cat' is not among the classes 'yes', 'no', 'stop', 'go', '_silence_', '_unknown_'" in sentence

@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 import run_ser
-from common.speech.emotions import cut_and_copied, loss_sentence
+from common.speech.emotions import loss_sentence
 from common.speech.results import by_recording
 from tests.helpers import ROOT, read, refused, rows_of
 
@@ -133,7 +133,7 @@ def test_the_published_supports(tmp_path):
     clips = datasets.Dataset.from_dict(columns).cast_column("labels", datasets.ClassLabel(names=EMOTIONS))
     args = SimpleNamespace(segment_seconds=5.0, max_seconds=20.0)
     args.copies = ["fear=15", "happiness=3", "surprised=3"]
-    copied = cut_and_copied(clips, "train", args)
+    copied = run_ser.cut_and_copied(clips, "train", args)
     rows = split_rows(copied, "random", {"train": 0.7, "validation": 0.1, "test": 0.2}, 42)
     found = np.bincount(copied.select(rows["test"])["labels"][:], minlength=6).tolist()
     assert found[1:3] == [132, 152] and found[5] == 141 and len(rows["test"]) == round(len(copied) / 5)
@@ -196,7 +196,7 @@ def test_refusals(trained, demo, clips, tmp_path, capsys):
     own = ["--model", str(trained[0]), *demo[2:], "--output_dir", str(tmp_path / "out"), *QUICK]
     for used in ([], ["--do_predict"]):
         sentence = refused(capsys, run_ser.main, "run_ser.py", *own, "--pooling", "max", *used)
-        assert "has a head, which stays" in sentence
+        assert "has its own, which stays" in sentence
     (tmp_path / "calls").mkdir()
     shutil.copy(clips[0], tmp_path / "calls/call.wav")
     untrained = ["--do_predict", *base[:2], *base[4:], "--test_file", str(tmp_path / "calls")]

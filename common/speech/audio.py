@@ -24,7 +24,7 @@ from common.errors import UserError
 
 RATE = 16_000  # Hz; what speech encoders are trained on
 MINIMUM = 0.025  # seconds: the receptive field of the encoders' convolutions
-AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+AUDIO_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".sph", ".caf", ".w64")
 FFMPEG_ENDINGS = (".m4a", ".aac", ".mp4", ".amr", ".wma", ".webm")
 FFMPEG_HEADS = re.compile(rb"(?s).{4}ftyp|OggS|#!AMR|\x30\x26\xb2\x75|\x1a\x45\xdf\xa3|\xff[\xf0\xf1\xf8\xf9]")
 FFMPEG_REMEDY = "install ffmpeg (apt, brew, conda or winget install ffmpeg), or convert them to wav, flac, ogg or mp3"
@@ -48,25 +48,24 @@ class BadAudio(UserError):
 def load_clip(row: dict) -> np.ndarray:
     """The samples of a row of a split (`common.speech.recordings`): float32 [samples] at `RATE`, mono."""
     with _opened(row["path"]) as sound:
-        rate, first, last = sound.samplerate, round(row["start"] * sound.samplerate), sound.frames
-        if row["end"] is not None:
-            last = min(round(row["end"] * rate), last)
-        # librosa cuts fractions of a sample off; with half a sample more it takes the nearest one.
-        part = {"offset": (first + 0.5) / rate, "duration": (last - first + 0.5) / rate}
-        return librosa.load(sound, sr=RATE, mono=True, **part)[0]
+        rate = sound.samplerate
+        first, last = (at if at is None else round(at * rate) for at in (row["start"], row["end"]))
+        sound.seek(first)
+        samples = sound.read(-1 if last is None else last - first, dtype="float32", always_2d=True).mean(axis=1)
+    return librosa.resample(samples, orig_sr=rate, target_sr=RATE)
 
 
 def examine(path: str) -> dict:
-    """What decoding shows: seconds, peak, digest (SHA-256 of the file); reason and problem, "" for a good clip."""
+    """What decoding shows: seconds, peak of the mono sound, digest (SHA-256 of the file); reason and problem, or ""."""
     found, frames = {"seconds": 0.0, "peak": 0.0, "digest": "", "reason": "", "problem": ""}, 0
     try:
         with _opened(path) as sound:
             found["digest"] = hashlib.sha256(_content(_stored(path))).hexdigest()
             # A block that is not full is the last: behind a damaged frame further reads find more, but not `load_clip`.
-            while frames % BLOCK == 0 and len(block := sound.read(BLOCK, dtype="float32")):
+            while frames % BLOCK == 0 and len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
                 if not (np.abs(block) < LOUDEST).all():
                     raise BadAudio(f"{path}: has samples that are not finite, or beyond {LOUDEST:g}", "not finite")
-                frames, found["peak"] = frames + len(block), max(found["peak"], float(np.abs(block).max()))
+                frames, found["peak"] = frames + len(block), max(found["peak"], float(np.abs(block.mean(axis=1)).max()))
             seconds, promised = frames / sound.samplerate, sound.frames / sound.samplerate
         if promised - seconds > TOLERANCE:
             raise _truncated(path, f"it can be decoded up to {seconds:.2f} of {promised:.2f} s")
@@ -86,7 +85,8 @@ def _stored(path: str) -> str | io.BytesIO:
         if not (file := clip.get("path")):
             raise BadAudio(f"{path}: its row has no sound", "no audio")
     if not os.path.isfile(file):  # a FIFO would hang
-        raise BadAudio(f"{path}: no such file", "no such file")
+        fetch = "; fetch it first: only tables may be at addresses" * bool(re.search("https?:/", file))
+        raise BadAudio(f"{file}: no such file{fetch}", "no such file")
     return file
 
 

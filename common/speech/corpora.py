@@ -19,7 +19,7 @@ from common.speech.audio import AUDIO_ENDINGS, FFMPEG_ENDINGS
 
 SPLITS = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(("test", "testing"), "test")
 SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation")
-SPLITS["eval"] = "eval"  # test data beside validation data, else these: `splits.divided`
+SPLITS |= dict.fromkeys(("eval", "evaluation"), "eval")  # test data beside validation data, else these: see `divided`
 TEXTS = ("", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md", ".pdf", ".html")  # endings of what is no sound
 # Class -> other spellings of it.
 EMOTIONS = {
@@ -40,7 +40,7 @@ NOISE = "_background_noise_"
 LISTS = {"validation": "validation_list.txt", "test": "testing_list.txt"}
 # Of LibriSpeech and IEMOCAP: files whose lines say the text or class of a clip -> which, and name and truth in a line.
 TRUTHS = {
-    r"\.trans\.txt$": ("text", re.compile(r"(\S+) (.*)")),
+    r"(?i)(\.trans|(^|/)transcripts)\.txt$": ("text", re.compile(r"\s*(\S+)\s+(.*)")),
     r"EmoEvaluation/[^/]+\.txt$": ("label", re.compile(r"\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t.*")),
 }
 NOHASH = re.compile(r"(?:.*_)?([^_]+)_nohash_.*")
@@ -149,7 +149,8 @@ def class_folders(files: Mapping[str, str], reading: Reading) -> pd.DataFrame:
     lists, bare = {}, [posixpath.splitext(path)[0] for path in paths]
     for split, name in LISTS.items():  # whose clips may have been converted since
         for place in (files[path] for path in files if posixpath.basename(path) == name):
-            lists |= {posixpath.splitext(line)[0]: split for line in read_lines(place) if line}
+            lines = [posixpath.normpath(line.strip().replace("\\", "/")) for line in read_lines(place) if line.strip()]
+            lists |= {posixpath.splitext(line)[0]: split for line in lines}
     if missing := lists.keys() - {*bare}:
         reading.run.warn(f"{len(missing):,} clips of the lists are not there, the first {min(missing)}")
     if len(missing) < len(lists):  # the rest is for training
@@ -207,12 +208,14 @@ def with_truths(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | No
     names = sorted({*clips, *said})
     paths = [files.get(clips.get(name), name) for name in names]
     frame = clips_frame(names, paths, **{column: [said.get(name, [""])[0] for name in names]})
+    frame["where"] = [path if name in clips else f"{files[said[name][1]]}, {name}" for name, path in zip(names, paths)]
     mark(frame, [name not in clips for name in names], "no such file", f"there is a {what}, but no clip")
     mark(frame, [name not in said for name in names], f"no {what}", f"there is a clip, but no {what}")
     if column == "label":
         mark(frame, frame["label"].isin(["xxx", "oth"]), "no label")  # no agreement
         return frame
-    frame["speaker"] = [name.partition("-")[0] for name in names]
+    codes = [re.split("[-_]", name) for name in names]  # of speaker, chapter or book, and utterance
+    frame["speaker"] = [code[0] if len(code) == 3 else "" for code in codes]
     parts = [(clips.get(name) or said[name][1]).split("/")[:-1] for name in names]
     frame["subset"] = [next(filter(split_of, one), "") for one in parts]
     if frame["subset"].all():

@@ -2,29 +2,18 @@
 
 import re
 
-import datasets
 import pandas as pd
 
-from common.classification import copied_rows, score_predictions
+from common.classification import score_predictions
 from common.data import label_counts
 from common.errors import UserError, write_csv
 from common.labels import canonical
 from common.report import plots
 from common.speech.corpora import EMOTIONS
 from common.speech.results import add_roc_auc, by_recording, draw_spectrograms, labels_of, predictions_of, write_clips
-from common.speech.splits import cut_segments, recordings_table, shorten
+from common.speech.splits import recordings_table
 
 UAR = "unweighted_average_recall"
-
-
-def cut_and_copied(clips: datasets.Dataset, name: str, args) -> datasets.Dataset:
-    """The segments of a split's recordings; of training data also the copies, and of long ones only the beginning."""
-    if args.segment_seconds:
-        clips = cut_segments(clips, args.segment_seconds)
-    if name != "train":
-        return clips
-    factors = copy_factors(args.copies, clips.features["labels"].names)
-    return shorten(clips, args.max_seconds).select(copied_rows(labels_of(clips), factors))
 
 
 def copy_factors(copies: list[str], names: list[str]) -> dict[int, int]:

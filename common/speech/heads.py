@@ -8,22 +8,12 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForAudioClassification,
-    AutoModelForCTC,
-    AutoProcessor,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForCTC, PreTrainedModel
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
 from common.errors import UserError
-from common.hub import fetching
-from common.models import RECOGNIZERS, load_config, source_of
 from common.speech.encoders import SPECTROGRAMS, encoder_of, frames_in, prepare_encoder
 
 
@@ -152,15 +142,3 @@ def pool(states: torch.Tensor, frames: torch.Tensor, how: str) -> torch.Tensor:
 for _model, _auto in ((PooledClassifier, AutoModelForAudioClassification), (RecurrentCtc, AutoModelForCTC)):
     AutoConfig.register(_model.config_class.model_type, _model.config_class)
     _auto.register(_model.config_class, _model)
-
-
-def trained_processor(args):
-    """The processor (characters and feature extractor) of a `--model` that was trained to transcribe, else None."""
-    if not any(name.endswith(RECOGNIZERS) for name in load_config(args).architectures or []):
-        return None
-    name = args.tokenizer_name or args.model
-    with fetching("model", name):
-        try:
-            return AutoProcessor.from_pretrained(name, **source_of(args, name))
-        except TypeError:  # so the library says that a file is not there
-            raise UserError(f"{name}: has no vocabulary (vocab.json) of a tokenizer of characters") from None

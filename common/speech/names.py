@@ -80,7 +80,8 @@ def add_names(frame: pd.DataFrame, reading: Reading) -> None:
     """Adds what names of files say by `--name_pattern`, `--corpus`, or the corpora of emotions, if each matches one."""
     args, source = reading.args, frame.attrs["source"]
     if not len(frame):
-        raise UserError(f"{source}: has no clip; sound ends with one of {', '.join(AUDIO_ENDINGS)}")
+        remedy = f"sound ends with one of {', '.join(AUDIO_ENDINGS)}; a data set of the hub is for --dataset"
+        raise UserError(f"{source}: has no clip; {remedy}")
     if args.corpus and args.corpus not in CORPORA:
         raise UserError(f"--corpus {args.corpus}: choose one of {', '.join(CORPORA)}")
     flag, tried = f"--corpus {args.corpus}", CORPORA if reading.classes else {}

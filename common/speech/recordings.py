@@ -13,7 +13,7 @@ import soundfile
 
 from common.cache import is_archive, shared_map, unpacked
 from common.data import LIMITS, PHASES, SPLITS, Splits, select
-from common.errors import UserError
+from common.errors import UserError, without_secrets
 from common.files import matching
 from common.hub import fetching, load_split
 from common.labels import canonical, encode_labels
@@ -72,7 +72,7 @@ def load_recordings(args, run, *, rules=None, classes: Mapping = {}, names=(), h
             splits[part], selection = select(rows, getattr(args, LIMITS[part]), args.sample_seed)
             facts = {"source": source, "available": len(rows), "selection": selection, "skipped": skipped}
             splits.facts[part], skipped = facts, {}
-    if absent := [name for name in needed if name not in splits and name != "test"]:
+    if absent := [n for n in needed if n not in splits and (n != "test" or "do_predict" in args.explicit)]:
         raise UserError(f"{source}: no recording is left for {absent[0]}")
     if rules is None:
         check_classes(splits, run)
@@ -107,7 +107,7 @@ def read_sources(needed: Sequence[str], reading: Reading, hub_folder: str | None
 
 def _read(paths: list[str], reading: Reading) -> pd.DataFrame:
     """The clips of a folder or an archive, or of one or several recordings or tables, which patterns may name."""
-    args, source = reading.args, ", ".join(paths)
+    args, source = reading.args, ", ".join(map(without_secrets, paths))
     paths = [path for one in paths for path in matching(one)]
     path, files, sounds = Path(paths[0]), {}, [*filter(corpora.is_audio, paths)]
     trees = [one for one in paths if os.path.isdir(one) or (is_archive(one) and os.path.isfile(one))]
@@ -161,7 +161,7 @@ def encode_classes(frame: pd.DataFrame, true: pd.Series, sources: Mapping[str, p
     there = sorted({*frame["label"]} - {""})
     dropped = {usual.get(canonical(name, known).casefold(), name) for name in args.drop_labels}
     if absent := dropped - {*there}:
-        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {', '.join(there)}")
+        raise UserError(f"--drop_labels {min(absent)}: there is no such class, only {', '.join(there) or 'unknown'}")
     mark(frame, frame["label"].isin(dropped), f"class dropped ({', '.join(sorted(dropped))})")
     if corpora.UNKNOWN in reading.names:  # it is for every other word
         frame.loc[named & ~ours & ~frame["label"].isin(["", corpora.SILENCE]), "label"] = corpora.UNKNOWN
@@ -192,11 +192,15 @@ def check_sound(frame: pd.DataFrame, reading: Reading) -> None:
     found = examined(paths or [""], args, reading.run).reindex(frame["path"]).set_index(frame.index)
     frame["digest"], lengths = found["digest"], found["seconds"]
     mark(frame, found["reason"] != "", found["reason"], found["problem"])
-    beyond = (frame["start"] >= lengths) | (frame["end"] > lengths + ROUNDING)
-    mark(frame, beyond, "part beyond the end", [f"its part ends after the clip, at {end:.2f} s" for end in lengths])
+    beyond = (frame["reason"] == "") & ((frame["start"] >= lengths) | (frame["end"] > lengths + ROUNDING))
+    own = frame["path"].str.contains(".arrow#", regex=False)
+    if (beyond & own).any():  # as of AMI and GigaSpeech, on the hub
+        reading.run.warn("times are not used: rows have sound of their own, and they are of what it was cut from")
+        frame.loc[own, ["start", "end"]], beyond = (0.0, np.nan), beyond & ~own
+    late = "its part ends after the clip, at {:.2f} s; if these are times of what it was cut from, remove their columns"
+    mark(frame, beyond, "part beyond the end", [*map(late.format, lengths)])
     frame["seconds"] = np.fmin(frame["end"], lengths) - frame["start"]
-    short = f"is too short; encoders need {1000 * audio.MINIMUM:g} ms"
-    mark(frame, frame["seconds"].round(5) < audio.MINIMUM, "too short", short)
+    mark(frame, frame["seconds"].round(5) < audio.MINIMUM, "too short", f"too short: encoders need {audio.MINIMUM} s")
     silent = found["peak"] == 0
     if reading.kind == "label" and not reading.classes:  # of keywords, where silence may be the class
         silent &= (frame["labels"] >= 0) & (frame["label"] != corpora.SILENCE)
@@ -207,13 +211,17 @@ def check_sound(frame: pd.DataFrame, reading: Reading) -> None:
 
 
 def check_truths(frame: pd.DataFrame, reading: Reading) -> None:
-    """Warns of the same sound with different classes or transcripts."""
+    """Warns of the same sound with different classes or transcripts, and of copies of files in one split."""
     truth = "text" if reading.kind == "text" else "labels"
-    rows = frame[(frame["reason"] == "") & ~frame[truth].isin(["", -1])]
+    good = frame[frame["reason"] == ""]
+    rows = good[~good[truth].isin(["", -1])]
     rows = rows[rows.groupby(CONTENT, dropna=False)[truth].transform("nunique") > 1]
-    if len(rows):
-        sentence = f"{len(rows.drop_duplicates(CONTENT)):,} clips are there more than once, with different labels or"
-        reading.run.warn(f"{sentence} transcripts, such as {rows['where'].iloc[0]}")
+    files = good.drop_duplicates(["path", *CONTENT])
+    words = {"there more than once, with different labels or transcripts": rows.drop_duplicates(CONTENT)}
+    words["copies of others, and count as often as they are there"] = files[files.duplicated(["part", *CONTENT, truth])]
+    for said, found in words.items():
+        if len(found):
+            reading.run.warn(f"{len(found):,} clips are {said}, such as {found['where'].iloc[0]}")
 
 
 def examined(paths: list[str], args, run) -> pd.DataFrame:

@@ -15,13 +15,9 @@ class SpeechArguments(TaskArguments):
 
     _argument_group_name = "recordings"
 
-    data_dir: str | None = flag(
-        None, "all data in one: a folder, an archive, a table or a recording; --split makes splits of it", "--data"
-    )
+    data_dir: str | None = flag(None, "all data in one folder, archive, table or recording; see --split", "--data")
     corpus: str | None = flag(None, "corpus of emotions that names are of; unset: the one that all names match")
-    name_pattern: str | None = flag(
-        None, "what file names say: {label}_{speaker}_{index}, {speaker}/{label}/{index}, or a regular expression"
-    )
+    name_pattern: str | None = flag(None, "what names say: {speaker}/{label}_{index}, or a regular expression")
     split: Literal["auto", "speaker", "random"] = flag(
         "auto", "how --data_dir is split: no speaker in two splits, or at random; auto: as it says, else by speaker"
     )
@@ -69,13 +65,9 @@ class EncoderArguments(Arguments):
 
     freeze: Literal["encoder", "convolution", "none"] = flag("encoder", "which part of the encoder is not trained")
     layer: Literal["last", "weighted"] = flag("last", "what the head gets: the last layer, or a trained mixture of all")
-    feature_cache: Literal["float32", "float16", "off"] = flag(
-        "float32", "what the frozen part computes is kept on disk so (float16: half the space); off: in every epoch"
-    )
+    feature_cache: Literal["float32", "float16", "off"] = flag("float32", "how frozen parts' output is kept on disk")
     encoder_learning_rate: float | None = flag(None, "of the encoder, where it is trained; unset: --learning_rate")
-    eval_train_samples: int = flag(
-        1000, "training examples that are evaluated, too, whenever validation is, for the curves; 0: none, -1: all"
-    )
+    eval_train_samples: int = flag(1000, "training examples evaluated beside validation, for curves; 0: none, -1: all")
     augment_speed: float = flag(0.0, "training clips are played up to this share faster or slower, as in 0.1")
     mask_time_prob: float | None = flag(None, "SpecAugment: share of frames that is masked; unset: the checkpoint's")
     mask_time_length: int | None = flag(None, "SpecAugment: frames masked at once")
@@ -117,12 +109,7 @@ class EncoderArguments(Arguments):
 
 def use_demo(args, run, make: Callable[..., dict], architecture: str) -> bool:
     """With --demo: the data and tiny model that `make` writes, unless own ones are given; whether data are."""
-    if not args.demo:
-        return False
-    folder, given = run.output_dir / "demo", Path(args.model).is_dir()
-    made = run.decide(lambda: make(folder, architecture if given else args.model))
     own = any((args.data_dir, args.train_file, args.validation_file, args.test_file))
-    for name in ["model"] * (not given) + ["data_dir"] * (not own):
-        setattr(args, name, made[name])
-        args.record[name]["value"] = made[name]
-    return own
+    name = architecture if Path(args.model).is_dir() else args.model
+    run.use_demo(lambda folder: {k: made for k, made in make(folder, name).items() if k == "model" or not own})
+    return args.demo and own

@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from common.data import SPLITS, Splits, describe, label_counts, overlaps
 from common.errors import UserError
+from common.speech.corpora import SILENCE
 
 PART = ("id", "start", "end", "seconds")  # columns of a part of a clip; end None: to the clip's end
 CONTENT = ["digest", "start", "end"]  # equal for the same part of the same file
@@ -29,7 +30,11 @@ def divided(whole: datasets.Dataset, args, source: str) -> tuple[dict[str, datas
     if args.split == "random" or (people is not whole and len({*whole["path"][:]}) == len(whole)):
         how, words = "random", "at random"
     absent, words = [name for name in SPLITS if name not in rows], f"{words} (split_seed {args.split_seed})"
-    if not absent or (rows and "train" not in rows):
+    complete = not absent or (rows and "train" not in rows)
+    idle = {"split_seed", "validation_share", "test_share"} if complete else {f"{name}_share" for name in rows}
+    if idle := sorted(idle & args.explicit):
+        raise UserError(f"--{idle[0]}: {source} has splits of its own; leave it out, or give --split speaker or random")
+    if complete:
         return {name: whole.select(rows[name]) for name in rows}, "as the data say"
     shares = {"train": 1 - args.validation_share - args.test_share}
     shares |= {"validation": args.validation_share, "test": args.test_share}
@@ -113,6 +118,23 @@ def shorten(dataset: datasets.Dataset, seconds: float) -> datasets.Dataset:
     parts = [*zip(*(dataset[column][:] for column in PART))]
     ends = [start + seconds if length > seconds else end for _, start, end, length in parts]
     return with_columns(dataset, {"end": ends, "seconds": [min(length, seconds) for *_, length in parts]})
+
+
+def cut_silence(clips: datasets.Dataset) -> datasets.Dataset:
+    """The clips with those of silence of two seconds or more cut; of data in splits each has its part of such a one."""
+    silence = [name == SILENCE for name in clips.features["labels"].names]
+    long = np.array(silence)[clips["labels"][:]] & (np.array(clips["seconds"][:]) >= 2)
+    if not long.any():
+        return clips
+    whole = clips.select(np.flatnonzero(long))
+    cut, lengths = cut_segments(whole, 1.0), dict(zip(whole["recording"][:], whole["seconds"][:]))
+    if "split" in cut.column_names:  # of Speech Commands' noise, 80, 10 and 10 %
+        places = [start / lengths[name] for name, start in zip(cut["recording"][:], cut["start"][:])]
+        splits, there = [SPLITS[(at >= 0.8) + (at >= 0.9)] for at in places], {*clips["split"][:]}
+        splits = [name if name in there else "train" for name in splits]
+        named = [f"{name}#{split}" for name, split in zip(cut["recording"][:], splits)]
+        cut = with_columns(cut, {"split": splits, "recording": named})
+    return datasets.concatenate_datasets([clips.select(np.flatnonzero(~long)), cut])
 
 
 def with_columns(dataset: datasets.Dataset, columns: Mapping[str, list]) -> datasets.Dataset:

@@ -5,11 +5,12 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import datasets
 import pandas as pd
+import pyarrow.compute
 
 from common.errors import UserError
 from common.files import read_files, require_columns, where
@@ -25,15 +26,16 @@ COLUMNS = {
     "gender": ("gender", "sex"),
     "split": ("split", "subset", "set"),
     "id": ("id", "utterance_id", "utt_id", "uid", "name"),
-    "start": ("start", "begin", "start_time", "offset"),
-    "end": ("end", "end_time"),
+    "start": ("start", "begin", "start_time", "begin_time", "tmin", "xmin", "onset", "offset"),
+    "end": ("end", "end_time", "tmax", "xmax", "offset"),  # the last beside an onset, else it is a start
     "duration": ("duration",),  # of a part, where its start is there, too; otherwise it only repeats the header
 }
+COLUMNS["path"] += ("filepath", "wav_filename")  # of MInDS-14 and DeepSpeech
 UNITS = ("", "_s", "_sec", "_seconds", "_ms")  # that names of times end with
 COLUMNS |= {part: tuple(n + unit for unit in UNITS for n in COLUMNS[part]) for part in ("start", "end", "duration")}
 FLAGS = {"path": "audio_column", "label": "label_column", "text": "text_column", "speaker": "speaker_column"}
 # Where relative paths are looked for, from the table's folder.
-CLIP_FOLDERS = ("", "clips", "wavs", "wav", "audio", "../clips", "../wavs", "../wav", "../audio")
+CLIP_FOLDERS = ("", "clips", "wavs", "wav", "audio", "audios", "..", "../clips", "../wavs", "../wav", "../audio")
 # Tables in folders, the first kind that is there: of audio folders and LJ Speech; the best that Common Voice has.
 OF_FOLDERS = "metadata.csv metadata.jsonl metadata.parquet", "train.tsv dev.tsv test.tsv", "validated.tsv", "other.tsv"
 
@@ -44,7 +46,8 @@ def read_table(paths: Sequence[str], args) -> pd.DataFrame:
     if path.suffix.lower() == ".csv" and path.is_file():
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             first, bar, _ = file.readline().partition("|")
-        if bar and not re.search(r"[\s,;\"]", first) and first.casefold() not in COLUMNS["path"]:
+        named = first.casefold() in {*itertools.chain(*COLUMNS.values())} - {*COLUMNS["id"]}
+        if bar and not named and not re.search(r"[\s,;\"]", first):
             rows = [[cell.strip() for cell in line.split("|")] for line in read_lines(paths[0]) if line.strip()]
             rows = rows[first.casefold() in COLUMNS["id"] :]
             texts = [next(filter(None, cells[:0:-1]), "") for cells in rows]
@@ -63,11 +66,13 @@ def tables_in(files: Mapping[str, str], reading: Reading) -> pd.DataFrame | None
         if chosen := {place: path for path, place in files.items() if PurePosixPath(path).name in names.split()}:
             table = read_table([*chosen], reading.args)
             clips = table_clips(table, reading)
-            parts = [re.split("[/.]", chosen[file]) for file in table.index.get_level_values(0)]
-            splits = [next(filter(None, map(split_of, words)), "") for words in parts]
-            if "split" not in clips and all(splits):
+            places, used = {place: path for path, place in files.items()}, {*clips["path"]}
+            above = [places.get(place, "").split("/")[:-1] for place in clips["path"]]
+            words = [re.split("[/.]", chosen[file]) + one for (file, _), one in zip(table.index, above)]
+            splits = [next(filter(None, map(split_of, one)), "") for one in words]
+            said = all(split or place not in places for split, place in zip(splits, clips["path"]))
+            if "split" not in clips and any(splits) and said:
                 clips["split"] = splits
-            used = {*clips["path"]}
             if unused := [path for path, place in files.items() if is_audio(path) and place not in used]:
                 sentence = f"{clips.attrs['source']}: {len(unused):,} clips beside it have no row"
                 reading.run.warn(f"{sentence}, the first {unused[0]}; not used")
@@ -111,13 +116,18 @@ def hub_clips(dataset: datasets.Dataset, source: str, reading: Reading) -> pd.Da
     column = reading.args.audio_column or (sounds or [None])[0]
     if column not in sounds:
         return table_clips(numbered(table, source), reading)
-    files = [one["filename"] for one in dataset.cache_files]
-    rows = [(file, row) for file in files for row in range(len(datasets.Dataset.from_file(file)))]
-    clips = table_clips(numbered(table, source), reading, [f"{file}#{column}#{row}" for file, row in rows])
-    parts = dataset.data.flatten()
-    if f"{column}.path" in parts.column_names:
-        clips["name"] = [name or "" for name in parts.column(f"{column}.path").to_pylist()]
+    places = [f"{file}#{column}#{row}" for file, row in _rows_of(dataset.data)]
+    clips, sound = table_clips(numbered(table, source), reading, places), dataset.data.column(column)
+    if sound.type.get_field_index("path") >= 0:
+        clips["name"] = [name or "" for name in pyarrow.compute.struct_field(sound, "path").to_pylist()]
     return clips
+
+
+def _rows_of(table: datasets.table.Table) -> Iterator[tuple[str, int]]:
+    """File, and row there, of each row of a data set, which may be slices of several files (train[:10%])."""
+    for block, *_ in getattr(table, "blocks", [[table]]):
+        first = sum(arguments[0] for name, arguments, _ in block.replays or () if name == "slice")
+        yield from ((block.path, first + row) for row in range(len(block)))
 
 
 def located(paths: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -153,7 +163,8 @@ def _found(table: pd.DataFrame, args) -> dict[str, str | None]:
     require_columns(table.columns, [name for name in given.values() if name], table.attrs["source"])
     folded = {name.casefold(): name for name in reversed(table.columns)}
     first = {part: next((folded[n] for n in names if n in folded), None) for part, names in COLUMNS.items()}
-    return {part: given.get(part) or name for part, name in first.items()}
+    found = {part: given.get(part) or name for part, name in first.items()}
+    return found | ({"end": None} if found["end"] == found["start"] else {})
 
 
 def _no_column(part: str, table: pd.DataFrame) -> str:

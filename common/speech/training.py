@@ -35,10 +35,10 @@ def trained_classes(args, known: Known) -> tuple[dict[int, str] | None, list[str
     return trained, class_names_of(trained, args.model, order, known=known, label_order=args.order)
 
 
-def refuse_head(args, trained: bool, *flags: str) -> None:
-    """Raises `UserError` for flags of a head where a `trained` model brings its own."""
+def refuse_own(args, trained: bool, *flags: str) -> None:
+    """Raises `UserError` for flags of a head, or of a vocabulary, where a `trained` model brings its own."""
     if trained and (asked := sorted({*flags} & args.explicit)):
-        raise UserError(f"--{asked[0]}: {args.model} has a head, which stays; leave it out, or give an encoder alone")
+        raise UserError(f"--{asked[0]}: {args.model} has its own, which stays; leave it out, or give an encoder alone")
 
 
 class SpeechTrainer(FinetuneTrainer):

@@ -46,8 +46,9 @@ def normalize(text: str, rules: Normalization) -> str:
     text = unicodedata.normalize("NFKC", text.translate(APOSTROPHES) if bare else text)
     text = {"upper": str.upper, "lower": str.lower, "keep": str}[rules.case](text)
     text = "".join("" if character in rules.ignore else _kept(character, bare) for character in text)
-    text = OUTER_APOSTROPHE.sub(" ", text) if bare else text
-    return unicodedata.normalize("NFKC", " ".join(text.split()))
+    text = OUTER_APOSTROPHE.sub(" ", text.translate(APOSTROPHES)) if bare else text  # NFKC makes more of them
+    words = [word.strip("\u200c") for word in text.split() if word.strip(JOINERS)]  # it joins nothing at an end
+    return unicodedata.normalize("NFKC", " ".join(words))
 
 
 @cache

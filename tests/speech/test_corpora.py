@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from common.speech.corpora import EMOTIONS
-from common.speech.keywords import task_classes
 from common.speech.names import CORPORA, name_pattern
+from run_keyword import task_classes
 from tests.helpers import message
 from tests.speech.clips import labels_of, load, run, write
 
@@ -224,15 +224,20 @@ def test_a_pattern_that_says_the_split(tmp_path):
     assert "give one of them" in message(load, corpus="emodb", **options)
 
 
-def test_evaluation_data_beside_development_data_are_for_testing(tmp_path):
-    for split in ("train", "dev", "eval"):
+@pytest.mark.parametrize("name", ["eval", "evaluation"])
+def test_evaluation_data_beside_development_data_are_for_testing(tmp_path, name):
+    for split in ("train", "dev", name):
         for word in ("yes", "no"):
             write(tmp_path / split / word / "1.wav")
     splits = load(data_dir=tmp_path)
-    assert splits["test"]["id"][:] == ["eval/no/1.wav", "eval/yes/1.wav"]
+    assert splits["test"]["id"][:] == [f"{name}/no/1.wav", f"{name}/yes/1.wav"]
     (tmp_path / "dev").rename(tmp_path / "test")
     splits = load(data_dir=tmp_path)
-    assert splits["validation"]["id"][:] == ["eval/no/1.wav", "eval/yes/1.wav"] and len(splits["test"]) == 2
+    assert splits["validation"]["id"][:] == [f"{name}/no/1.wav", f"{name}/yes/1.wav"] and len(splits["test"]) == 2
+    for flag in ("split_seed", "validation_share"):
+        assert f"--{flag}: {tmp_path} has splits of its own; leave it out" in message(
+            load, data_dir=tmp_path, **{flag: 0.2}
+        )
 
 
 def test_clips_beside_the_folders_of_splits(tmp_path):
@@ -254,6 +259,8 @@ def test_data_without_a_training_part_for_a_model_that_is_used(tmp_path):
         assert found["id"][:] == [f"{split}/no/1.wav", f"{split}/yes/1.wav"]
     shutil.rmtree(tmp_path / "dev")
     assert "no recording is left for validation" in message(load, data_dir=tmp_path, phases="validation")
+    (tmp_path / "test").rename(tmp_path / "dev")
+    assert "no recording is left for test" in message(load, data_dir=tmp_path, phases="test")
 
 
 @pytest.mark.parametrize("name", ["{split}/{word}/1.wav", "{word}/{split}/1.wav", "s{split}/{word}/{split}/1.wav"])
@@ -375,7 +382,15 @@ def test_speech_commands_by_list(commands):
     assert "nothing says the text of its clips; give a table" in message(load, kind="text", data_dir=commands)
 
 
-@pytest.mark.parametrize("ending, place, line", [(".flac", "", "yes/{}.wav"), (".wav", "audio/", "yes/{}.wav\r")])
+LINES = [
+    (".flac", "", "yes/{}.wav"),
+    (".wav", "audio/", "yes/{}.wav\r"),
+    (".wav", "", "./yes/{}.wav "),
+    (".wav", "", "yes\\{}.wav"),
+]
+
+
+@pytest.mark.parametrize("ending, place, line", LINES)
 def test_speech_commands_converted_or_below_its_lists(tmp_path, ending, place, line):
     for word in ("yes", "no"):
         for number in range(4):
@@ -416,6 +431,31 @@ def test_librispeech(librispeech):
         "test": (["61-1-0000", "61-1-0001"], ["61", "61"], ["TEXT 0", "TEXT 1"]),
     }
     assert "nothing says the label of its clips" in message(load, data_dir=librispeech)
+
+
+def test_multilingual_librispeech(tmp_path):
+    for split, speaker in (("train", 19), ("dev", 84), ("test", 61)):
+        names = [f"{speaker}_1_{number:06d}" for number in range(2)]
+        for name in names:
+            write(tmp_path / split / "audio" / f"{speaker}/1" / f"{name}.flac")
+        (tmp_path / split / "transcripts.txt").write_text("".join(f"{name}\tTEXT\n" for name in names))
+    splits = load(kind="text", data_dir=tmp_path)
+    assert {name: {*split["speaker"][:]} for name, split in splits.items()} == {
+        "train": {"19"},
+        "validation": {"84"},
+        "test": {"61"},
+    }
+
+
+def test_own_transcripts_like_librispeechs(tmp_path):
+    for number in range(3):
+        write(tmp_path / f"talk{number}.wav")
+    (tmp_path / "my.TRANS.TXT").write_text("talk0\tTAB\n  talk1  BLANKS \ntalk2 x\ntalk3 no clip\n")
+    sentence = message(train, tmp_path, kind="text")
+    assert f"{tmp_path}/my.TRANS.TXT, talk3: there is a transcript, but no clip; mend it" in sentence
+    found = train(tmp_path, kind="text", on_bad_example="skip")
+    assert found["text"][:] == ["TAB", "BLANKS", "x"]
+    assert found["speaker"][:] == [None] * 3, "names that are not SPEAKER-CHAPTER-NUMBER say nothing of speakers"
 
 
 def test_clips_or_texts_of_one_name(librispeech):

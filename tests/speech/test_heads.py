@@ -23,8 +23,9 @@ from transformers import (
     set_seed,
 )
 
+import run_asr
 from common.speech.encoders import frames_in, freeze
-from common.speech.heads import PooledClassifier, RecurrentCtc, trained_processor
+from common.speech.heads import PooledClassifier, RecurrentCtc
 from tests.helpers import message
 from tests.speech.models import LENGTHS, SIZE, alone, batch_of, largest_difference, louder, make
 
@@ -325,4 +326,4 @@ def test_pipeline_for_recognition(ours, tmp_path):
     assert found["text"] == expected and len(expected) > 2
     args = SimpleNamespace(model=str(tmp_path), tokenizer_name=None, config_name=None, token=None, cache_dir=None)
     args.trust_remote_code, args.model_revision = False, "main"
-    assert trained_processor(args).tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert run_asr.trained_processor(args).tokenizer.get_vocab() == tokenizer.get_vocab()

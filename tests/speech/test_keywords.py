@@ -2,7 +2,7 @@
 
 import datasets
 
-from common.speech.keywords import task_classes, with_unknown
+from run_keyword import task_classes, with_unknown
 from tests.helpers import message
 
 
@@ -27,6 +27,15 @@ def test_other_words_are_unknown():
     assert message(with_unknown, labelled("a"), ["b"]) == (
         "the keywords 'b' are not among the classes of the data, 'a'"
     )
+
+
+def test_words_beside_unknown_ones():
+    """As of Speech Commands' training data and its archive for testing, where other words are `_unknown_` already."""
+    clips = labelled("yes", "no", "cat", "_unknown_", "_silence_")
+    found = task_classes(clips, keywords=[], usual=["yes", "no"])
+    assert words_of(found) == ["yes", "no", "_unknown_", "_unknown_", "_silence_"]
+    words = ["yes", "no", "_unknown_"]
+    assert words_of(task_classes(labelled(*words), keywords=[], usual=["yes", "no"])) == words
 
 
 def test_words_in_another_case():

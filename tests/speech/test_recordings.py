@@ -138,6 +138,8 @@ def test_dropped_classes_are_counted(tmp_path):
     assert splits.facts["train"]["skipped"] == {"class dropped (maybe)": 5}
     assert splits["train"].features["labels"].names == ["Yes", "no"]
     assert "there is no such class, only Yes, maybe, no" in message(load, data_dir=tmp_path, drop_labels=["never"])
+    path = write(tmp_path / "no" / "x.wav")
+    assert "only unknown" in message(load, test_file=[str(path)], phases="test", drop_labels=["never"])
 
 
 def test_test_data_without_truth(tmp_path):
@@ -181,6 +183,8 @@ def test_several_recordings_and_patterns(tmp_path):
     shutil.make_archive(str(tmp_path / "x"), "zip", tmp_path / "x")
     for given in ([a, f"{tmp_path}/t.csv"], [f"{tmp_path}/x.zip"] * 2, [str(tmp_path), a], [f"{tmp_path}/t.csv", a]):
         assert "cannot be read as one; put" in message(load, kind="text", test_file=given, phases="test")
+    address = message(load, kind="text", test_file=["https://a.b/c.wav"], phases="test")
+    assert "https://a.b/c.wav: no such file; fetch it first: only tables may be at addresses" in address
     missing = message(load, kind="text", test_file=[f"{tmp_path}/*.mp3"], phases="test")
     assert f"{tmp_path}/*.mp3: no file has such a name" in missing
 
@@ -315,6 +319,15 @@ def test_what_splits_share(tmp_path):
     heard = run()
     load(heard, train_file=[str(train)], validation_file=[str(train)], phases="train validation")
     assert "21 clips of validation (100%) are in train, too" in heard.warnings
+
+
+def test_copies_in_one_split_are_said(tmp_path):
+    """As the archive of RAVDESS that holds its folder twice."""
+    shutil.copytree(folder(tmp_path / "a", count=5), tmp_path / "b")
+    heard = run()
+    load(heard, train_file=[str(tmp_path)], phases="train")
+    said = "10 clips are copies of others, and count as often as they are there, such as"
+    assert [words for words in heard.warnings if words.startswith(said)]
 
 
 def test_what_is_done_before_the_split(tmp_path):

@@ -177,9 +177,25 @@ def test_parts_of_long_files(tmp_path):
         ({"start": 2.5}, (2.5, None)),
         ({"start_ms": 1000, "end_ms": 3500}, (1.0, 3.5)),
         ({"Start_Sec": 1, "duration_ms": 500}, (1.0, 1.5)),
+        ({"begin_time": 1, "end_time": 2}, (1.0, 2.0)),
+        ({"tmin": 1, "tmax": 2}, (1.0, 2.0)),
+        ({"onset": 1, "offset": 2}, (1.0, 2.0)),
     ):
         (tmp_path / "nemo.jsonl").write_text(json.dumps({"audio": "talk.wav", "text": "x", **row}))
         assert [(row["start"], row["end"]) for row in text(tmp_path / "nemo.jsonl")["train"]] == [part]
+
+
+def test_times_of_what_clips_were_cut_from(clips):
+    """Rows of AMI and GigaSpeech have sound of their own, and where in the meeting it was; in a table that is said."""
+    sound = {"bytes": write(clips / "a.wav", 3.0).read_bytes(), "path": "a.wav"}
+    rows = [{"audio": sound, "text": "x", "begin_time": 60.0 + i, "end_time": 63.0 + i} for i in range(2)]
+    datasets.Dataset.from_list(rows).to_parquet(clips / "ami.parquet")
+    heard = run()
+    found = text(clips / "ami.parquet", listener=heard)["train"]
+    assert found["seconds"][:] == [3.0] * 2 and found["end"][:] == [None] * 2
+    assert [words for words in heard.warnings if words.startswith("times are not used")]
+    path = table(clips / "t.csv", [{"path": "a.wav", "text": "x", "start": 60, "end": 63}])
+    assert "at 3.00 s; if these are times of what it was cut from, remove their columns" in message(text, path)
 
 
 def test_a_duration_without_a_start_is_only_the_length(clips):
@@ -240,13 +256,13 @@ def test_several_folders_like_lj_speechs(tmp_path):
         assert dict(zip(found["id"][:], found["text"][:])) == expected
 
 
-def test_a_table_with_bars_and_named_columns_is_not_taken_for_lj_speech(tmp_path):
-    for name in ("a", "b"):
-        write(tmp_path / f"{name}.wav")
-    table = tmp_path / "clips.csv"
-    table.write_text("audio|text|speaker\na.wav|first words|s1\nb.wav|more words|s2\n")
-    found = text(table)["train"]
-    assert found["text"][:] == ["first words", "more words"] and found["speaker"][:] == ["s1", "s2"]
+@pytest.mark.parametrize("columns", ["audio|text|speaker", "text|audio|speaker", "speaker|text|wav_filename"])
+def test_a_table_with_bars_and_named_columns_is_not_taken_for_lj_speech(tmp_path, columns):
+    cells = dict(zip(("audio", "wav_filename", "text", "speaker"), ("a.wav", "a.wav", "first words", "s1")))
+    write(tmp_path / "a.wav")
+    (tmp_path / "clips.csv").write_text(f"{columns}\n{'|'.join(map(cells.get, columns.split('|')))}\n")
+    found = text(tmp_path / "clips.csv")["train"]
+    assert found["text"][:] == ["first words"] and found["speaker"][:] == ["s1"]
 
 
 def common_voice(folder, names=("train", "dev", "test", "validated", "other")):
@@ -299,6 +315,12 @@ def test_what_is_no_path(clips, cell):
     assert "the path must be one text, not b'RIFF" in message(text, clips / "t.parquet")
 
 
+def test_rows_that_name_files_that_are_not_there(clips):
+    sound = {"bytes": None, "path": "elsewhere/a.wav"}
+    datasets.Dataset.from_dict({"audio": [sound], "text": ["x"]}).to_parquet(clips / "t.parquet")
+    assert f"{clips}/t.parquet, row 1: elsewhere/a.wav: no such file" in message(text, clips / "t.parquet")
+
+
 def test_rows_without_sound(clips):
     sound = {"bytes": (clips / "clips/a.wav").read_bytes()}
     for empty in (None, {"bytes": b""}):
@@ -314,6 +336,25 @@ def test_common_voice_with_its_validated_clips_alone(tmp_path):
     common_voice(tmp_path, ("validated", "other"))
     splits = load(kind="text", data_dir=tmp_path, phases="train", split="random")
     assert splits["train"]["speaker"][0].startswith("validated")
+
+
+def test_one_table_over_folders_of_splits(tmp_path):
+    rows = [{"file_name": f"{split}/{i}.wav", "text": "x"} for split in ("train", "dev", "test") for i in range(2)]
+    for row in rows[1:]:
+        write(tmp_path / row["file_name"])
+    path = table(tmp_path / "metadata.csv", rows)
+    splits = load(kind="text", data_dir=tmp_path, on_bad_example="skip")
+    expected = {
+        "train": ["train/1.wav"],
+        "validation": ["dev/0.wav", "dev/1.wav"],
+        "test": ["test/0.wav", "test/1.wav"],
+    }
+    assert {name: split["id"][:] for name, split in splits.items()} == expected
+    write(tmp_path / "more.wav")
+    table(path, [*rows[1:], {"file_name": "more.wav", "text": "x"}])
+    heard = run()
+    load(heard, kind="text", data_dir=tmp_path)
+    assert heard.notes == ["split at random (split_seed 42)"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -337,6 +378,21 @@ def test_audio_folder_with_metadata(tmp_path, ending):
     assert any("3 clips beside it have no row" in sentence for sentence in heard.warnings)
 
 
+@pytest.mark.parametrize(
+    "split, expected", [("train[1:]", "bc"), ("train[:1]+test[2:]", "ac"), ("train+test", "abcabc")]
+)
+def test_slices_of_splits(clips, split, expected):
+    contents = [{"bytes": (clips / "clips" / name).read_bytes(), "path": name} for name in TEXTS]
+    for name in ("train", "test"):
+        datasets.Dataset.from_dict({"audio": contents, "text": [*TEXTS.values()]}).to_parquet(
+            clips / f"hub/{name}.parquet"
+        )
+    found = load(kind="text", phases="train", dataset=str(clips / "hub"), train_split_name=split)["train"]
+    assert found["text"][:] == [TEXTS[f"{letter}.wav"] for letter in expected]
+    for row, letter in zip(found, expected):
+        assert (load_clip(row) == soundfile.read(clips / f"clips/{letter}.wav", dtype="float32")[0]).all()
+
+
 @pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("from_file", [True, False])
 def test_sound_in_the_data_set_stays_where_it_is(clips, typed, from_file):
@@ -347,7 +403,7 @@ def test_sound_in_the_data_set_stays_where_it_is(clips, typed, from_file):
     features["speaker_id"] = datasets.Value("int64")
     (clips / "hub").mkdir()
     dataset = datasets.Dataset.from_dict(rows, features=features)
-    dataset = dataset.cast_column("audio", datasets.Audio(decode=False)) if typed else dataset
+    dataset = dataset.cast_column("audio", datasets.Audio()) if typed else dataset
     dataset.to_parquet(clips / "hub/train.parquet")
     source = {"train_file": [str(clips / "hub/train.parquet")]} if from_file else {"dataset": str(clips / "hub")}
     found = load(phases="train", **source)["train"]

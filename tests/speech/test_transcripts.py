@@ -37,6 +37,9 @@ KEPT = Normalization(case="keep", punctuation="keep")
         ("\ufeffzero\u200bwidth\u00ad \u202bbidi\u202c a\u00a0b\u3000c\td\r\n", "ZEROWIDTH BIDI A B C D"),
         ("می‌خواهم؛ «کتاب» را، بله؟", "می‌خواهم کتاب را بله"),
         ("'' — ! …", ""),
+        ("\u200c \u200d", ""),
+        ("می\u200c رود", "می رود"),
+        ("\u0149 ｀a｀", "N A"),
         ("", ""),
     ],
 )
