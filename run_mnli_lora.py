@@ -189,8 +189,16 @@ def main(argv: list[str] | None = None) -> dict:
             trained_for, name = (adapters[0].id2label, adapters[0].name) if adapters else (classes_of(args), args.model)
             splits, classes = pairs.with_classes_of(splits, trained_for, name, args, CLASSES, run)
             run.describe(splits)
+        with run.phase("model"):
+            set_seed(args.training_args.seed)
+            tokenizer = load_tokenizer(args)
+            model = pairs.load_classifier(run, classes, tokenizer, preparation, training or bool(adapters))
+            structure, whole = structure_table(model), model.num_parameters()
+            model, layers = adapt(model, args, adapters)
+            if training:
+                run.extra["method"] = trained_and_stored(whole, model)
         with run.phase("preprocessing", together=True):
-            tokenizer, case = load_tokenizer(args), str.lower if args.lower_case else str
+            case = str.lower if args.lower_case else str
 
             def prepared(texts):  # what is done to texts before they are tokenised
                 return [case(text) for text in texts]
@@ -199,13 +207,6 @@ def main(argv: list[str] | None = None) -> dict:
                 return tokenizer(prepared(batch["premise"]), prepared(batch["hypothesis"]), **settings)
 
             inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, encode, preparation, args, run)
-        with run.phase("model"):
-            set_seed(args.training_args.seed)
-            model = pairs.load_classifier(run, classes, tokenizer, preparation, training or bool(adapters))
-            structure, whole = structure_table(model), model.num_parameters()
-            model, layers = adapt(model, args, adapters)
-            if training:
-                run.extra["method"] = trained_and_stored(whole, model, args.method)
         with run.phase("frozen part", together=True):
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}
             data, batches, prefix = frozen_states(model, layers, inputs, collator, args, run)
@@ -242,6 +243,8 @@ def read_and_check(args: MultiNliArguments) -> list[SavedAdapter]:
     if args.training_args.do_eval and args.dataset_config == "mnli":
         args.set("with --do_eval, matched and mismatched", do_predict=True)
     if is_adapter(args.model):
+        if args.weighted_adapters():
+            raise UserError(f"--model {args.model}: is an adapter itself; give its base, or leave out the other ones")
         args.adapter = args.model
         args.explicit.discard("model")
     adapters = [SavedAdapter.read(name, args) for name, _ in args.weighted_adapters()]

@@ -178,8 +178,8 @@ def main(argv: list[str] | None = None) -> dict:
     """Runs the script with the arguments `argv` (default: the command line); returns what results.json holds."""
     args = parse_arguments(PersianNliArguments, argv, **COMMAND_LINE)
     training = args.training_args.do_train
-    if "strategy" in args.explicit and not training:
-        raise UserError(f"--strategy {args.strategy} is for training; a trained model is used as it is: leave it out")
+    if not training and (odd := args.explicit & {"strategy", "head_learning_rate"}):
+        raise UserError(f"--{min(odd)} is for training; a trained model is used as it is: leave it out")
     if args.strategy != "prune_heads" and (odd := args.explicit & {"pruned_share", "pruned_layers", "pruning_seed"}):
         raise UserError(f"--{min(odd)} belongs to --strategy prune_heads, not to {args.strategy}")
     with start_run(args, task="persian-nli") as run:
@@ -190,17 +190,19 @@ def main(argv: list[str] | None = None) -> dict:
             splits = pairs.load_pairs(args, CLASSES, HUB)
             splits, classes = pairs.with_classes_of(splits, classes_of(args), args.model, args, CLASSES, run)
             run.describe(splits)
+        with run.phase("model"):
+            set_seed(args.training_args.seed)
+            tokenizer = load_tokenizer(args)
+            model = pairs.load_classifier(run, classes, tokenizer, preparation, training)
+            model.to(args.training_args.device)
         with run.phase("preprocessing", together=True):
-            tokenizer, prepared = load_tokenizer(args), preprocess(args)
+            prepared = preprocess(args)
 
             def encode(batch, **settings):  # what `map` does with a batch of pairs
                 return tokenizer(prepared(batch["premise"]), prepared(batch["hypothesis"]), **settings)
 
             inputs, collator, whole_lengths = pairs.tokenize(splits, tokenizer, encode, preparation, args, run)
-        with run.phase("model"):
-            set_seed(args.training_args.seed)
-            model = pairs.load_classifier(run, classes, tokenizer, preparation, training)
-            model.to(args.training_args.device)
+        with run.phase("strategy"):
             layers = adapt(model, args, inputs["train"], collator, run) if training else None
         with run.phase("frozen part", together=True):
             vectors = pairs.pooled_vectors("before", model, inputs, collator, run) if training else {}

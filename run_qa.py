@@ -118,9 +118,10 @@ from common.models import check_vocabulary, load_config, load_model, load_tokeni
 from common.results import published
 from common.run import start_run
 from common.text.answers import NoAnswerRule, draw_plots, error_cards, score_splits, usage_of, write_answers
+from common.text.layers import fit_to_model
 from common.text.spans import answers_of_questions, best_spans_of_windows
 from common.text.squad import hold_out, is_answerable, to_questions
-from common.text.windows import LABELS, PLACES, cut_splits, fit_to_model, right_padding
+from common.text.windows import LABELS, PLACES, cut_splits, right_padding
 from common.trainer import FinetuneTrainer
 
 
@@ -214,8 +215,10 @@ def load_questions(args: QuestionAnsweringArguments, run):
     def to_dataset(frame, split):
         questions, skipped = to_questions(frame, split, args.on_bad_example == "skip")
         used = min(args.max_train_samples or len(questions), len(questions))
-        wanted = min(used // 10, used if args.tuning_samples is None else args.tuning_samples)
+        wanted = used // 10 if args.tuning_samples is None else args.tuning_samples
         if split == "train" and wanted and tunes:
+            if wanted >= used:
+                raise UserError(f"--tuning_samples {wanted}: must be fewer than the {used:,} training questions")
             held, questions = hold_out(questions, wanted, args.sample_seed)
             tuning.append((held, frame.attrs["source"], len(questions)))
         return questions, skipped

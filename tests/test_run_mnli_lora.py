@@ -125,6 +125,12 @@ def test_flags_of_official_examples():
     assert (args.dataset, args.dataset_config, args.max_train_samples) == ("facebook/xnli", "de", None)
 
 
+def test_pairs_are_no_longer_than_the_model_takes(demo, tmp_path):
+    few = ["--max_train_samples", "8", "--max_eval_samples", "2", "--max_predict_samples", "2"]
+    results = short(demo, tmp_path, "--max_length", "600", "--pad_to_max_length", "--method", "full", *few)
+    assert any("512 tokens" in warning and "--max_length 600" in warning for warning in results["warnings"])
+
+
 # Adapters
 
 
@@ -270,9 +276,18 @@ def test_adapters_that_do_not_fit(adapter, demo, tmp_path, capsys):
         str(tmp_path / "o"),
     ]
     assert "leave out --lora_rank" in refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, "--lora_rank", "4")
+    twice = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, "--model", str(folder))
+    assert f"--model {folder}: is an adapter itself" in twice
     other = mnli_demo(tmp_path / "other", "bert-base")["model"]
     said = refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv, "--model", other)
     assert f"was trained on another base model ({demo['model']}) than --model {other}" in said
+
+
+def test_an_encoder_without_a_classifier_predicts_nothing(tiny_folder, tmp_path, capsys):
+    (tmp_path / "pairs.csv").write_text("premise,hypothesis\nIt rains.,It pours.\n")
+    argv = ["--model", str(tiny_folder("bert-base-uncased")), "--test_file", str(tmp_path / "pairs.csv")]
+    argv += ["--do_predict", "--use_cpu", "--output_dir", str(tmp_path / "o")]
+    assert "has no trained classification head" in refused(capsys, run_mnli_lora.main, "run_mnli_lora.py", *argv)
 
 
 def test_the_card_of_an_adapter_has_whatever_names_classes_have(demo, tmp_path):

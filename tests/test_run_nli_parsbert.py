@@ -230,7 +230,8 @@ def test_rates_and_weights_reach_the_optimizer_and_the_loss(demo, tmp_path):
         (["--max_length", "4"], "leaves no room"),
         (["--label_order", "a,,b"], "--label_order a,,b"),
         (["--language", "en"], "this script is for Persian"),
-        (["--do_eval", "--strategy", "full"], "--strategy full is for training"),
+        (["--do_eval", "--strategy", "full"], "--strategy is for training"),
+        (["--do_eval", "--head_learning_rate", "1"], "--head_learning_rate is for training"),
         (["--metric_for_best_model", "recal"], "not one of loss, accuracy"),
     ],
 )

@@ -252,6 +252,11 @@ def test_without_unanswerable_questions_there_is_always_an_answer(demo, tmp_path
     assert config["question_answering"] == {"allow_null": False, "null_threshold": 0.0, **windows}
 
 
+def test_as_many_questions_as_the_user_wants_are_held_out(demo, tmp_path):
+    _, results = short(demo, tmp_path, "--tuning_samples", "30")
+    assert results["data"]["splits"]["tuning"]["examples"] >= 30
+
+
 def test_one_text_with_many_questions_trains_with_a_warning(demo, tmp_path):
     squad = read(Path(demo["train_file"]))
     text = " ".join(p["context"] for p in squad["data"][0]["paragraphs"])
@@ -383,6 +388,7 @@ def test_refusals(demo, tmp_path, capsys):
     assert "null_threshold" in refused("--null_threshold", "often")
     assert "null_threshold" in refused("--null_threshold", "nan")
     assert "leave one of them out" in refused("--null_threshold", "1", "--tuning_samples", "5")
+    assert "--tuning_samples 2400: must be fewer than the 2,400" in refused("--tuning_samples", "2400")
     assert "--n_best_size 1001: must be from 1 to 1000" in refused("--n_best_size", "1001")
     assert "--stride" in refused("--stride", "-1")
     assert "--max_answer_length" in refused("--max_answer_length", "0")

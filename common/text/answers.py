@@ -34,7 +34,7 @@ def answer(question: str, context: str) -> str:
         scores = model(**{{name: windows[name] for name in tokenizer.model_input_names}})
     null, best, found = float("inf"), -1e9, ""
     for i, (start, end) in enumerate(zip(scores.start_logits, scores.end_logits)):
-        at = windows["input_ids"][i].tolist().index(tokenizer.cls_token_id)
+        at = (windows["input_ids"][i] == {cls}).int().argmax()  # the token that means "no answer"
         null = min(null, float(start[at] + end[at]))
         inside = torch.tensor([part == {part} for part in windows.sequence_ids(i)])
         allowed = (inside[:, None] & inside).triu().tril({max_answer_length} - 1)
@@ -66,6 +66,8 @@ class NoAnswerRule:
         self.threshold, self.tunes = 0.0, False
         if not self.allow_null:
             self.chosen_by = "not used: there is always an answer"
+            if args.null_threshold != "auto":
+                warn("--null_threshold has no effect: the model is to answer always; add --version_2_with_negative")
         elif args.null_threshold != "auto":
             self.threshold, self.chosen_by = float(args.null_threshold), "given by --null_threshold"
         elif "tuning" in questions:
@@ -148,6 +150,7 @@ def usage_of(args, rule: NoAnswerRule, tokenizer, max_length: int) -> str:
         settings = {"order": 'context, question, truncation="only_first"', "part": 0}
     settings |= {"stride": args.stride, "max_answer_length": args.max_answer_length, "max_length": max_length}
     settings |= {"threshold": rule.threshold if rule.allow_null else 1e9}
+    settings["cls"] = -1 if tokenizer.cls_token_id is None else tokenizer.cls_token_id  # none: the first token
     settings |= {"model": args.training_args.output_dir if args.training_args.do_train else args.model}
     return USAGE.format(**settings)
 

@@ -9,29 +9,24 @@ import hashlib
 import json
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import peft
 import torch
 from huggingface_hub import snapshot_download
-from peft import (
-    LoraConfig,
-    PeftConfig,
-    PeftModelForSequenceClassification,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
 from safetensors.torch import load_file
 from transformers.pytorch_utils import Conv1D
 
 from common.errors import UserError, said_by, write_json
-from common.hub import commit_of, fetching
+from common.hub import fetching, resolved
 from common.models import count_parameters
 from common.text.arguments import LoraArguments
 from common.text.pruning import measure
 
 FACTS = "adapter_facts.json"
 QUERY_AND_VALUE = (("query", "value"), ("q_lin", "v_lin"), ("query_proj", "value_proj"), ("q_proj", "v_proj"))
+QUERY_AND_VALUE += (("q", "v"),)  # T5, MPNet
 # What an adapter is made of: flag -> its name in peft's configuration.
 SETTINGS = {"lora_rank": "r", "lora_bias": "bias"}
 SETTINGS |= {name: name for name in ("lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora")}
@@ -58,7 +53,7 @@ def add_lora(model, args: LoraArguments):
     found = (list(pair) for pair in QUERY_AND_VALUE if short >= {*pair})
     targets = args.target_modules or next(found, None)  # None: peft's own for this family
     pooler = ["pooler"] if getattr(model.base_model, "pooler", None) is not None else []
-    config = LoraConfig(
+    config = peft.LoraConfig(
         task_type="SEQ_CLS",
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or (8 if args.use_rslora else args.lora_rank),
@@ -89,7 +84,7 @@ def _wrapped(model, config, *, trainable: bool):
     return adapted if trainable else adapted.requires_grad_(False).eval()
 
 
-class AdaptedClassifier(PeftModelForSequenceClassification):
+class AdaptedClassifier(peft.PeftModelForSequenceClassification):
     """Every save of it, the Trainer's checkpoints too, has the facts."""
 
     def save_pretrained(self, save_directory, is_main_process=True, **kwargs):
@@ -125,20 +120,21 @@ class SavedAdapter:
         """From a folder or the hub; raises `UserError` where it is no LoRA adapter in safetensors."""
         folder = Path(name)
         if not folder.is_dir():
-            hub = {"revision": commit_of("model", name, None, args.token), "token": args.token}
+            hub = {"revision": resolved("model", name, None, args.token)[1], "token": args.token}
             with fetching("model", name):
                 folder = Path(snapshot_download(name, allow_patterns="adapter_*", cache_dir=args.cache_dir, **hub))
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             if not (folder / file).is_file():
                 raise UserError(f"{name}: has no {file}; a whole model is given as --model, an adapter in safetensors")
         try:
-            config, weights = PeftConfig.from_pretrained(str(folder)), load_file(folder / "adapter_model.safetensors")
+            config = peft.PeftConfig.from_pretrained(str(folder))
+            weights = load_file(folder / "adapter_model.safetensors")
             file = folder / FACTS
             facts = json.loads(file.read_text("utf-8")) if file.is_file() else {"classes": []}
             facts["classes"] = [*map(str, facts["classes"])]
         except Exception as error:  # whatever damaged files make the libraries raise
             raise UserError(f"{name}: this adapter cannot be read: {said_by(error)}") from error
-        if not isinstance(config, LoraConfig):
+        if config.peft_type != "LORA":
             raise UserError(f"{name}: is an adapter of another kind ({config.peft_type.value}); only LoRA is supported")
         return cls(name, config, weights, facts)
 
@@ -148,7 +144,9 @@ class SavedAdapter:
         if self.facts["classes"]:
             return dict(enumerate(self.facts["classes"]))
         whole = [w for name, w in self.weights.items() if ".lora_" not in name and name.endswith("weight")]
-        return {i: f"LABEL_{i}" for i in range(min((len(weight) for weight in whole), default=0))}
+        if not whole:  # stock peft does not know what the classifiers of BART and T5 are called
+            raise UserError(f"{self.name}: has no trained classifier; merge it where it was trained")
+        return {i: f"LABEL_{i}" for i in range(min(map(len, whole)))}
 
     @property
     def settings(self) -> dict:
@@ -158,11 +156,6 @@ class SavedAdapter:
         base = self.config.base_model_name_or_path
         return {**own, "model": base} if base else own
 
-    @property
-    def scaling(self) -> float:
-        """How many times the product of its two matrices counts."""
-        return self.config.lora_alpha / (math.sqrt(self.config.r) if self.config.use_rslora else self.config.r)
-
     def apply(self, model, *, trainable: bool):
         """`model`, a plain one, with this adapter: a `PeftModel`, to train on or frozen and in eval mode.
 
@@ -171,7 +164,7 @@ class SavedAdapter:
         base, head = fingerprint(model), tuple(f"base_model.model.{name}." for name in _head(model))
         trained_on = self.config.base_model_name_or_path or "a model without name"
         adapted = _wrapped(model, self.config, trainable=trainable)
-        own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        own = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
         shapes = [{(name, weight.shape) for name, weight in weights.items()} for weights in (self.weights, own)]
         wrong = {name for name, _ in shapes[0] ^ shapes[1]}
         if self.facts.get("base", base) != base or any(not name.startswith(head) for name in wrong):
@@ -180,7 +173,7 @@ class SavedAdapter:
         if wrong:
             what = "a classifier for other classes" if wrong & {*self.weights} else "no trained classifier"
             raise UserError(f"{self.name}: has {what}; merge it (--merge) where it was trained, and train that model")
-        set_peft_model_state_dict(adapted, self.weights)
+        peft.set_peft_model_state_dict(adapted, self.weights)
         return adapted
 
 
@@ -192,35 +185,35 @@ def combine(model, adapters: list[SavedAdapter], weights: list[float], *, traina
 
     Raises `UserError` for what `SavedAdapter.apply` refuses, and for adapters that do not add up.
     """
-    first, parts = adapters[0], {}
+    first, parts, configs = adapters[0], {}, [saved.config for saved in adapters]
+    scalings = [one.lora_alpha / (math.sqrt(one.r) if one.use_rslora else one.r) for one in configs]
     for saved in adapters:
         config, kind = saved.config, (saved.id2label, saved.weights.keys(), saved.facts.get("base"))
-        if config.use_dora or config.rank_pattern or config.alpha_pattern or config.bias != "none":
+        changes_base = str(config.init_lora_weights).startswith(("pissa", "olora", "corda", "loftq"))
+        if config.use_dora or config.rank_pattern or config.alpha_pattern or config.bias != "none" or changes_base:
             raise UserError(f"{saved.name}: is no plain product of two matrices and cannot be added; merge it instead")
         if kind != (first.id2label, first.weights.keys(), first.facts.get("base")):
             raise UserError(f"{saved.name}: has other classes or modules or another base model than {first.name}")
     for name in first.weights:
         tensors = [saved.weights[name] for saved in adapters]
         if ".lora_A." in name:
-            scaled = [w * s.scaling * tensor for w, s, tensor in zip(weights, adapters, tensors)]
+            scaled = [weight * times * tensor for weight, times, tensor in zip(weights, scalings, tensors)]
             parts[name] = torch.cat(scaled, dim=0)
         elif ".lora_B." in name:
             parts[name] = torch.cat(tensors, dim=1)
         else:
             parts[name] = sum(weight * tensor for weight, tensor in zip(weights, tensors)) / sum(weights)
-    rank = sum(saved.config.r for saved in adapters)
-    same = {name: getattr(first.config, name) for name in ("task_type", "target_modules", "modules_to_save")}
-    config = LoraConfig(r=rank, lora_alpha=rank, **same)
+    rank = sum(one.r for one in configs)
+    config = replace(first.config, r=rank, lora_alpha=rank, lora_dropout=0.0, use_rslora=False)
     together = SavedAdapter(" + ".join(saved.name for saved in adapters), config, parts, first.facts)
     return together.apply(model, trainable=trainable)
 
 
-def trained_and_stored(whole: int, model, method: str) -> dict:
+def trained_and_stored(whole: int, model) -> dict:
     """Facts for the results: what a method trains and stores; `whole`: parameters before, all of them trainable."""
     counts = count_parameters(model)
     own, shared = (sum(p.nbytes for p in model.parameters() if p.requires_grad == kind) for kind in (True, False))
     return {
-        "method": method,
         "parameters": counts["total"],
         "trainable parameters": counts["trainable"],
         "trainable share": counts["trainable"] / counts["total"],

@@ -19,12 +19,13 @@ from common.cache import shared_map
 from common.classification import Predictions, score_predictions, write_classes
 from common.data import load_splits
 from common.errors import UserError
-from common.files import all_different, require_columns, without_bad
-from common.labels import align_with_checkpoint, canonical, class_names_of, encode_labels, in_order, listed
+from common.files import all_different, listed, require_columns, without_bad
+from common.labels import align_with_checkpoint, all_canonical, class_names_of, encode_labels, in_order
 from common.models import check_vocabulary, evaluating, load_model
 from common.report import plots
 from common.results import published as reference
 from common.text.arguments import PairArguments
+from common.text.layers import fit_to_model
 from common.text.pruning import load_pruned
 
 # Where the parts of a pair are found by themselves, GLUE's too: the first name that is there, compared without case.
@@ -144,14 +145,14 @@ def text_problem(name: str, text: object) -> tuple[str, str] | None:
 def with_classes_of(splits, trained_for: Mapping[int, str] | None, checkpoint: str, args, known, run) -> tuple:
     """(the splits with labels counted as the checkpoint counts them, names of the classes in the order of the logits).
 
-    `trained_for`: the checkpoint's classes; None: it is no trained classifier. Raises `UserError` where it does not say
-    what they are, nor `--label_order`, or where they are not the data's and it will not be trained.
+    `trained_for`: the checkpoint's classes; None: it is no trained classifier, which is refused later where it is not
+    trained. Raises `UserError` where nobody says what they are, or they are not the data's and nothing is trained.
     """
     training, settings = args.training_args.do_train, {"known": known, "label_order": args.order}
     splits = align_with_checkpoint(splits, trained_for, checkpoint, training=training, **settings)
     labelled = (split.features["labels"].names for split in splits.values() if "labels" in split.features)
-    names = next(labelled, None) or class_names_of(trained_for, checkpoint, [], **settings)
-    own = [canonical(name, known) for name in (trained_for or {}).values()]
+    names = next(labelled, None) or class_names_of(trained_for or {0: "unknown"}, checkpoint, [], **settings)
+    own = all_canonical((trained_for or {}).values(), known)
     if own and not own[0].startswith("LABEL_") and not {*names} <= {*own}:
         run.warn(f"{checkpoint} was trained for the classes {listed(own)}; it is trained on for {listed(names)}")
     return splits, names
@@ -166,7 +167,7 @@ def tokenize(splits, tokenizer, encode: Callable, preparation: dict, args, run) 
     `encode`: the script's call of the tokenizer, (batch, **how to cut); `preparation` says the same, for the cache.
     Returns (split -> what the model takes, `length` and `labels`; collator; split -> lengths before cutting, int [N]).
     """
-    max_length, specials = min(args.max_length, tokenizer.model_max_length), tokenizer.num_special_tokens_to_add(True)
+    max_length, specials = args.max_length, tokenizer.num_special_tokens_to_add(True)
     if max_length < specials + 2:
         raise UserError(f"--max_length {max_length} leaves no room for two texts beside {specials} special tokens")
 
@@ -204,11 +205,12 @@ def tokenize(splits, tokenizer, encode: Callable, preparation: dict, args, run) 
 
 
 def load_classifier(run, classes: Sequence[str], tokenizer, preparation: dict, training: bool):
-    """The model of `--model`, perhaps a pruned one, for these classes; it remembers how texts are prepared."""
+    """The model of `--model`, perhaps pruned, for these classes, with its `preparation`; may limit `--max_length`."""
     settings = {"configured": {"preparation": preparation, "pad_token_id": tokenizer.pad_token_id}}
     settings |= {"head": "classification", "training": training, "classes": classes, "loader": load_pruned}
     model = load_model(AutoModelForSequenceClassification, run, **settings)
     check_vocabulary(model, tokenizer, run.args)
+    run.args.max_length = fit_to_model(tokenizer, model, run.args.max_length, run.warn)
     return model
 
 

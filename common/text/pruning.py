@@ -71,8 +71,6 @@ def prune(model, heads: dict[int, list[int]]) -> None:
 def load_pruned(auto_class, name: str, *, config=None, output_loading_info: bool = False, **settings):
     """`auto_class.from_pretrained(name, **settings)` that also loads a pruned model, from a folder or the hub.
 
-        model = load_pruned(AutoModelForSequenceClassification, "outputs/nli-pruned")
-
     The model's `new_weights` are the names of those that the checkpoint lacks.
     """
     config = config or AutoConfig.from_pretrained(name)

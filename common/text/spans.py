@@ -76,13 +76,8 @@ class Answers:
                 entries = sorted([(null, "", None), *entries], key=lambda entry: -entry[0])
             shares = np.exp([score - entries[0][0] for score, *_ in entries])
             shares = (shares / shares.sum()).tolist()
-            yield (
-                identity,
-                [
-                    {"text": text, "probability": share, "score": score, "start": start}
-                    for (score, text, start), share in zip(entries, shares)
-                ],
-            )
+            pairs = zip(entries, shares)
+            yield identity, [{"text": t, "probability": p, "score": s, "start": at} for (s, t, at), p in pairs]
 
 
 def answers_of_questions(windows: Dataset, spans: tuple[np.ndarray, ...], n_best: int) -> Answers:

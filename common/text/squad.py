@@ -21,8 +21,8 @@ ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
 def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Dataset, dict[str, int]]:
     """Questions of rows (nested SQuAD articles, or flat with the hub's columns), and reason -> how many were skipped.
 
-    A row has id, question, context and answers {text: [...], answer_start: [...]}; of test questions only if each of
-    them has answers (an empty list: unanswerable). `skip_bad`: leave bad examples out and count them.
+    A row has id, question, context and answers {text: [...], answer_start: [...]}, empty lists where it has none; test
+    questions may all come without them. `skip_bad`: leave bad examples out and count them.
 
     Raises:
         UserError: naming file, row (the article of a nested file) and question for whatever is wrong.
@@ -32,7 +32,7 @@ def to_questions(frame: pd.DataFrame, split: str, skip_bad: bool) -> tuple[Datas
     rows = rows.reindex(columns=[*COLUMNS, "is_impossible"]).astype(object)
     answers = [_spans(_written_out(cell)) for cell in rows["answers"]]
     rows["answers"] = pd.Series(answers, index=rows.index, dtype=object)
-    truth = split != "test" or all(answers is not None for answers in rows["answers"])
+    truth = split != "test" or any(answers is not None for answers in rows["answers"])
     problems, seen = {}, set()
     for i, row in enumerate(rows.itertuples(index=False)):
         if reason := _problem(row, seen, truth):
@@ -83,14 +83,12 @@ def _spans(answers: object) -> list[tuple[str, int]] | str | None:
     """(text, first character) of each answer, or what is wrong, in words; None where there are none."""
     if answers is None or answers != answers:
         return None
-    try:
+    with contextlib.suppress(KeyError, TypeError, IndexError):
         if isinstance(answers, list):
             return [(answer["text"], answer["answer_start"]) for answer in answers]
         texts, starts = answers["text"], answers["answer_start"]
         if isinstance(texts, list) and len(texts) == len(starts):
             return list(zip(texts, starts))
-    except (KeyError, TypeError, IndexError):
-        pass
     form = '{"text": ["..."], "answer_start": [0]}'
     return f"'answers' must be like {form}, it is {answers!r:.100}; save the rows as json or parquet"
 
@@ -114,14 +112,14 @@ def _problem(row, seen: set[str], truth: bool) -> tuple[str, str] | None:
         if not isinstance(text, str) or not is_number:
             wrong = f"answer text and answer_start must be text and a whole number, not {text!r:.60}, {start!r:.60}"
             return "answer of a wrong type", wrong
-        if not VISIBLE.search(text):
-            continue  # no answer
-        if str(row.is_impossible).casefold() in ("true", "1", "1.0"):  # a cell of a csv is text
-            return "contradiction", f"is_impossible is true but there is the answer {text!r:.60}"
         start = int(start)  # pandas writes 84 as 84.0 where other rows have none
-        if start < 0 or not row.context.startswith(text, start):
+        if VISIBLE.search(text) and (start < 0 or not row.context.startswith(text, start)):
             wrong = f"the answer {text!r:.60} does not stand at answer_start {start} of its context"
             return "answer_start does not match", wrong
+    there = next((f"the answer {text!r:.60}" for text, _ in row.answers if VISIBLE.search(text)), "no answer")
+    says = str(row.is_impossible).casefold()  # a cell of a csv is text
+    if says in (("false", "0", "0.0") if there == "no answer" else ("true", "1", "1.0")):
+        return "contradiction", f"is_impossible is {says} but there is {there}"
     return None
 
 

@@ -1,15 +1,13 @@
-"""Question and context as windows of tokens that overlap, as in the official examples: cut, labelled, made to fit."""
+"""Question and context as windows of tokens that overlap, as in the official examples: cut and labelled."""
 
 import copy
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from torch.nn import Embedding
 
 from common.cache import shared_map
 from common.data import fingerprint
@@ -87,8 +85,9 @@ def cut_splits(splits, tokenizer, args, max_length: int, run) -> dict[str, Datas
     A row is what a batch needs; `column` reads the others. What became of the questions is said in the splits' facts.
 
     Raises:
-        UserError: a question is too long, and not --on_bad_example skip.
+        UserError: a question is too long, or the tokenizer does not say where its tokens stand.
     """
+    _require_offsets(tokenizer)
     windows, specials = {}, tokenizer.num_special_tokens_to_add(pair=True)
     for name, questions in splits.items():
         facts = splits.facts[name]
@@ -137,12 +136,7 @@ def column(windows: Dataset, name: str) -> np.ndarray:
     return windows.data.column(name).to_numpy()
 
 
-def fit_to_model(tokenizer, model, max_length: int, warn: Callable[[str], None]) -> int:
-    """How long windows may be; makes the tokenizer give no token types that the model does not have.
-
-    Raises:
-        UserError: the tokenizer does not say where its tokens stand.
-    """
+def _require_offsets(tokenizer) -> None:
     for text in (PROBE, *PROBE.split()):
         offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         covered = {at for first, last in offsets for at in range(first, last)}
@@ -151,18 +145,6 @@ def fit_to_model(tokenizer, model, max_length: int, warn: Callable[[str], None])
                 f"{tokenizer.name_or_path}: the tokenizer does not say rightly where its tokens stand (of {text!r} it "
                 f"loses {lost[0]!r}), so answers would lose letters; give another --tokenizer_name or --model"
             )
-    tables = {path.rpartition(".")[2]: part for path, part in model.named_modules() if isinstance(part, Embedding)}
-    longest = tokenizer.model_max_length
-    if (positions := tables.get("position_embeddings")) is not None:
-        used = 0 if positions.padding_idx is None else positions.padding_idx + 1  # RoBERTa's begin behind the padding
-        longest = min(longest, positions.num_embeddings - used)
-    if longest < max_length:
-        warn(f"windows have {longest} tokens, the most that this model takes, not --max_length {max_length}")
-    types = tables.get("token_type_embeddings")
-    if "token_type_ids" in tokenizer.model_input_names and types is not None and types.num_embeddings < 2:
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-        warn("the tokenizer gives token types that this model does not have; they are left out")
-    return min(longest, max_length)
 
 
 def right_padding(tokenizer):

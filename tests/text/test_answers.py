@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from common.text.answers import NoAnswerRule, score_splits, sweep_of, write_answers
+from common.text.answers import NoAnswerRule, score_splits, sweep_of, usage_of, write_answers
 from common.text.spans import NO_SPAN, Answers
 from tests.helpers import read, rows_of
 from tests.official_squad import score
@@ -73,6 +73,8 @@ def test_later_the_model_decides_and_never_the_truth():
             assert rule.settings() == stored and not warned
             assert rule_of(arguments(False, "2.5", True), stored, **splits)[0].settings()["null_threshold"] == 2.5
             assert rule_of(arguments(False, negative=True), stored, **splits)[0].allow_null
+            said = rule_of(arguments(False, "2.5"), stored, **splits)[1]
+            assert stored["allow_null"] or "--null_threshold has no effect" in said[0]
         rule, (warning,) = rule_of(arguments(False), **splits)
         assert rule.allow_null and rule.threshold == 0 and "--null_threshold" in warning
 
@@ -162,3 +164,19 @@ def test_the_files_are_what_the_official_scorer_takes(tmp_path, allowed):
     write_answers(tmp_path, "", rule, questions.remove_columns("answers"), answers)
     assert {(row["truth"], row["exact"], row["f1"]) for row in rows_of(tmp_path / "predictions.csv")} == {("", "", "")}
     assert (tmp_path / "predictions.json").read_bytes() == (tmp_path / "test_predictions.json").read_bytes()
+
+
+@pytest.mark.parametrize("cls", [True, False])
+def test_the_code_of_the_card_runs_where_a_tokenizer_has_no_cls_token(tiny_folder, tiny_tokenizer, tmp_path, cls):
+    from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedTokenizerFast
+
+    backend, named = tiny_tokenizer("roberta-base").backend_tokenizer, {"cls_token": "<s>"} if cls else {}  # T5, GPT-2
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", **named)
+    config = AutoConfig.from_pretrained(tiny_folder("roberta-base"))
+    for part in (AutoModelForQuestionAnswering.from_config(config), tokenizer):
+        part.save_pretrained(tmp_path)
+    args = arguments(False)
+    args.stride, args.max_answer_length, args.model = 4, 30, str(tmp_path)
+    rule, found = SimpleNamespace(allow_null=True, threshold=1e9), {}
+    exec(usage_of(args, rule, tokenizer, 24), found)
+    assert found["answer"]("what?", CONTEXT) in CONTEXT

@@ -122,7 +122,7 @@ def test_parameters_of_roberta_large():
         assert whole == {"total": 355_362_819, "trainable": 355_362_819}
         model = add_lora(model, LoraArguments())
     assert count_parameters(model) == {"total": 359_561_222, "trainable": 4_198_403}
-    facts = trained_and_stored(whole["total"], model, "lora")
+    facts = trained_and_stored(whole["total"], model)
     assert facts["trainable share"] == pytest.approx(0.011676, abs=1e-6)
     assert facts["bytes for 100 tasks"] == 4 * (355_362_819 + 100 * 4_198_403)
     assert facts["bytes for 100 tasks, all of it trained"] == 400 * 355_362_819
@@ -140,6 +140,7 @@ def test_what_is_trained(family):
     last = {name.rpartition(".")[2] for name in updated(adapted)}
     assert last == ({"q_lin", "v_lin"} if family == "distilbert" else {"query", "value"})
     assert len(updated(adapted)) == 2 * 4
+    assert {name.rpartition(".")[2] for name in updated(trained(tiny_model("mpnet")))} == {"q", "v"}
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert"])
@@ -211,6 +212,15 @@ def test_adapters_of_stock_peft_have_no_names(tmp_path):
     torch.testing.assert_close(logits_of(again, batch), logits_of(adapted, batch), rtol=0, atol=1e-5)
 
 
+def test_an_adapter_whose_classifier_was_not_saved_is_refused(tmp_path):
+    """As stock peft's of BART and T5, whose head has another name: a random one would take its place."""
+    saved(trained(fresh("bert")), tmp_path)
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({name: w for name, w in weights.items() if ".lora_" in name}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / FACTS).unlink()
+    assert "has no trained classifier" in message(lambda: SavedAdapter.read(str(tmp_path), ARGS).id2label)
+
+
 def test_saving_asks_nobody(tmp_path, monkeypatch):
     import socket
 
@@ -256,8 +266,9 @@ def test_folders_that_are_no_adapter(tmp_path):
     saved(trained(fresh("bert")), tmp_path / "a")
     config = tmp_path / "a" / "adapter_config.json"
     good = config.read_text()
-    config.write_text(json.dumps(json.loads(good) | {"peft_type": "IA3"}))
-    assert "another kind (IA3)" in read(tmp_path / "a")
+    for kind in ("IA3", "ADALORA"):
+        config.write_text(json.dumps(json.loads(good) | {"peft_type": kind, "total_step": 9}))
+        assert f"another kind ({kind})" in read(tmp_path / "a")
     config.write_text("{")
     assert "cannot be read" in read(tmp_path / "a")
     config.write_text(good)
@@ -304,6 +315,13 @@ def test_a_sum_is_an_adapter_like_any_other(tmp_path, three):
     torch.testing.assert_close(logits_of(again, batch), logits_of(together, batch), rtol=0, atol=1e-5)
 
 
+def test_a_sum_has_updates_where_its_adapters_have(tmp_path):
+    config = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], layers_to_transform=[0])
+    adapter = saved(peft.get_peft_model(fresh("bert"), config), tmp_path)
+    together = combine(fresh("bert"), [adapter, adapter], [0.5, 0.5], trainable=False)
+    assert updated(together) == {"bert.encoder.layer.0.attention.self.query"}
+
+
 def test_adapters_that_do_not_add_up(tmp_path, three):
     def refused(adapted) -> str:
         other = saved(adapted, tmp_path / "other")
@@ -314,6 +332,9 @@ def test_adapters_that_do_not_add_up(tmp_path, three):
     assert "has other classes or modules" in refused(trained(model))
     assert "has other classes or modules" in refused(trained(fresh("bert"), target_modules=["key", "value"]))
     assert "no plain product of two matrices" in refused(trained(fresh("bert"), use_dora=True))
+    changed = trained(fresh("bert"))
+    changed.peft_config["default"].init_lora_weights = "pissa"  # the base lost what the update had at its start
+    assert "no plain product of two matrices" in refused(changed)
     assert "another base model" in refused(trained(tiny_model("bert", seed=7, id2label=dict(enumerate(CLASSES)))))
 
 

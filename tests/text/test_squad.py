@@ -191,7 +191,7 @@ def test_real_files_give_what_their_readme_counts(shared_data, name):
 
 @pytest.mark.parametrize("ending", ["json", "flat.json", "jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("some", [True, False])
-def test_answers_that_not_all_questions_have_are_left_aside(tmp_path, ending, some):
+def test_test_questions_have_answers_all_or_none(tmp_path, ending, some):
     content, rows = nested(with_answers=some), hub_rows()
     if some:
         del content["data"][0]["paragraphs"][0]["qas"][1]["answers"]
@@ -199,11 +199,13 @@ def test_answers_that_not_all_questions_have_are_left_aside(tmp_path, ending, so
     else:
         rows = [{k: v for k, v in row.items() if k != "answers"} for row in rows]
     path = saved(tmp_path / f"some.{ending}", content if ending == "json" else rows)
-    found, _ = read_questions(path, split="test")
-    assert found.column_names == ["id", "question", "context"] and {*found["id"]} == {e[0] for e in EXAMPLES}
-    sentence = message(read_questions, path)
-    assert str(path) in sentence and "'answers'" in sentence
-    assert ("question 'a2'" in sentence) == some
+    for split in ("validation", "test") if some else ("validation",):
+        sentence = message(read_questions, path, split=split)
+        assert str(path) in sentence and "'answers'" in sentence
+        assert ("question 'a2'" in sentence) == some
+    if not some:
+        found, _ = read_questions(path, split="test")
+        assert found.column_names == ["id", "question", "context"] and {*found["id"]} == {e[0] for e in EXAMPLES}
 
 
 # Bad examples
@@ -232,6 +234,8 @@ BAD_ROWS = {  # what is wrong -> (row, reason that is counted, what the sentence
     "a blank id": (bad(id=" "), "no id", ["no id"]),
     "impossible, as a csv has it": (bad(is_impossible="TRUE"), "contradiction", ["is_impossible", "'Karun'"]),
     "impossible, as a number": (bad(is_impossible=1.0), "contradiction", ["is_impossible", "'Karun'"]),
+    "possible, not yet annotated": ({**answers([], []), "is_impossible": False}, "contradiction", ["but there is no"]),
+    "possible, with blanks": ({**answers([" "], [0]), "is_impossible": "0"}, "contradiction", ["is_impossible is 0"]),
     "an empty text within quotes": (bad(answers='""'), FORM, ["'answers' must be", "''"]),
     "a set": (bad(answers="set()"), FORM, ["'answers' must be", "set()"]),
     "a blank question": (bad(question=" \n\u00a0"), "empty question", ["question is empty"]),

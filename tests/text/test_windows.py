@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 from common.data import Splits
+from common.text.layers import fit_to_model
 from common.text.squad import to_questions
-from common.text.windows import LABELS, column, cut_batch, cut_splits, fit_to_model, right_padding
+from common.text.windows import LABELS, column, cut_batch, cut_splits, right_padding
 from tests.conftest import ARCHITECTURES, TEXTS
 from tests.helpers import message
 
@@ -280,7 +282,7 @@ def test_rows_have_what_a_batch_needs_and_batches_are_padded_on_the_right(load, 
     )
 
 
-# The model that windows are for
+# The model that inputs are for
 
 
 def model_of(architecture: str, folder, **config):
@@ -289,7 +291,7 @@ def model_of(architecture: str, folder, **config):
     return AutoModel.from_config(AutoConfig.from_pretrained(folder, **config))
 
 
-def test_windows_are_no_longer_than_the_position_table(load, tiny_folder):
+def test_inputs_are_no_longer_than_the_position_table(load, tiny_folder):
     for family, taken in (("bert-base-uncased", 40), ("roberta-base", 39)):  # RoBERTa's begin behind the padding, 0
         tokenizer, warned = load(family, model_max_length=int(1e30)), []
         model = model_of(family, tiny_folder(family), max_position_embeddings=40)
@@ -302,6 +304,20 @@ def test_windows_are_no_longer_than_the_position_table(load, tiny_folder):
         model(**tokenizer("a " * taken, return_tensors="pt", truncation=True, max_length=taken))
 
 
+@pytest.mark.parametrize("family", ["bart", "gpt2", "roformer", "opt"])
+def test_the_position_table_is_found_in_every_family(load, family):
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"vocab_size": 90, "hidden_size": 32, "max_position_embeddings": 40, "num_hidden_layers": 1}
+    sizes |= {"d_model": 32, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "num_attention_heads": 4}
+    model, warned = AutoModel.from_config(AutoConfig.for_model(family, **sizes)), []
+    assert fit_to_model(load("roberta-base", model_max_length=int(1e30)), model, 512, warned.append) == 40
+    assert "40 tokens" in warned[0]
+    model(input_ids=torch.ones(1, 40, dtype=torch.long))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.ones(1, 41, dtype=torch.long))
+
+
 def test_token_types_that_a_model_lacks_are_left_out(load, tiny_folder):
     tokenizer, warned = load("bert-base-uncased"), []
     assert fit_to_model(tokenizer, model_of("bert", tiny_folder("bert-base-uncased")), 64, pytest.fail) == 64
@@ -311,14 +327,15 @@ def test_token_types_that_a_model_lacks_are_left_out(load, tiny_folder):
     model(**tokenizer("who?", "It was.", return_tensors="pt"))
 
 
-def test_a_tokenizer_that_loses_letters_is_refused(load, tiny_folder):
+def test_a_tokenizer_that_loses_letters_is_refused(load, tmp_path):
     """As RobBERT's: a blank is put before the text, and the first letter is taken for it."""
     from tokenizers import pre_tokenizers, processors
 
-    tokenizer, model = load("roberta-base"), model_of("roberta", tiny_folder("roberta-base"))
-    assert fit_to_model(tokenizer, model, 64, pytest.fail) == 64
+    tokenizer, splits = load("roberta-base"), splits_of(["who?"], "It was.", [""])
+    run = SimpleNamespace(warn=pytest.fail)
+    cut_splits(splits, tokenizer, arguments(tmp_path), 64, run)
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    sentence = message(fit_to_model, tokenizer, model, 64, pytest.fail)
+    sentence = message(cut_splits, splits, tokenizer, arguments(tmp_path), 64, run)
     assert "loses" in sentence and "--tokenizer_name" in sentence
