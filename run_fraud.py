@@ -109,21 +109,21 @@ class FraudArguments(RunArguments, DataArguments):
         "prior", "make probabilities those of real rows: by the share of frauds before resampling, or from validation"
     )
     threshold: str = flag("f1", "a row is fraud from here on: f1, the best on validation; cost, the least; or a number")
-    amount_column: str | None = flag(None, "what a missed fraud costs; unset: --miss_cost")
+    amount_column: str | None = flag(None, "what a missed fraud costs; unset, or where it is empty: --miss_cost")
     miss_cost: float = flag(100.0, "cost of a missed fraud")
     alert_cost: float = flag(1.0, "cost of looking at an alert")
     alerts_per_day: int = flag(100, "that a fraud desk can look at: precision of the likeliest of each day")
     baselines: bool = flag(True, "train logistic regression, boosting and an isolation forest on the same rows, too")
 
-    def __post_init__(self):
-        super().__post_init__()
-        from common.tabular.detection import Decision
-
-        self.decision = Decision.of(self.threshold, self.miss_cost, self.alert_cost)
-
     def check_use(self) -> None:
         """Refuses what would have no effect, or could not be done."""
         training, published = self.training_args, self.protocol == "published"
+        is_rule = self.threshold in ("f1", "cost")
+        try:
+            if not (is_rule or 0 < float(self.threshold) < 1):
+                raise ValueError
+        except ValueError:
+            raise UserError(f"--threshold {self.threshold}: must be f1, cost, or a number between 0 and 1") from None
         if published and (self.resample == "none" or self.split == "time" or self.validation_file):
             raise UserError(
                 "--protocol published resamples and then splits everything at random: it takes no --resample none, "
@@ -133,10 +133,12 @@ class FraudArguments(RunArguments, DataArguments):
             "test_share": self.test_file and not published,
             "validation_share": self.validation_file,
             "holdout_share": not published or self.test_file,
+            "split": self.validation_file and self.test_file,
+            "split_seed": not published and (self.split == "time" or (self.validation_file and self.test_file)),
             "max_eval_samples": published,
             "resample_ratio": self.resample == "none",
             "neighbours": self.resample in ("none", "oversample", "undersample"),
-            "miss_cost": self.amount_column is not None,
+            "early_stopping_threshold": not (training.load_best_model_at_end or self.early_stopping_patience),
         }
         for name in sorted(self.explicit):
             if useless.get(name) or not (training.do_train or name in OF_PREDICTION):
@@ -149,11 +151,11 @@ class FraudArguments(RunArguments, DataArguments):
             return
         if self.model in ("cnn", "mlp"):
             raise UserError("without --do_train, --model must be the folder of a model trained here")
-        if "threshold" in self.explicit and self.decision.rule in ("f1", "cost"):
+        if "threshold" in self.explicit and is_rule:
             raise UserError(f"--threshold {self.threshold}: is chosen in training; give a number, or leave it out")
         for phase, file in (("do_eval", "validation_file"), ("do_predict", "test_file")):
-            if getattr(training, phase) and not getattr(self, file):
-                raise UserError(f"--{phase} without --do_train needs --{file}")
+            if getattr(training, phase) != bool(getattr(self, file)):
+                raise UserError(f"--{phase} and --{file} need each other without --do_train")
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -172,18 +174,16 @@ def main(argv: list[str] | None = None) -> dict:
 def trained(run, args) -> dict:
     """Trains a detector, chooses its threshold on validation rows, and scores what is asked for."""
     from common.classification import class_weights
+    from common.demo.fraud import fraud_demo
     from common.tabular import results
-    from common.tabular.detection import Calibration, Detections
+    from common.tabular.detection import Calibration, Detections, choose
     from common.tabular.network import Detector, build
     from common.tabular.resampling import resampled
     from common.tabular.splits import describe, split_resampled, training_parts
 
     training, published, adasyn = args.training_args, args.protocol == "published", None
     with run.phase("data"):
-        if args.demo and not args.train_file:
-            from common.demo.fraud import fraud_demo
-
-            args.train_file = [fraud_demo(run.output_dir / "demo")]
+        run.use_demo(lambda folder: {"train_file": fraud_demo(folder)})
         parts, columns = training_parts(args)
         real = parts["train"]
         on_cards = (sum(map(len, parts.values())), sum(int(p.target.sum()) for p in parts.values())) == ULB
@@ -193,12 +193,11 @@ def trained(run, args) -> dict:
             parts["train"], adasyn = resampled(real, args, columns.categories())
         made = parts["train"]
         parts = split_resampled(parts, args) if published else parts
-        for sentence in columns.notices():
-            run.note(sentence)
+        run.notes += columns.notices()
         for sentence in columns.suspicions(real):
             run.warn(sentence)
-        if adasyn and not adasyn.generated_.any():
-            run.warn(adasyn.summary())
+        if args.resample != "none" and len(made) == len(real):
+            run.warn(f"--resample {args.resample} changes nothing here. {adasyn.summary() if adasyn else ''}".strip())
         describe(parts if published else parts | {"train": real}, run)
         weights = class_weights(parts["train"].target, 2, args.class_weights)
 
@@ -219,10 +218,10 @@ def trained(run, args) -> dict:
         validation = parts["validation"], said["validation"]
         detector.calibration = Calibration.fit(args.calibrate, real, parts["train"], weights, *validation)
         said = {name: detector.calibration(values) for name, values in said.items()}
-        detector.threshold, how = args.decision.choose(parts["validation"], said["validation"])
+        detector.threshold, how = choose(parts["validation"], said["validation"], args)
         run.note(f"threshold {detector.threshold:.4g}: {how}")
         models = {results.OURS: {name: Detections(parts[name], said[name], detector.threshold) for name in said}}
-        models |= results.baselines(parts, args.decision, training.seed) if args.baselines else {}
+        models |= results.baselines(parts, args) if args.baselines else {}
     resampling = (args.resample, real, made, adasyn) if args.resample != "none" else None
     return finish(run, args, trainer, models, resampling, PUBLISHED if on_cards else {})
 
@@ -236,10 +235,10 @@ def decided(run, args) -> dict:
     training, detections = args.training_args, {}
     with run.phase("model"):
         detector = Detector.load(Path(args.model))
-        if "miss_cost" in args.explicit and "amount" in detector.columns.roles:
-            raise UserError("--miss_cost changes nothing: a missed fraud costs its amount here; leave it out")
-        if given := isinstance(args.decision.rule, float):
-            detector.threshold = args.decision.rule
+        if "alerts_per_day" in args.explicit and "time" not in detector.columns.roles:
+            raise UserError("--alerts_per_day changes nothing: the model was trained without a --time_column")
+        if given := "threshold" in args.explicit:
+            detector.threshold = float(args.threshold)
         run.note(f"threshold {detector.threshold:.4g}: {'given' if given else 'that of the training'}")
     files = {"validation": args.validation_file * training.do_eval, "test": args.test_file * training.do_predict}
     for name in [name for name in files if files[name]]:
@@ -260,7 +259,9 @@ def finish(run, args, trainer, models, resampling=None, published=None) -> dict:
     known = {name for name, one in predicted.items() if one.part.target is not None}
     models = {name: {split: one for split, one in of.items() if split in known} for name, of in models.items()}
     scores, tables = results.scores(models, args)
-    trainer.metrics |= results.flat(scores["metrics"])
+    for split, of in scores["metrics"].items():  # as official examples save them
+        prefix, values = results.PREFIXES[split], {name: one["value"] for name, one in of.items()}
+        trainer.metrics[prefix] = {f"{prefix}_{name}": value for name, value in values.items() if value is not None}
     if args.protocol == "published":
         run.leaks(LEAKS)
         run.leaks(HOLDOUT)

@@ -15,9 +15,9 @@ import pandas as pd
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from common.metrics.detection.detection import detection_scores
+from common.metrics.detection import detection_scores
 from common.tabular.columns import Part
-from common.tabular.detection import Decision, Detections, detection_metrics
+from common.tabular.detection import Detections, detection_metrics
 
 SCORES = ("auprc", "roc_auc", "precision", "recall", "f1", "mcc", "accuracy")
 FRAUDS = (20, 50, 150, 500)
@@ -49,12 +49,13 @@ def true_values(kinds: list, share: float, threshold: float) -> dict[str, float]
 def coverage(frauds: int, rows: int, kinds: list, draws: int, progress: tqdm) -> dict[str, float]:
     """Score -> percent of the draws whose interval holds the true value."""
     threshold, random, held = 0.5, np.random.default_rng(frauds), defaultdict(int)
-    truth, decision = true_values(kinds, frauds / rows, threshold), Decision.of("f1", 100.0, 1.0)
+    truth = true_values(kinds, frauds / rows, threshold)
+    args = argparse.Namespace(miss_cost=100.0, alert_cost=1.0, alerts_per_day=100)
     for _ in range(draws):
         target, said = scores_of(frauds, rows - frauds, kinds, random)
         none = np.zeros((rows, 0), dtype=np.float32)
-        part = Part("", rows, none, target, pd.DataFrame(), None, None, {}, np.ones(rows, dtype=bool))
-        found = detection_metrics(Detections(part, said, threshold), decision, 100)
+        part = Part({}, none, target, *[np.full(rows, np.nan)] * 2, np.ones(rows, dtype=bool), pd.DataFrame())
+        found = detection_metrics(Detections(part, said, threshold), args)
         for name in SCORES:
             held[name] += found[name]["low"] - 1e-9 <= truth[name] <= found[name]["high"] + 1e-9
         progress.update()

@@ -58,11 +58,11 @@ def our_epochs(rows: int) -> dict:
 
     class Timed(KerasTrainer):
         def _end_epoch(self, logs):
-            self.history.append({"loss": logs["loss"]})
+            self.history.append({"loss": logs["loss"], "seconds": time.perf_counter() - self.start})
             ends.append(time.process_time())
 
     features, target = standardised(rows)
-    part = Part("", rows, features, target, pd.DataFrame(), None, None, {}, np.ones(rows, dtype=bool))
+    part = Part({}, features, target, *[np.full(rows, np.nan)] * 2, np.ones(rows, dtype=bool), pd.DataFrame())
     keras.utils.set_random_seed(SEED)
     detector = Detector(build("cnn", features.shape[1]), None)
     settings = {"learning_rate": 1e-4, "num_train_epochs": EPOCHS, "per_device_train_batch_size": BATCH, "seed": SEED}
@@ -73,6 +73,8 @@ def our_epochs(rows: int) -> dict:
             begin_training=lambda: None,
             checkpoint=None,
             stop=StopRequest(),
+            earlier_seconds=0.0,
+            seconds={},
         )
         trainer = Timed(run, detector, part, part)
         ends.append(time.process_time())

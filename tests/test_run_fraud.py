@@ -255,7 +255,13 @@ def test_killed_and_resumed_is_as_if_never_killed(table, tmp_path, capsys):
         (["--class_weights", "balanced"], "class_weights was none, is balanced"),
     ):
         assert words in refused(capsys, run_fraud.main, "run_fraud.py", *again, *changed)
-    quiet(again)
+    (state,) = (tmp_path / "killed").glob("checkpoint-*/trainer_state.json")
+    earlier, results = read(state)["log_history"][-1]["seconds"], quiet(again)
+    times = (
+        read(tmp_path / "killed" / "train_results.json")["train_runtime"],
+        results["resources"]["seconds"]["training"],
+    )
+    assert min(times) > earlier > 0 and results["resources"]["seconds"]["total"] > max(times)  # of all parts of the run
     assert same(tmp_path / "whole", tmp_path / "killed")
     assert predictions(tmp_path / "whole").equals(predictions(tmp_path / "killed"))
 
@@ -318,6 +324,22 @@ def test_rows_without_truth_are_predicted_and_not_scored(own, tmp_path, capsys):
     assert "no column 'verdict'" in refused(capsys, run_fraud.main, "run_fraud.py", "--model", str(out), *scored)
 
 
+def test_a_part_of_bad_rows_does_not_stop_the_others(own, tmp_path, capsys):
+    folder, out, _ = own
+    rows = pd.read_csv(folder / "test.csv").astype({"V1": object})
+    for name, part in (("0", rows[:100].assign(V1="oops")), ("1", rows[100:])):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    found = quiet([*deciding(out, tmp_path / "?.csv", tmp_path / "out"), "--on_bad_example", "skip"])
+    facts = found["data"]["splits"]["test"]
+    assert facts["skipped"] == {"no number to compute with": 100} and facts["examples"] == facts["available"] == 200
+    written = predictions(tmp_path / "out")
+    assert written["row"].tolist() == [*range(1, 201)] and set(written["file"]) == {str(tmp_path / "1.csv")}
+    argv = [*deciding(out, tmp_path / "0.csv", tmp_path / "none"), "--on_bad_example", "skip"]
+    said = refused(capsys, run_fraud.main, "run_fraud.py", *argv)
+    assert "0.csv: no usable row ({'no number to compute with': 100})" in said
+    assert not (tmp_path / "none" / "test_predictions.csv").exists()
+
+
 def test_other_class_values_are_refused_by_their_row(own, tmp_path, capsys):
     folder, out, _ = own
     other = pd.read_csv(folder / "test.csv")
@@ -350,10 +372,18 @@ def test_names_of_columns_are_no_formulas(table, tmp_path):
     assert "'=1+1" in predictions(tmp_path / "out")
 
 
-def test_what_a_missed_fraud_costs_is_not_said_twice(table, tmp_path, capsys):
-    short(table, tmp_path / "out", "--amount_column", "Amount")
-    argv = [*deciding(tmp_path / "out", table, tmp_path / "more"), "--miss_cost", "5"]
-    assert "--miss_cost changes nothing" in refused(capsys, run_fraud.main, "run_fraud.py", *argv)
+def test_alerts_by_day_need_a_time(cards, tmp_path, capsys):
+    cards.drop(columns="Time").to_parquet(tmp_path / "t.parquet")
+    argv = ["--train_file", str(tmp_path / "t.parquet"), "--output_dir", str(tmp_path / "out"), "--alerts_per_day", "9"]
+    assert "no column 'Time'" in refused(capsys, run_fraud.main, "run_fraud.py", *argv)
+
+
+def test_where_the_amount_is_empty_a_missed_fraud_costs_what_the_flag_says(table, tmp_path):
+    short(table, tmp_path / "out", "--amount_column", "Amount", "--threshold", "0.999999")
+    empty = pd.read_parquet(table).assign(Amount=np.nan)
+    empty.to_parquet(tmp_path / "empty.parquet")
+    results = quiet([*deciding(tmp_path / "out", tmp_path / "empty.parquet", tmp_path / "more"), "--miss_cost", "5"])
+    assert results["metrics"]["test"]["cost"]["value"] == 90 * 5
 
 
 def test_a_damaged_model_is_one_sentence(own, tmp_path, capsys):
@@ -383,7 +413,8 @@ def test_a_damaged_model_is_one_sentence(own, tmp_path, capsys):
         (["--target", "verdict"], "--target changes nothing"),
         (["--ignore_columns", "V1"], "--ignore_columns changes nothing"),
         (["--model", "cnn"], "must be the folder of a model"),
-        (["--do_eval"], "--do_eval without --do_train needs --validation_file"),
+        (["--do_eval"], "--do_eval and --validation_file need each other"),
+        (["--validation_file", "t.csv"], "--do_eval and --validation_file need each other"),
     ],
 )
 def test_what_changes_nothing_in_a_prediction_is_refused(own, tmp_path, capsys, argv, words):
@@ -405,13 +436,15 @@ def test_what_changes_nothing_in_a_prediction_is_refused(own, tmp_path, capsys, 
         (["--neighbours", "0", "--resample", "smote"], "--neighbours 0: must be from 1"),
         (["--resample_ratio", "nan", "--resample", "smote"], "--resample_ratio nan: must be from 1e-12 to 1"),
         (["--neighbours", "3"], "--neighbours changes nothing"),
-        (["--miss_cost", "3", "--amount_column", "Amount"], "--miss_cost changes nothing"),
+        (["--split", "time", "--validation_file", "v.csv", "--test_file", "t.csv"], "--split changes nothing"),
+        (["--split_seed", "3", "--split", "time"], "--split_seed changes nothing"),
+        (["--early_stopping_threshold", "0.1"], "--early_stopping_threshold changes nothing"),
         (["--max_eval_samples", "9", "--protocol", "published"], "--max_eval_samples changes nothing"),
         (["--protocol", "published", "--split", "time"], "--protocol published resamples"),
         (["--split_seed", "-1"], "--split_seed -1"),
         (["--seed", "-1"], "--seed -1"),
         (["--report_to", "wandb"], "report_to"),
-        (["--threshold", "f3"], "--threshold f3"),
+        *((["--threshold", text], f"--threshold {text}: must be") for text in ("f3", "recall@0.9", "1", "0", "nan")),
         (["--model", "forest"], "--model forest"),
         (["--target", "fraud"], "no column 'fraud'"),
         (["--split", "time", "--time_column", "day"], "no column 'day'"),

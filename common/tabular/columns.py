@@ -6,6 +6,8 @@ for each frequent value.
 
 import re
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,11 +15,12 @@ import pandas as pd
 from pandas.tseries.api import guess_datetime_format
 
 from common.errors import UserError
-from common.files import listed, require_columns, where, without_bad
+from common.files import listed, require_columns, where
 
 CLASSES = ("legitimate", "fraud")
 INDEX = re.compile(r"|unnamed: [\d.]+|index|(__index_)?level_\d+(__)?|row[._]?(id|numbers?|names?)", re.IGNORECASE)
-ORDERED = ("number", "time")  # kinds
+ROLES = ("time", "amount")  # what columns may be beside features
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}  # a second has so many
 ARRAYS = ("features", "target", "time", "amount", "real")  # of a part, by rows
 OTHER, MISSING = "(other)", "(missing)"  # categories
 LARGEST, FARTHEST = 1e30, 1e9  # of a cell: a square of more is infinite in float32; deviations from the mean
@@ -29,17 +32,14 @@ TELLING = 0.995  # area under ROC of a feature that almost equals the target
 class Part:
     """N rows that a model takes."""
 
-    source: str  # where they come from, in words
-    available: int  # how many good rows are there
+    facts: dict  # for results.json: where they come from, how many good ones are there, which these are, those skipped
     features: np.ndarray  # float32 [N, F], standardised
     target: np.ndarray | None  # int8 [N], 1 = fraud; None where it is unknown
-    shown: pd.DataFrame  # N rows for predictions.csv: row, perhaps file, and all columns that are no features
-    time: np.ndarray | None  # float64 [N], seconds; None without such a column
-    amount: np.ndarray | None  # float64 [N]
-    skipped: dict[str, int]  # reason -> rows left out
+    time: np.ndarray  # float64 [N], seconds; NaN where there is none, as in
+    amount: np.ndarray  # float64 [N]
     real: np.ndarray  # bool [N], false for rows that resampling made
+    shown: pd.DataFrame  # N rows for predictions.csv, by (file, row): all columns that are no features
     unknown: dict[str, int] = field(default_factory=dict)  # column -> cells that training had not: new, or first empty
-    selection: str = "the whole file"  # which of the available rows these are
 
     def __len__(self) -> int:
         return len(self.features)
@@ -60,7 +60,7 @@ class Columns:
     target: str
     classes: list[str]  # the two values of the target, fraud last
     missing: str  # what is done with an empty cell: impute, error or skip
-    roles: dict[str, str] = field(default_factory=dict)  # "time" and "amount" -> columns, which need not be features
+    roles: dict[str, str] = field(default_factory=dict)  # of `ROLES` -> columns, which need not be features
     # name -> {"kind": number, time or category, what was learned, "features": name -> (mean, scale)}
     columns: dict[str, dict] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # name -> why it is no feature
@@ -70,10 +70,10 @@ class Columns:
         """Names of the F features."""
         return [name for about in self.columns.values() for name in about["features"]]
 
-    def learn(self, rows: pd.DataFrame, ignored: dict[str, str], max_categories: int) -> None:
-        """Learns from training rows; ignored: column -> why. Raises `UserError`: no feature; a role without order."""
+    def learn(self, rows: pd.DataFrame, ignored: Mapping, max_categories: int, kinds: Mapping = {}) -> None:
+        """Learns from training rows; ignored: column -> why; kinds: column -> its `reading`. Raises `UserError`."""
         for name in rows.columns.drop(self.target):
-            (about, values), features = learned(rows[name], max_categories), {}
+            (about, values), features = learned(rows[name], max_categories, kinds.get(name)), {}
             why = ignored.get(name) or about.get("useless")
             for feature, encoded in {} if why else _encoded(name, values, about).items():
                 mean, scale = float(encoded.mean()), float(encoded.std())
@@ -83,9 +83,6 @@ class Columns:
                 self.left_out[name] = why or "one value throughout"
             if features or name in self.roles.values():
                 self.columns[name] = about | {"features": features}
-        for role, name in self.roles.items():
-            if self.columns[name].get("kind") not in (ORDERED if role == "time" else ["number"]):
-                raise UserError(f"--{role}_column {name}: has no numbers{' or times' * (role == 'time')}; name another")
         if not self.features:
             raise UserError(f"no column is left to learn from beside the target {self.target!r}")
 
@@ -93,27 +90,24 @@ class Columns:
         """What was left out and what was encoded, in sentences."""
         used = [(name, about) for name, about in self.columns.items() if about["features"]]
         found = [(f"left out, {why}", name) for name, why in self.left_out.items() if why != "ignored"]
-        found += [(f"times, read as {about['format']}", name) for name, about in used if about["kind"] == "time"]
+        found += [(f"times, read as {a['format']}", name) for name, a in self.columns.items() if "format" in a]
         found += [("text, a feature for each frequent value", name) for name, about in used if "levels" in about]
         if self.missing == "impute":
             found += [("missing cells, filled and marked", name) for name, about in used if about["missing"]]
         return [f"{words}: {listed(n for w, n in found if w == words)}" for words in dict.fromkeys(w for w, _ in found)]
 
     def part(self, rows: pd.DataFrame, *, skip_bad: bool, truth: bool | None = None) -> Part:
-        """The rows as features; truth: whether the target has to be there (None: where it is).
-
-        Raises `UserError`: no such column; a cell that cannot be computed with, by its row, unless skip_bad.
-        """
-        used = [name for name, about in self.columns.items() if about["features"]]
+        """The rows as features; truth: whether the target has to be there (None: where it is). Raises `UserError`: no
+        such column; a cell that cannot be computed with, by its row, unless skip_bad."""
+        source, used = rows.attrs["source"], [name for name, about in self.columns.items() if about["features"]]
         if truth is None:
             truth = self.target in rows.columns and rows[self.target].notna().any()
         scored = [self.target, self.roles.get("amount", self.target)] if truth else []
-        require_columns(rows.columns, [*dict.fromkeys([*used, *scored])], rows.attrs["source"])
+        require_columns(rows.columns, [*dict.fromkeys([*used, *scored])], source)
         values = {name: values_of(rows[name], about) for name, about in self.columns.items() if name in rows.columns}
         classes = class_texts(rows[self.target]) if truth else None
-        problems = self._problems(rows, values, classes)
-        good = np.delete(np.arange(len(rows)), [*problems])
-        rows, skipped = without_bad(rows, problems, "skip" if skip_bad else "stop")
+        good, skipped = self._usable(rows, values, classes, skip_bad)
+        rows = rows[good]
         features, unknown = [], {}
         for name in used:
             about, kept = self.columns[name], values[name][good]
@@ -122,38 +116,37 @@ class Columns:
                 features.append(np.clip((encoded[feature] - mean) / scale, -FARTHEST, FARTHEST).astype(np.float32))
             is_filled = about["missing"] and about["kind"] != "category"
             unknown[name] = 0 if is_filled else int(np.isnan(kept).sum())
-        target = (classes.iloc[good] == self.classes[1]).to_numpy(np.int8) if truth else None
-        roles = {role: values[name][good] for role, name in self.roles.items() if name in values}
-        hidden = {self.target, *used} - {*self.roles.values()}
-        shown = rows[[name for name in rows.columns if name not in hidden]]
-        shown = shown.rename(columns={name: f"{name} (data)" for name in rows.index.names}).reset_index()
-        shown = shown if (shown["file"] != rows.attrs["source"]).any() else shown.drop(columns="file")
-        known = target, shown, roles.get("time"), roles.get("amount"), skipped, np.ones(len(rows), dtype=bool), unknown
-        return Part(rows.attrs["source"], len(rows), np.column_stack(features), *known)
+        target = (classes[good] == self.classes[1]).to_numpy(np.int8) if truth else None
+        none = np.full(len(rows), np.nan)
+        time, amount = (values[name][good] if (name := self.roles.get(of)) in values else none for of in ROLES)
+        shown = rows[[name for name in rows if name not in {self.target, *used} - {*self.roles.values()}]]
+        facts = {"source": source, "available": len(rows), "selection": "the whole file", "skipped": skipped}
+        return Part(facts, np.column_stack(features), target, time, amount, np.ones(len(rows), bool), shown, unknown)
 
-    def _problems(self, rows: pd.DataFrame, values: dict, classes: pd.Series | None) -> dict[int, tuple]:
-        """Rows that cannot be used, as `without_bad` wants them."""
-        empty, problems = "a missing cell (filled if trained with --missing impute)", {}
+    def _usable(self, rows: pd.DataFrame, values: dict, classes: pd.Series | None, skip_bad: bool) -> tuple:
+        """bool [N], the rows that can be computed with, and reason -> how many of the others; or raises `UserError`."""
+        empty = "a missing cell (filled if trained with --missing impute)"
         neither = f"not {' or '.join(map(repr, self.classes))}"
-        checks = [] if classes is None else [(self.target, ~classes.isin(self.classes), neither)]
+        checks = [] if classes is None else [(self.target, ~classes.isin(self.classes).to_numpy(), neither)]
         for name, of in values.items():
             checks.append((name, np.isinf(of), f"no {self.columns[name]['kind']} to compute with"))
             if self.columns[name]["features"] and self.missing != "impute":
-                checks.append((name, rows[name].isna(), empty))
+                checks.append((name, rows[name].isna().to_numpy(), empty))
+        good, skipped = np.ones(len(rows), dtype=bool), Counter()
         for name, bad, reason in checks:
-            for at in np.flatnonzero(bad):
-                sentence = f"{name} {held(rows[name].iloc[at])}, {reason}"
-                is_to_go = reason == empty and self.missing == "skip"
-                problems.setdefault(int(at), (reason, None if is_to_go else sentence))
-        return problems
+            if bad.any() and not skip_bad and (reason != empty or self.missing == "error"):
+                at = int(bad.argmax())
+                problem = f"{where(rows, at)}: {name} {held(rows[name].iloc[at])}, {reason}"
+                raise UserError(f"{problem}; mend it or pass --on_bad_example skip")
+            skipped[reason] += int((bad & good).sum())
+            good &= ~bad
+        return good, dict(+skipped)
 
     def suspicions(self, part: Part) -> list[str]:
         """A sentence if a feature alone almost equals the target."""
-        from scipy.stats import rankdata
+        from sklearn.metrics import roc_auc_score
 
-        fraud = part.target == 1
-        above = rankdata(part.features, axis=0)[fraud].mean(axis=0) - (fraud.sum() + 1) / 2
-        areas = above / (~fraud).sum()
+        areas = [roc_auc_score(part.target, values) for values in part.features.T]
         found = [name for name, area in zip(self.features, areas) if max(area, 1 - area) >= TELLING]
         is_known = "is it known before anybody knows of the fraud? Otherwise leave it out by --ignore_columns"
         return [f"almost the target {self.target} itself: {listed(found)}; {is_known}"] if found else []
@@ -164,9 +157,9 @@ class Columns:
 
 
 def held(cell: object) -> str:
-    if pd.isna(cell):
+    if np.ndim(cell) == 0 and pd.isna(cell):
         return "is empty, or a word for it, such as NA or None"
-    return f"holds {cell!r}" if isinstance(cell, str) else f"holds {cell}"
+    return f"holds {cell[:60]!r}" if isinstance(cell, str) else f"holds {cell}"
 
 
 def class_texts(cells: pd.Series) -> pd.Series:
@@ -191,7 +184,7 @@ def classes_of(cells: pd.Series, positive: str | None, source: str) -> list[str]
     if len(counts) == 2 and wanted in counts and (positive is not None or "0" in counts):
         return [next(value for value in counts.index if value != wanted), wanted]
     seen = ", ".join(f"{value[:40]!r} ({count:,} rows)" for value, count in counts.sort_index()[:8].items())
-    rarest = f"{counts.index[-1]!r} is in {where(cells, int((texts == counts.index[-1]).argmax()))}"
+    rarest = f"{counts.index[-1][:40]!r} is in {where(cells, int((texts == counts.index[-1]).argmax()))}"
     remedy = "it must hold 0 and 1, or two values of which --positive VALUE says which one means fraud"
     raise UserError(f"{source}: the target {cells.name} holds {seen}; {rarest}; {remedy}")
 
@@ -204,22 +197,35 @@ def is_index(name: str, cells: pd.Series) -> bool:
     return bool(INDEX.fullmatch(name) or counts)
 
 
-def learned(cells: pd.Series, max_categories: int) -> tuple[dict, np.ndarray]:
-    """What a column is, {"kind": ...} or {"useless": why it can be no feature}, and its `values_of`."""
+def reading(cells: pd.Series, role: str | None = None) -> tuple[dict | None, np.ndarray]:
+    """How a column of numbers or times is read, and its `values_of`; None for a column of something else."""
     present, is_number = cells.dropna(), pd.api.types.is_numeric_dtype(cells.dtype)
-    if not len(present):
-        return {"useless": "empty"}, np.full(len(cells), np.nan)
-    missing, kinds = len(present) < len(cells), [{"kind": "number"}]
-    if not is_number:
+    kinds = [{"kind": "number"}]
+    if len(present) and not is_number:
         with warnings.catch_warnings(action="ignore"):  # that the day is first
             cell = str(present.iloc[0])
             forms = ["ISO8601", guess_datetime_format(cell), guess_datetime_format(cell, dayfirst=True)]
         kinds += [{"kind": "time", "format": form} for form in forms if form]
     read = [(kind, values_of(cells, kind)) for kind in kinds]
     kind, values = min(read, key=lambda one: np.isinf(one[1]).sum())
-    good = values[np.isfinite(values)]
-    if is_number or len(good) >= MOSTLY * len(present):
-        return kind | {"median": float(np.median(good)), "missing": missing}, values
+    good = np.abs(values[np.isfinite(values)])
+    if not len(present) or not (is_number or len(good) >= MOSTLY * len(present)):
+        return None, values
+    if (role, kind["kind"]) == ("time", "number"):  # 1e11 seconds after 1970 is the year 5138
+        unit = next((unit for unit, size in UNITS.items() if np.median(good) < 1e11 * size), "nanoseconds")
+        kind, values = kind | {"format": unit}, values / UNITS[unit]
+    return kind, values
+
+
+def learned(cells: pd.Series, max_categories: int, kind: dict | None = None) -> tuple[dict, np.ndarray]:
+    """What a column is, {"kind": ...} or {"useless": why it can be no feature}, and its `values_of`."""
+    present = cells.dropna()
+    if not len(present):
+        return (kind or {}) | {"useless": "empty"}, np.full(len(cells), np.nan)
+    missing = len(present) < len(cells)
+    kind, values = (kind, values_of(cells, kind)) if kind else reading(cells)
+    if kind:
+        return kind | {"median": float(np.median(values[np.isfinite(values)])), "missing": missing}, values
     counts = class_texts(present).str.casefold().value_counts()
     if len(counts) > max(len(present) / 2, 2):
         return {"useless": "text, or numbers with text among them, that hardly ever repeats"}, values
@@ -245,7 +251,7 @@ def values_of(cells: pd.Series, about: dict) -> np.ndarray:
     else:
         texts = cells.astype(str).str.strip().str.lower().replace({"true": "1", "false": "0"})
         numbers = pd.to_numeric(texts, errors="coerce")
-    numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan) / UNITS.get(about.get("format"), 1)
     return np.where(cells.notna() & ~(np.abs(numbers) <= LARGEST), np.inf, numbers)
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from common.errors import UserError
-from common.metrics.detection.detection import SCORES, confusion_counts, detection_scores, summary
+from common.metrics.detection import SCORES, confusion_counts, detection_scores, summary
 from common.metrics.intervals import auroc_interval, table_interval, wilson_interval
 from common.tabular.columns import Part
 
@@ -27,53 +26,37 @@ class Detections:
     threshold: float
 
 
-@dataclass(frozen=True)
-class Decision:
-    """How a threshold is chosen, and what mistakes cost."""
+def _losses(part: Part, args) -> np.ndarray:
+    """float64 [N]: what it costs not to find a row: its amount, or --miss_cost; a legitimate one costs nothing."""
+    return part.target * np.where(np.isnan(part.amount), args.miss_cost, part.amount)
 
-    rule: str | float  # "f1", the best; "cost", the least; or the threshold itself
-    miss_cost: float  # of a fraud that is not found, where rows have no amount
-    alert_cost: float  # of looking at an alert
 
-    @classmethod
-    def of(cls, text: str, miss_cost: float, alert_cost: float) -> "Decision":
-        """From --threshold: f1, cost, or a number between 0 and 1. Raises `UserError`."""
-        try:
-            rule = text if text in ("f1", "cost") else float(text)
-        except ValueError:
-            rule = math.nan
-        if rule not in ("f1", "cost") and not 0 < rule < 1:
-            raise UserError(f"--threshold {text}: must be f1, cost, or a number between 0 and 1")
-        return cls(rule, miss_cost, alert_cost)
+def cost_of(part: Part, called: np.ndarray, args) -> float:
+    """Of all rows, if those in the mask are called fraud: every alert costs (--alert_cost), every missed fraud too."""
+    return float(_losses(part, args)[~called].sum() + args.alert_cost * called.sum())
 
-    def cost(self, part: Part, called: np.ndarray) -> float:
-        """Of all rows, if those in the mask are called fraud: every alert costs, and so does every missed fraud."""
-        return float(self._losses(part)[~called].sum() + self.alert_cost * called.sum())
 
-    def _losses(self, part: Part) -> np.ndarray:
-        return part.target * (self.miss_cost if part.amount is None else np.nan_to_num(part.amount))
+def choose(part: Part, probabilities: np.ndarray, args) -> tuple[float, str]:
+    """The threshold that is best on validation rows by --threshold (f1, cost; a number is taken), and how in words.
 
-    def choose(self, part: Part, probabilities: np.ndarray) -> tuple[float, str]:
-        """The threshold that is best by the rule on validation rows, and in words how it was chosen.
-
-        Of equally good ones that with the fewest alerts; halfway between two probabilities, since on one of them the
-        last digits of another machine's arithmetic would decide whether that row is fraud.
-        """
-        if self.rule not in ("f1", "cost"):
-            return self.rule, "given"
-        order = np.argsort(-probabilities, kind="stable")
-        falling = probabilities[order]
-        ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last row of each probability
-        if self.rule == "f1":
-            gain = 2 * np.cumsum(part.target[order])[ends] / (ends + 1 + part.target.sum())
-            how = f"largest F1 on validation ({100 * gain.max():.2f} %)"
-        else:
-            gain = np.cumsum(self._losses(part)[order])[ends] - self.alert_cost * (ends + 1)
-            how = "lowest cost on validation"
-        if gain.max() <= 0:
-            return math.nextafter(1, 2), "above 1, because on validation alerts cost more than they save"
-        last = ends[gain.argmax()]
-        return float(falling[last] + np.append(falling, 0.0)[last + 1]) / 2, how
+    Of equally good ones that with the fewest alerts; halfway between two probabilities, since on one of them the last
+    digits of another machine's arithmetic would decide whether that row is fraud.
+    """
+    if args.threshold not in ("f1", "cost"):
+        return float(args.threshold), "given"
+    order = np.argsort(-probabilities, kind="stable")
+    falling = probabilities[order]
+    ends = np.append(np.flatnonzero(np.diff(falling)), len(falling) - 1)  # the last row of each probability
+    if args.threshold == "f1":
+        gain = 2 * np.cumsum(part.target[order])[ends] / (ends + 1 + part.target.sum())
+        how = f"largest F1 on validation ({100 * gain.max():.2f} %)"
+    else:
+        gain = np.cumsum(_losses(part, args)[order])[ends] - args.alert_cost * (ends + 1)
+        how = "lowest cost on validation"
+    if gain.max() <= 0:
+        return math.nextafter(1, 2), "above 1, because on validation alerts cost more than they save"
+    last = ends[gain.argmax()]
+    return float(falling[last] + np.append(falling, 0.0)[last + 1]) / 2, how
 
 
 @dataclass
@@ -102,7 +85,7 @@ class Calibration:
             return np.interp(probabilities, self.said, self.real)
         if self.odds == 1:  # bit for bit
             return probabilities
-        return self.odds * probabilities / (self.odds * probabilities + 1 - probabilities)
+        return self.odds * probabilities / (self.odds * probabilities + (1 - probabilities))
 
 
 def _metric(name: str, value: float, examples: int, ends: tuple = (None, None)) -> dict:
@@ -113,9 +96,9 @@ def _metric(name: str, value: float, examples: int, ends: tuple = (None, None)) 
     return {"value": value, "low": low, "high": high, "unit": unit, "examples": examples}
 
 
-def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[str, dict]:
+def detection_metrics(one: Detections, args) -> dict[str, dict]:
     """auprc, roc_auc; precision, recall, f1 (of fraud), mcc and accuracy at the threshold and (_at_half) at 0.5; cost;
-    precision of the `alerts` likeliest rows of each day; loss. With 95 % intervals (`metrics.intervals`)."""
+    precision of the --alerts_per_day likeliest rows; loss. With 95 % intervals (`metrics.intervals`)."""
     from sklearn.metrics import log_loss
 
     truth, said, n = one.part.target, one.probabilities, len(one.probabilities)
@@ -129,8 +112,8 @@ def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[
         for name, value, low_high in zip(SCORES, detection_scores(table[None])[0], ends):
             found[name + ending] = _metric(name, value, n, low_high)
         found[f"accuracy{ending}"] = _metric("accuracy", right, n, wilson_interval(right, n))
-    found["cost"] = _metric("cost", decision.cost(one.part, said >= one.threshold), n)
-    days = alerts_by_day(one, alerts).sum()
+    found["cost"] = _metric("cost", cost_of(one.part, said >= one.threshold, args), n)
+    days = alerts_by_day(one, args.alerts_per_day).sum()
     if days["alerts"]:
         share, of = days["found"] / days["alerts"], int(days["alerts"])
         found["precision_of_daily_alerts"] = _metric("precision", share, of, wilson_interval(share, of))
@@ -140,8 +123,8 @@ def detection_metrics(one: Detections, decision: Decision, alerts: int) -> dict[
 def alerts_by_day(one: Detections, most: int) -> pd.DataFrame:
     """By day from 1 on: rows, alerts (the `most` likeliest), frauds, and found, frauds among the alerts; no row without
     a time."""
-    time = np.full(len(one.probabilities), np.nan) if one.part.time is None else one.part.time
-    day = pd.Series((time - np.nanmin(time, initial=np.inf)) // 86_400 + 1, name="day")
+    day = pd.Series(one.part.time // 86_400, name="day")
+    day += 1 - day.min()
     alert = pd.Series(-one.probabilities).groupby(day).rank(method="first") <= most
     counts = {"rows": 1, "alerts": alert, "frauds": one.part.target, "found": alert & (one.part.target == 1)}
     return pd.DataFrame(counts).groupby(day).sum()

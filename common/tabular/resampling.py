@@ -6,6 +6,7 @@ For the training part alone: a row made of a test row gives the test away. Dista
 from dataclasses import replace
 
 import numpy as np
+from scipy.spatial import KDTree
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_random_state
@@ -108,14 +109,13 @@ def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | 
     try:
         X, y = sampler.fit_resample(part.features, part.target)
     except ValueError as error:
-        raise UserError(f"--resample {args.resample}: {said_by(error)}") from None
+        raise UserError(f"--resample {args.resample}: {said_by(error)}; change --neighbours or the ratio") from None
     origin = getattr(sampler, "sample_indices_", None)
     if args.resample == "undersample":
         return part.take(np.sort(origin)), None
     made = np.arange(len(X)) >= len(part)
     if origin is None:  # SMOTE does not say which rows it went out from
         own, origin = np.flatnonzero(part.target == y[-1]), np.arange(len(X))
-        nearest = NearestNeighbors(n_neighbors=1).fit(part.features[own])
-        origin[made] = own[nearest.kneighbors(X[made], return_distance=False)[:, 0]]
+        origin[made] = own[KDTree(part.features[own]).query(X[made])[1]]
     X[np.ix_(made, categories)] = part.features[np.ix_(origin[made], categories)]
     return replace(part.take(origin), features=X, target=y, real=~made), sampler if args.resample == "adasyn" else None

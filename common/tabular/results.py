@@ -16,7 +16,7 @@ from common.report import plots
 from common.report.words import format_value, words
 from common.results import headline
 from common.tabular.columns import ARRAYS, CLASSES, Part
-from common.tabular.detection import HALF, Decision, Detections, alerts_by_day, detection_metrics
+from common.tabular.detection import HALF, Detections, alerts_by_day, choose, detection_metrics
 from common.tabular.resampling import ADASYN
 from common.tabular.splits import facts_of
 from common.tabular.tables import Tables
@@ -28,18 +28,19 @@ PREFIXES = {"validation": "eval", "test": "predict", "holdout": "holdout"}
 OURS, NEVER = "this model", "never fraud"
 
 
-def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[str, dict[str, Detections]]:
+def baselines(parts: Mapping[str, Part], args) -> dict[str, dict[str, Detections]]:
     """Name -> part -> what a practitioner would take instead of a network says, trained on the same rows, with its
     threshold chosen by the same rule."""
     from sklearn.ensemble import HistGradientBoostingClassifier, IsolationForest
     from sklearn.linear_model import LogisticRegression
 
+    seed = {"random_state": args.training_args.seed}
     # Small trees and steps: with the defaults' 31 leaves a few hundred frauds make boosting diverge.
     boosting = {"learning_rate": 0.05, "max_iter": 200, "max_leaf_nodes": 8, "l2_regularization": 1.0}
     models = {
         "logistic regression": LogisticRegression(max_iter=1000),
-        "gradient boosting": HistGradientBoostingClassifier(**boosting, early_stopping=False, random_state=seed),
-        "isolation forest (no labels)": IsolationForest(random_state=seed),
+        "gradient boosting": HistGradientBoostingClassifier(**boosting, early_stopping=False, **seed),
+        "isolation forest (no labels)": IsolationForest(**seed),
     }
     found, train = {}, parts["train"]
     for name, model in models.items():
@@ -50,7 +51,7 @@ def baselines(parts: Mapping[str, Part], decision: Decision, seed: int) -> dict[
             for split, part in parts.items()
             if split != "train"
         }
-        threshold, _ = decision.choose(parts["validation"], said["validation"])
+        threshold, _ = choose(parts["validation"], said["validation"], args)
         found[name] = {split: Detections(parts[split], said[split], threshold) for split in said}
     return found
 
@@ -66,7 +67,7 @@ def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, 
     for split, one in ours.items():
         everyone = {name: of[split] for name, of in models.items()}
         everyone[NEVER] = Detections(one.part, np.zeros(len(one.probabilities)), HALF)
-        rows = {n: detection_metrics(of, args.decision, args.alerts_per_day) for n, of in everyone.items()}
+        rows = {n: detection_metrics(of, args) for n, of in everyone.items()}
         found["metrics"][split], found["baseline"][split] = rows[OURS], {"name": NEVER, "metrics": rows[NEVER]}
         called = np.eye(2, dtype=np.float32)[(one.probabilities >= one.threshold).astype(int)]
         said = {split: classification.Predictions(list(CLASSES), called, one.part.target, ids=())}
@@ -83,24 +84,21 @@ def scores(models: Mapping[str, Mapping[str, Detections]], args) -> tuple[dict, 
     return {"headline": best, **found}, tables
 
 
-def flat(metrics: Mapping[str, Mapping]) -> dict[str, dict[str, float]]:
-    """Prefix ("eval", "predict", "holdout") -> metrics by name, as official examples save them."""
-    found = {PREFIXES[split]: {name: one["value"] for name, one in of.items()} for split, of in metrics.items()}
-    return {p: {f"{p}_{name}": v for name, v in of.items() if v is not None} for p, of in found.items()}
-
-
 def write_predictions(path: Path, detections: Iterable[Detections]) -> None:
     """A row for a row of the data: row, columns that are no features, truth, decisions, and the probability in full."""
     names = np.array(CLASSES)
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        for number, one in enumerate(detections):
-            said = one.probabilities
+        for one in detections:
+            if not len(said := one.probabilities):
+                continue
             ours = {"truth": "" if one.part.target is None else names[one.part.target]}
             ours |= {"prediction": names[(said >= one.threshold) * 1], "prediction_at_half": names[(said >= HALF) * 1]}
             ours |= {"probability": said}
-            shown = one.part.shown.rename(columns={name: f"{name} (data)" for name in ours})
+            shown, source = one.part.shown, one.part.facts["source"]
+            shown = shown.rename(columns={name: f"{name} (data)" for name in [*shown.index.names, *ours]}).reset_index()
+            shown = shown if (shown["file"] != source).any() else shown.drop(columns="file")
             shown = shown.map(csv_cell).rename(columns=csv_cell).assign(**ours)
-            shown.to_csv(file, index=False, header=number == 0)
+            shown.to_csv(file, index=False, header=not file.tell())
 
 
 def predict_files(run, split: str, files: list[str], detector) -> Detections:
@@ -108,7 +106,7 @@ def predict_files(run, split: str, files: list[str], detector) -> Detections:
 
     Returns what is said of all rows, with as much of them as scores need.
     """
-    parts, said, digest = [], [], hashlib.sha256()
+    parts, said, digest, skipped, unknown = [], [], hashlib.sha256(), Counter(), Counter()
     settings = {"skip_bad": run.args.on_bad_example == "skip", "truth": split == "validation" or None}
 
     def detections() -> Iterable[Detections]:
@@ -120,16 +118,18 @@ def predict_files(run, split: str, files: list[str], detector) -> Detections:
             said.append(detector.probabilities(part.features))
             yield Detections(part, said[-1], detector.threshold)
             digest.update(facts_of(part)["fingerprint"].encode())
+            skipped.update(part.facts["skipped"])
+            unknown.update(part.unknown)
             parts.append(replace(part, features=part.features[:, :0].copy(), shown=part.shown[[]]))
+        if not any(map(len, parts)):
+            raise UserError(f"{parts[0].facts['source']}: no usable row ({dict(skipped)})")
 
     write_predictions(run.output_dir / PREDICTIONS[split], detections())
-    arrays = {}
-    for name in ARRAYS:
-        found = [getattr(part, name) for part in parts]
-        arrays[name] = None if any(one is None for one in found) else np.concatenate(found)
-    skipped = dict(sum((Counter(part.skipped) for part in parts), Counter()))
-    whole = replace(parts[0], available=len(arrays["real"]), skipped=skipped, shown=pd.DataFrame(), **arrays)
-    for name, count in sum((Counter(part.unknown) for part in parts), Counter()).items():
+    known = [name for name in ARRAYS if getattr(parts[0], name) is not None]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in known}
+    facts = parts[0].facts | {"available": len(arrays["real"]), "skipped": dict(skipped)}
+    whole = replace(parts[0], facts=facts, shown=pd.DataFrame(), **arrays)
+    for name, count in (+unknown).items():
         run.warn(f"{count:,} rows have a value of {name}, or an empty cell, that training had not")
     run.data["splits"][split] = facts_of(whole) | {"fingerprint": digest.hexdigest()}
     return Detections(whole, np.concatenate(said), detector.threshold)

@@ -10,10 +10,10 @@ import pandas as pd
 
 from common.data import overlaps
 from common.errors import UserError
-from common.files import require_columns, where, without_bad
+from common.files import require_columns, without_bad
 from common.hub import load_frame
-from common.tabular.columns import ORDERED, Columns, Part, class_texts, classes_of, held, is_index, learned
-from common.tabular.tables import Tables
+from common.tabular.columns import Columns, Part, class_texts, classes_of, held, is_index, reading, values_of
+from common.tabular.tables import Tables, typed
 
 
 def training_parts(args) -> tuple[dict[str, Part], Columns]:
@@ -22,60 +22,57 @@ def training_parts(args) -> tuple[dict[str, Part], Columns]:
     Parts without a file of their own are cut from the training table; of it `--protocol published` keeps only a holdout
     apart for now (`split_resampled` cuts the others). Raises `UserError`: what is wrong with the tables.
     """
-    skip = args.on_bad_example == "skip"
-    table = Tables(args.train_file, args).whole() if args.train_file else load_frame(args, "train")
+    table = Tables(args.train_file, args).whole() if args.train_file else typed(load_frame(args, "train"))
     source = table.attrs["source"]
-    roles = {"time": args.time_column, "amount": args.amount_column}
-    for role in [role for role in roles if f"{role}_column" not in args.explicit and role != args.split]:
-        if roles[role] not in table or learned(table[roles[role]], 2)[0].get("kind") not in ORDERED:
-            del roles[role]
-    require_columns(table.columns, [args.target, *args.ignore_columns, *roles.values()], source)
+    require_columns(table.columns, [args.target, *args.ignore_columns], source)
     counting = [name for name in table if name in table.attrs.get("indexes", ()) or is_index(name, table[name])]
+    roles, kinds = {"time": args.time_column, "amount": args.amount_column}, {}
+    needs = {"time": {"time_column", "alerts_per_day"}, "amount": {"amount_column"}}
+    for role, name in [*roles.items()]:
+        is_asked = role == args.split or not needs[role].isdisjoint(args.explicit)
+        require_columns(table.columns, [name] * is_asked, source)
+        kinds[name] = reading(table[name], role)[0] if name in table else None
+        if (kinds[name] or {}).get("kind") not in ("number", role):
+            del roles[role]
+            if is_asked:
+                raise UserError(f"--{role}_column {name}: has no numbers or times that can be read; name another")
     ignored = {name: "a saved index or running number" for name in counting if name not in roles.values()}
     ignored |= dict.fromkeys(args.ignore_columns, "ignored")
-    empty = np.flatnonzero(class_texts(table[args.target]) == "").tolist()
-    problem = "empty target", f"{args.target}, the target, {held(None)}"
-    table, skipped = without_bad(table, dict.fromkeys(empty, problem), args.on_bad_example)
-    classes = classes_of(table[args.target], args.positive, source)
-    target = (class_texts(table[args.target]) == classes[1]).to_numpy(np.int8)
 
     shares = {"test": args.test_share, "validation": args.validation_share}
     if args.protocol == "published":
         shares = {"holdout": args.holdout_share or args.test_share}
     files = {"validation": args.validation_file, "test": args.test_file, "holdout": args.test_file}
     cut = {name: share for name, share in shares.items() if not files[name]}
-    times = order_of(table, args.time_column) if args.split == "time" and cut else None
+    by_time = args.time_column if args.split == "time" and cut else None
+    empty = class_texts(table[args.target]) == ""
+    problems = {at: ("empty target", f"{args.target}, the target, {held(None)}") for at in np.flatnonzero(empty)}
+    for at in np.flatnonzero(~np.isfinite(values_of(table[by_time], kinds[by_time]))) if by_time else ():
+        problems[at] = "no time", f"{by_time} {held(table[by_time].iloc[at])}, so that there is no past"
+    table, skipped = without_bad(table, problems, args.on_bad_example)
+    classes = classes_of(table[args.target], args.positive, source)
+    target = (class_texts(table[args.target]) == classes[1]).to_numpy(np.int8)
+    times = values_of(table[by_time], kinds[by_time]) if by_time else None
     rows = split_rows(target, cut, args.split_seed, times, source)
     rows["train"] = rows["train"][stratified(target[rows["train"]], args.max_train_samples, args.sample_seed)]
     frames = {name: table.iloc[part] for name, part in rows.items()}
     frames |= {name: Tables(files[name], args).whole() for name in shares if files[name]}
 
     columns = Columns(args.target, classes, args.missing, roles)
-    columns.learn(frames["train"], ignored, args.max_categories)
-    how = f"stratified, split_seed {args.split_seed}" if times is None else f"by {args.time_column}"
+    columns.learn(frames["train"], ignored, args.max_categories, kinds)
+    how = f", by {by_time}" if by_time else f", stratified, split_seed {args.split_seed}"
     limits, parts = {"train": None, "validation": args.max_eval_samples}, {}
     for name in [name for name in ("train", "validation", "test", "holdout") if name in frames]:
-        part = columns.part(frames[name], skip_bad=skip, truth=True)
+        part = columns.part(frames[name], skip_bad=args.on_bad_example == "skip", truth=True)
+        part.facts["skipped"] |= skipped if name == "train" else {}
+        of_both = np.bincount(part.target, minlength=2) > 0
+        if not (of_both.any() if name == "test" else of_both.all()):
+            left_out = f" (skipped: {part.facts['skipped']})" * bool(part.facts["skipped"])
+            raise UserError(f"{part.facts['source']}: the {name} rows{left_out} are not of both classes; give others")
         parts[name] = part.take(stratified(part.target, limits.get(name, args.max_predict_samples), args.sample_seed))
-        of = len(table) if name in rows else len(part)
-        parts[name].selection = f"{len(parts[name]):,} of {of:,} rows, {how}, sample_seed {args.sample_seed}"
-    parts["train"].skipped |= skipped
-    for name, part in parts.items():
-        if name != "test" and 0 in np.bincount(part.target, minlength=2):
-            skipped = f" (skipped: {part.skipped})" * bool(part.skipped)
-            raise UserError(f"{part.source}: the {name} rows{skipped} have one class; give rows of both")
+        of = f"{len(table):,} rows{how}" if cut and name in rows else f"{len(part):,} rows"
+        parts[name].facts["selection"] = f"{len(parts[name]):,} of {of}, sample_seed {args.sample_seed}"
     return parts, columns
-
-
-def order_of(table: pd.DataFrame, column: str) -> np.ndarray:
-    """float64 [N] of numbers or times. Raises `UserError`: a cell has no order."""
-    about, times = learned(table[column], 2)
-    ordered = np.isfinite(times) & (about.get("kind") in ORDERED)
-    if not ordered.all():
-        at = int(ordered.argmin())
-        problem = f"{column} {held(table[column].iloc[at])}, neither a number nor a time, so that there is no past"
-        raise UserError(f"{where(table, at)}: {problem}; name another --time_column, or give --split stratified")
-    return times
 
 
 def split_rows(
@@ -122,10 +119,10 @@ def stratified(target: np.ndarray, limit: int | None, seed: int) -> np.ndarray:
 
 def split_resampled(parts: Mapping[str, Part], args) -> dict[str, Part]:
     """The published order of things: the resampled rows are split, so that what comes of one row is everywhere."""
-    how = f"after --resample {args.resample}, split at random (split_seed {args.split_seed})"
+    how = {"selection": f"after --resample {args.resample}, split at random (split_seed {args.split_seed})"}
     whole, shares = parts["train"], {"test": args.test_share, "validation": args.validation_share}
-    rows = split_rows(whole.target, shares, args.split_seed, None, whole.source)
-    made = {name: replace(whole.take(rows[name]), selection=how) for name in ("train", "validation", "test")}
+    rows = split_rows(whole.target, shares, args.split_seed, None, whole.facts["source"])
+    made = {name: replace(whole.take(rows[name]), facts=whole.facts | how) for name in ("train", "validation", "test")}
     return made | {name: part for name, part in parts.items() if name == "holdout"}
 
 
@@ -133,8 +130,7 @@ def facts_of(part: Part) -> dict:
     """What results.json says of a split; the fingerprint is that of features and target, in order."""
     counts = {} if part.target is None else {"label_counts": part.label_counts()}
     content = part.features.tobytes() + (b"" if part.target is None else part.target.tobytes())
-    facts = {"source": part.source, "examples": len(part), "available": part.available, "selection": part.selection}
-    return facts | {"fingerprint": hashlib.sha256(content).hexdigest(), "skipped": part.skipped} | counts
+    return part.facts | {"examples": len(part), "fingerprint": hashlib.sha256(content).hexdigest()} | counts
 
 
 def describe(parts: Mapping[str, Part], run) -> None:

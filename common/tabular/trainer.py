@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 
 from common.checkpoints import checkpoints, seal
 from common.errors import Interrupted, UserError, write_bytes, write_json
-from common.metrics.detection.detection import summary
+from common.metrics.detection import summary
 from common.results import final_metrics
 from common.tabular.columns import Part
 from common.tabular.network import Detector
@@ -47,12 +47,12 @@ class KerasTrainer:
         Raises `Interrupted`: it was asked to stop; `UserError`: the loss is not a number any more.
         """
         args, stop, patience = self.args, self.run.stop, self.run.args.early_stopping_patience
-        start = time.perf_counter()
+        self.start = time.perf_counter()
         self.run.begin_training()
         self._compile()
         if self.run.checkpoint is not None:
             self._restore()
-        begun, target = len(self.history), self.train_rows.target
+        target = self.train_rows.target
         X, y = self.detector.inputs(self.train_rows.features), target.astype(np.float32)[:, None]
 
         def look(batch, logs):
@@ -60,11 +60,10 @@ class KerasTrainer:
                 again = "run the same command with --resume_from_checkpoint auto to go on"
                 raise Interrupted(f"stopped in epoch {len(self.history) + 1}; {again}", stop.signal_number)
 
-        callbacks = [keras.callbacks.LambdaCallback(on_train_batch_end=look)]
         settings = {"batch_size": args.per_device_train_batch_size, "verbose": int(sys.stdout.isatty())}
-        settings |= {"shuffle": False, "callbacks": callbacks}
+        settings |= {"shuffle": False, "callbacks": [keras.callbacks.LambdaCallback(on_train_batch_end=look)]}
         with stop.defer():
-            for epoch in range(begun, args.num_train_epochs):
+            for epoch in range(len(self.history), args.num_train_epochs):
                 if patience is not None and epoch - self.best["epoch"] >= patience:
                     break
                 order = np.random.default_rng((args.seed, epoch)).permutation(len(y))
@@ -74,12 +73,12 @@ class KerasTrainer:
                 self._end_epoch({name: values[-1] for name, values in logs.items()})
         if self.keeps_best:
             self.model.set_weights(self.best["weights"])
-        seconds, rows = time.perf_counter() - start, len(y) * (len(self.history) - begun)
+        self.run.seconds["training"], seconds = self.run.earlier_seconds, self.history[-1]["seconds"]
         self.metrics["train"] = {
             "train_loss": float(np.mean([row["loss"] for row in self.history])),
             "train_runtime": seconds,
             "train_samples": len(y),
-            "train_samples_per_second": rows / seconds,
+            "train_samples_per_second": len(y) * len(self.history) / seconds,
             "epoch": float(len(self.history)),
         }
 
@@ -131,7 +130,8 @@ class KerasTrainer:
             raise UserError("the loss is not a number any more: training has diverged; lower --learning_rate")
         row = {"epoch": float(epoch), "step": epoch * self.steps, "loss": logs["loss"], "eval_loss": loss}
         row |= {"train_accuracy": 100 * logs["accuracy"], "eval_accuracy": float(100 * np.mean((said >= 0.5) == truth))}
-        row["eval_auprc"] = summary(truth, said)["auprc"]
+        seconds = self.run.earlier_seconds + time.perf_counter() - self.start  # of all parts of the run
+        row |= {"eval_auprc": summary(truth, said)["auprc"], "seconds": seconds}
         self.history.append(row)
         best, threshold = self.best["value"], self.run.args.early_stopping_threshold
         if self.keeps_best and (best is None or row["eval_auprc"] > best + threshold):
@@ -161,6 +161,7 @@ class KerasTrainer:
             variable.assign(values)
         facts = json.loads((self.run.checkpoint / FACTS_FILE).read_text("utf-8"))
         self.best, self.history = facts["best"] | {"weights": state[len(variables) :]}, facts["log_history"]
+        self.run.earlier_seconds = self.history[-1]["seconds"]
         for path in checkpoints(self.run.output_dir):
             if int(path.name.removeprefix("checkpoint-")) > self.history[-1]["step"]:  # would be taken for the newest
                 shutil.rmtree(path)

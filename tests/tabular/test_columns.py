@@ -9,7 +9,9 @@ import pytest
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
-from common.tabular.columns import Columns, class_texts, classes_of, is_index
+from common.tabular.columns import Columns, class_texts, classes_of, is_index, reading
+from common.tabular.detection import Detections
+from common.tabular.results import write_predictions
 from tests.helpers import message
 
 
@@ -87,7 +89,9 @@ def test_every_kind_of_column_is_encoded_as_others_would(rows):
         np.testing.assert_allclose(found, StandardScaler().fit_transform(np.asarray(values))[:, 0], atol=1e-5)
     assert part.features.dtype == np.float32 and np.isfinite(part.features).all()
     assert part.target.tolist() == rows["Class"].tolist() and part.real.all()
-    assert part.shown["name"].tolist() == rows["name"].tolist() and part.shown["row"].tolist() == list(range(1, 61))
+    assert part.shown["name"].tolist() == rows["name"].tolist() and [row for _, row in part.shown.index] == list(
+        range(1, 61)
+    )
     said = " ".join(columns.notices())
     times = ("times, read as ISO8601: 'when', 'stamp'", "times, read as %d/%m/%Y: 'day'")
     assert all(words in said for words in ("name", "one value throughout: 'one', 'several'", "'V1', 'shop'", *times))
@@ -159,18 +163,46 @@ def test_the_time_is_in_seconds(is_number):
     assert np.diff(columns.part(rows, skip_bad=False).time).tolist() == [8 * 3600.0] * 8
 
 
-def test_names_of_ours_may_be_columns_of_the_table():
-    rows = framed({"row": ["a"] * 6, "file": ["b"] * 6, "V": range(6), "Class": [0, 1] * 3})
-    shown = learn(rows).part(rows, skip_bad=False).shown
+@pytest.mark.parametrize("unit, size", [("seconds", 1), ("milliseconds", 10**3), ("nanoseconds", 10**9)])
+def test_numbers_of_a_time_may_count_parts_of_seconds(unit, size):
+    """As json from pandas (milliseconds) and parquet from others; the feature does not mind."""
+    seconds = 1_700_000_000 + np.arange(9) * 3600
+    rows = framed({"when": seconds * size, "Class": [0, 1, 0] * 3})
+    kind, values = reading(rows["when"], "time")
+    assert kind == {"kind": "number", "format": unit} and values.tolist() == seconds.tolist()
+    columns = Columns("Class", ["0", "1"], "impute", {"time": "when"})
+    columns.learn(rows, {}, 32, {"when": kind})
+    assert columns.part(rows, skip_bad=False).time.tolist() == seconds.tolist()
+    assert columns.notices() == [f"times, read as {unit}: 'when'"]
+
+
+def test_a_part_without_a_good_row_is_empty():
+    """Other parts of a large file may have some."""
+    rows = framed({"V": range(6), "Class": [0, 1] * 3})
+    columns, bad = learn(rows), rows.assign(V=np.inf)
+    part = columns.part(bad, skip_bad=True)
+    assert len(part) == 0 and part.features.shape == (0, 1) and sum(part.facts["skipped"].values()) == 6
+    assert message(columns.part, bad.assign(V="x" * 5_000), skip_bad=False).count("x") < 100
+
+
+def written(part, folder) -> pd.DataFrame:
+    write_predictions(folder / "p.csv", [Detections(part, np.zeros(len(part)), 0.5)])
+    return pd.read_csv(folder / "p.csv")
+
+
+def test_names_of_ours_may_be_columns_of_the_table(tmp_path):
+    rows = framed({"row": ["a"] * 6, "file": ["b"] * 6, "truth": ["c"] * 6, "V": range(6), "Class": [0, 1] * 3})
+    shown = written(learn(rows).part(rows, skip_bad=False), tmp_path)
     assert shown["row"].tolist() == [1, 2, 3, 4, 5, 6] and set(shown["row (data)"]) == {"a"}
+    assert "file" not in shown and set(shown["truth (data)"]) == {"c"}
 
 
-def test_rows_of_several_files_say_their_file_in_every_part():
+def test_rows_of_several_files_say_their_file_in_every_part(tmp_path):
     """A part of a large table has rows of one file alone."""
     rows = framed({"V": range(6), "Class": [0, 1] * 3})
     columns = learn(rows)
     rows.attrs["source"] = "s.csv, t.csv"
-    assert [*columns.part(rows, skip_bad=False).shown] == ["file", "row"]
+    assert [*written(columns.part(rows, skip_bad=False), tmp_path)][:2] == ["file", "row"]
 
 
 def test_an_amount_that_costs_are_made_of_is_there():
@@ -180,9 +212,7 @@ def test_an_amount_that_costs_are_made_of_is_there():
     columns.learn(rows, {"paid": "ignored"}, 32)
     assert columns.part(rows, skip_bad=False).amount.tolist() == [1, 2, 3] * 2
     assert "no column 'paid'" in message(columns.part, rows.drop(columns="paid"), skip_bad=False)
-    days = rows.assign(paid="2024-01-01")
-    assert "--amount_column paid: has no numbers;" in message(columns.learn, days, {"paid": "ignored"}, 32)
-    assert columns.part(rows.drop(columns=["paid", "Class"]), skip_bad=False).amount is None
+    assert np.isnan(columns.part(rows.drop(columns=["paid", "Class"]), skip_bad=False).amount).all()
 
 
 def test_numbers_with_words_among_them_are_left_out():
@@ -218,8 +248,8 @@ def test_bad_cells_are_named_by_their_row_or_left_out_and_counted(rows, column, 
     said = message(columns.part, bad, skip_bad=False, truth=True)
     assert said.startswith("t.csv, row 8: ") and words in said and "--on_bad_example skip" in said
     part = columns.part(bad, skip_bad=True, truth=True)
-    assert len(part) == part.available == 58 and sum(part.skipped.values()) == 2
-    assert part.shown["row"].tolist() == [n for n in range(1, 61) if n not in (8, 10)]
+    assert len(part) == part.facts["available"] == 58 and sum(part.facts["skipped"].values()) == 2
+    assert [row for _, row in part.shown.index] == [n for n in range(1, 61) if n not in (8, 10)]
 
 
 def test_a_bad_cell_is_said_even_where_all_others_are_alike(rows):
@@ -236,7 +266,7 @@ def test_missing_cells_may_be_refused_or_their_rows_left_out(rows):
     assert not any("filled" in notice for notice in columns.notices())
     part = columns.part(rows, skip_bad=False)
     kept = rows["V1"].notna() & rows["shop"].notna()
-    assert list(part.skipped.values()) == [int((~kept).sum())] and len(part) == kept.sum()
+    assert list(part.facts["skipped"].values()) == [int((~kept).sum())] and len(part) == kept.sum()
 
 
 def test_a_feature_that_is_almost_the_target_is_suspicious(rows):

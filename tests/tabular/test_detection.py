@@ -1,5 +1,7 @@
 """Scores as scikit-learn has them; thresholds against every possible one; calibration, alerts and leaks by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,22 +12,25 @@ from common.metrics.intervals import wilson_interval
 from common.tabular.columns import Part
 from common.tabular.detection import (
     Calibration,
-    Decision,
     Detections,
     alerts_by_day,
+    choose,
+    cost_of,
     detection_metrics,
     leak_worth,
 )
-from tests.helpers import message
 
-F1 = Decision.of("f1", 100.0, 1.0)
+
+def settings(threshold="f1", miss_cost=100.0, alert_cost=1.0, alerts=100) -> SimpleNamespace:
+    return SimpleNamespace(threshold=threshold, miss_cost=miss_cost, alert_cost=alert_cost, alerts_per_day=alerts)
 
 
 def part_of(target, time=None, amount=None, real=None) -> Part:
     target = np.asarray(target, dtype=np.int8)
     none = np.zeros((len(target), 0), dtype=np.float32)
     real = np.ones(len(target), dtype=bool) if real is None else real
-    return Part("t", len(target), none, target, pd.DataFrame(), time, amount, {}, real)
+    unknown = [np.full(len(target), np.nan) if one is None else one for one in (time, amount)]
+    return Part({"source": "t"}, none, target, *unknown, real, pd.DataFrame())
 
 
 def drawn(rows: int = 3_000, share: float = 0.05, seed: int = 0, apart: float = 2.0) -> Detections:
@@ -40,7 +45,7 @@ def drawn(rows: int = 3_000, share: float = 0.05, seed: int = 0, apart: float = 
 def test_values_are_scikit_learns():
     one = drawn()
     truth, said = one.part.target, one.probabilities
-    found = detection_metrics(one, F1, 20)
+    found = detection_metrics(one, settings(alerts=20))
     expected = {"auprc": sk.average_precision_score(truth, said), "roc_auc": sk.roc_auc_score(truth, said)}
     for ending, at in (("", 0.21), ("_at_half", 0.5)):
         called = said >= at
@@ -55,49 +60,44 @@ def test_values_are_scikit_learns():
     assert found["auprc"]["low"] == 100 * wilson_interval(expected["auprc"], int(truth.sum()))[0]
     missed = one.part.amount[(truth == 1) & (said < 0.21)].sum()
     assert found["cost"]["value"] == pytest.approx(missed + (said >= 0.21).sum())
-    flat = Decision.of("f1", 7.0, 2.0).cost(part_of(truth), said >= 0.21)
+    flat = cost_of(part_of(truth), said >= 0.21, settings("f1", 7.0, 2.0))
     assert flat == 7 * ((truth == 1) & (said < 0.21)).sum() + 2 * (said >= 0.21).sum()
 
 
 def test_without_a_class_the_areas_are_undefined():
     for target, undefined in (([0, 0, 0], {"auprc", "roc_auc", "recall"}), ([1, 1, 1], {"roc_auc"})):
-        found = detection_metrics(Detections(part_of(target), np.array([0.1, 0.7, 0.9]), 0.5), F1, 10)
+        found = detection_metrics(Detections(part_of(target), np.array([0.1, 0.7, 0.9]), 0.5), settings())
         assert {name for name in ("auprc", "roc_auc", "recall") if found[name]["value"] is None} == undefined
         assert not any(name.endswith("daily_alerts") for name in found)
 
 
-def value_of(rule: str, decision: Decision, one: Detections, threshold: float) -> tuple:
+def value_of(args, one: Detections, threshold: float) -> tuple:
     """What a rule wants as large as possible."""
     called, truth = one.probabilities >= threshold, one.part.target
-    if rule == "f1":
+    if args.threshold == "f1":
         return (sk.f1_score(truth, called, zero_division=0),)
-    return (-decision.cost(one.part, called),)
+    return (-cost_of(one.part, called, args),)
 
 
 @pytest.mark.parametrize("rule", ["f1", "cost"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_threshold_is_better_than_the_chosen_one(rule, seed):
     one = drawn(400, 0.15, seed)
-    decision = Decision.of(rule, 100.0, 5.0)
-    threshold, how = decision.choose(one.part, one.probabilities)
+    args = settings(rule, 100.0, 5.0)
+    threshold, how = choose(one.part, one.probabilities, args)
     every = [*np.unique(one.probabilities), 1.1]
-    best = max(value_of(rule, decision, one, at) for at in every)
-    assert value_of(rule, decision, one, threshold) == pytest.approx(best) and "validation" in how
+    best = max(value_of(args, one, at) for at in every)
+    assert value_of(args, one, threshold) == pytest.approx(best) and "validation" in how
     assert threshold not in one.probabilities  # halfway between two
 
 
 def test_thresholds_at_the_edges():
     one = Detections(part_of([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4]), 0.5)
-    assert Decision.of("0.3", 1, 1).choose(one.part, one.probabilities) == (0.3, "given")
-    assert F1.choose(part_of([1, 1, 1, 1]), one.probabilities)[0] == 0.05
-    assert F1.choose(one.part, np.full(4, 0.7))[0] == 0.35
-    threshold, how = Decision.of("cost", 1.0, 50.0).choose(one.part, one.probabilities)
+    assert choose(one.part, one.probabilities, settings("0.3")) == (0.3, "given")
+    assert choose(part_of([1, 1, 1, 1]), one.probabilities, settings())[0] == 0.05
+    assert choose(one.part, np.full(4, 0.7), settings())[0] == 0.35
+    threshold, how = choose(one.part, one.probabilities, settings("cost", 1.0, 50.0))
     assert threshold > 1 and "cost more" in how  # a network says 1.0 of what it is sure of
-
-
-@pytest.mark.parametrize("text", ["f2", "recall@0.9", "1", "0", "nan", "-0.5", ""])
-def test_what_is_no_rule(text):
-    assert f"--threshold {text}: must be" in message(Decision.of, text, 1, 1)
 
 
 def test_prior_correction_gives_back_the_share_of_real_rows():
@@ -112,6 +112,7 @@ def test_prior_correction_gives_back_the_share_of_real_rows():
     prior = Calibration.fit("prior", real, train, np.ones(2), real, None)(balanced)
     assert prior.mean() == pytest.approx(real.target.mean(), rel=0.05) and balanced.mean() > 5 * prior.mean()
     share = real.target.mean()
+    assert Calibration(0.0638)(np.array([0.0, 1.0])).tolist() == [0, 1]  # and no more
     weighted = Calibration.fit("prior", real, real, np.array([1.0, (1 - share) / share]), real, None)(balanced)
     np.testing.assert_allclose(weighted, prior, rtol=1e-9)  # class weights teach the same as copies
 
@@ -124,12 +125,12 @@ def test_isotonic_calibration_is_scikit_learns():
 
 
 def test_alerts_day_by_day():
-    time = np.array([10, 20, 86_399, 86_411, 90_000, 3 * 86_400.0])
+    time = 1_700_006_400 + np.array([80_000, 80_020, 86_399, 86_411, 90_000, 3 * 86_400.0])  # from midnight
     one = Detections(part_of([1, 0, 1, 1, 0, 1], time), np.array([0.9, 0.8, 0.1, 0.3, 0.4, 0.2]), 0.5)
     days = alerts_by_day(one, 2)
-    assert list(days) == ["rows", "alerts", "frauds", "found"] and [*days.index] == [1, 2, 3]  # 24 hours from the first
+    assert list(days) == ["rows", "alerts", "frauds", "found"] and [*days.index] == [1, 2, 4]  # the dates
     assert days.to_numpy(int).tolist() == [[3, 2, 2, 1], [2, 2, 1, 1], [1, 1, 1, 1]]
-    found = detection_metrics(one, F1, 2)
+    found = detection_metrics(one, settings(alerts=2))
     assert found["precision_of_daily_alerts"]["value"] == pytest.approx(100 * 3 / 5)
     assert alerts_by_day(Detections(part_of([1, 0]), np.array([0.1, 0.2]), 0.5), 2).empty
 

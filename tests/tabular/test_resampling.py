@@ -24,7 +24,9 @@ def cloud(counts: list[int], columns: int, seed: int = 0) -> tuple[np.ndarray, n
 def part_of(X: np.ndarray, y: np.ndarray) -> Part:
     shown = pd.DataFrame({"row": np.arange(1, len(X) + 1)})
     real = np.ones(len(X), dtype=bool)
-    return Part("t", len(X), X.astype(np.float32), y.astype(np.int8), shown, np.arange(len(X)), None, {}, real)
+    return Part(
+        {"source": "t"}, X.astype(np.float32), y.astype(np.int8), np.arange(len(X)), np.arange(len(X)), real, shown
+    )
 
 
 def done(part: Part, how: str, categories=None, **more):
@@ -148,6 +150,14 @@ def test_categories_of_the_rarer_class_where_frauds_are_the_most():
     X[:, 2] = np.where(y == 1, 2.0, -0.5)
     after, _ = done(part_of(X, y), "smote", np.array([False, False, True, False]))
     assert (after.target[440:] == 0).all() and (after.features[440:, 2] == -0.5).all()
+
+
+def test_frauds_that_are_far_from_all_others_have_no_border():
+    X, y = cloud([100, 20], 4)
+    X[y == 1] += 100
+    for how in ("borderline-smote", "adasyn"):
+        after, _ = done(part_of(X, y), how)
+        assert len(after) == 120 and after.real.all(), how
 
 
 def test_too_few_frauds_are_one_sentence():

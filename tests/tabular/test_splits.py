@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from common.tabular.splits import describe, order_of, split_rows, stratified, training_parts
+from common.tabular.splits import describe, split_rows, stratified, training_parts
 from tests.helpers import message
 
 SHARES = {"test": 0.3, "validation": 0.2}
@@ -104,13 +104,17 @@ def test_equal_times_are_never_cut(times, test):
     assert sorted(split_rows(target, {"test": 0.3}, 0, np.array(times, float), "t")["test"].tolist()) == test
 
 
-def test_the_order_of_time_is_there_or_refused():
-    dates = ["2024-03-01", "2023-12-31", "2024-01-01"]
-    assert np.argsort(order_of(framed({"when": dates}), "when")).tolist() == [1, 2, 0]
-    assert order_of(framed({"t": [3, 1, 2]}), "t").tolist() == [3, 1, 2]
-    for days, held in ((["Mon", "Tue", "Mon"], "row 1: day holds 'Mon'"), ([1.0, None, 3.0], "row 2: day is empty")):
-        said = message(order_of, framed({"day": days}), "day")
-        assert held in said and "--split stratified" in said
+def test_a_row_without_a_time_has_no_place_in_the_order(table, tmp_path):
+    for cell, held in ((None, "is empty, or a word for it"), ("soon", "holds 'soon'")):
+        odd = table.assign(Time=(pd.Timestamp("2024-01-01") + pd.to_timedelta(table["Time"], unit="h")).astype(str))
+        odd.loc[7, "Time"] = cell
+        said = message(parts_of, odd, tmp_path, split="time")
+        assert (
+            f"row 8: Time {held}" in said and "so that there is no past; mend it or pass --on_bad_example skip" in said
+        )
+        parts, _ = parts_of(odd, tmp_path, split="time", on_bad_example="skip")
+        assert sum(map(len, parts.values())) == 999 and parts["train"].facts["skipped"] == {"no time": 1}
+        assert parts["train"].time.max() < parts["validation"].time.min() < parts["test"].time.min()
 
 
 def test_too_few_rows_and_parts_without_a_class():
@@ -143,11 +147,11 @@ def test_parts_are_learned_from_the_training_rows_alone(table, tmp_path):
 def test_parts_may_be_limited(table, tmp_path):
     parts, _ = parts_of(table, tmp_path, max_train_samples=100, max_eval_samples=50, max_predict_samples=70)
     assert {name: len(part) for name, part in parts.items()} == {"train": 100, "validation": 50, "test": 70}
-    assert parts["validation"].available == 140 and parts["validation"].selection.startswith("50 of 1,000 rows, strat")
+    assert parts["validation"].facts["available"] == 140
+    assert parts["validation"].facts["selection"].startswith("50 of 1,000 rows, strat")
     assert all(part.target.sum() == pytest.approx(0.06 * len(part), abs=1) for part in parts.values())
     whole, _ = parts_of(table, tmp_path)
-    rows = set(whole["test"].shown["row"])
-    assert rows > set(parts["test"].shown["row"])
+    assert {*whole["test"].shown.index} > {*parts["test"].shown.index}
 
 
 def test_the_time_need_not_be_a_feature(table, tmp_path):
@@ -156,14 +160,21 @@ def test_the_time_need_not_be_a_feature(table, tmp_path):
     assert "Time" in parts["test"].shown.columns
 
 
+def test_an_amount_may_begin_after_the_training_rows(table, tmp_path):
+    late = table.assign(paid=np.where(table["Time"] > 8_000, 7.0, np.nan))
+    parts, columns = parts_of(late, tmp_path, split="time", amount_column="paid")
+    assert columns.left_out == {"paid": "empty"} and np.isnan(parts["train"].amount).all()
+    assert np.nanmax(parts["test"].amount) == 7
+
+
 @pytest.mark.parametrize("times", [["morning", "noon"], [np.nan, np.nan], ["10:35 PM", "9:10 AM"]])
 def test_a_column_called_time_that_has_no_order_is_one_as_others(table, tmp_path, times):
     """--time_column was not given; it is only Time by default."""
     odd = table.assign(Time=times * 500)
     parts, columns = parts_of(odd, tmp_path)
-    assert columns.roles == {} and parts["test"].time is None
-    for asked in ({"time_column": "Time"}, {"split": "time"}):
-        assert "Time" in message(parts_of, odd, tmp_path, **asked)
+    assert columns.roles == {} and np.isnan(parts["test"].time).all()
+    for asked in ({"time_column": "Time"}, {"split": "time"}, {"amount_column": "Time"}):
+        assert "_column Time: has no numbers or times that can be read" in message(parts_of, odd, tmp_path, **asked)
 
 
 def test_what_must_be_of_both_classes(table, tmp_path):
@@ -175,8 +186,12 @@ def test_what_must_be_of_both_classes(table, tmp_path):
         ({"test_file": file, "protocol": "published"}, "holdout"),
     ):
         said = message(parts_of, table, tmp_path, **more)
-        assert said == f"{file[0]}: the {name} rows have one class; give rows of both"
-    assert parts_of(table, tmp_path, test_file=file)[0]["test"].target.sum() == 0
+        assert said == f"{file[0]}: the {name} rows are not of both classes; give others"
+    parts, _ = parts_of(table, tmp_path, test_file=file)
+    assert parts["test"].target.sum() == 0 and parts["test"].facts["selection"] == "940 of 940 rows, sample_seed 42"
+    table.assign(V1=np.inf).to_parquet(tmp_path / "none.parquet", index=False)
+    said = message(parts_of, table, tmp_path, test_file=file, on_bad_example="skip", max_predict_samples=3)
+    assert "the test rows (skipped: {'no number to compute with': 1000}) are not" in said
 
 
 def test_a_running_number_is_no_feature_though_the_training_rows_have_gaps(table, tmp_path):
@@ -212,5 +227,5 @@ def test_what_is_missing_is_said(table, tmp_path):
     parts, _ = parts_of(empty, tmp_path, on_bad_example="skip")
     gone = table.assign(V1=np.where(table["Class"] == 1, np.nan, table["V1"]))
     said = message(parts_of, gone, tmp_path, missing="skip")
-    assert "the train rows (skipped: {'a missing cell" in said and "have one class; give rows of both" in said
-    assert sum(map(len, parts.values())) == 999 and parts["train"].skipped == {"empty target": 1}
+    assert "the train rows (skipped: {'a missing cell" in said and "are not of both classes" in said
+    assert sum(map(len, parts.values())) == 999 and parts["train"].facts["skipped"] == {"empty target": 1}

@@ -128,19 +128,23 @@ def test_numbers_are_exact(tmp_path):
         (["007", "012", "-1", "9"], None),
         (["0x1f", "1", "2", "3"], None),
         (["2199023255552000000", "1", "0", "-3"], [2199023255552000000, 1, 0, -3]),
-        (["$1,234.50", "$7", "-$8.25", "$9"], None),
+        (["$1,234.50", "$7", "-$8.25", "$-9"], [1234.5, 7, -8.25, -9]),
+        (["\u20ac 3,10", "1.200,00 \u20ac", "-5,00\u20ac", "7"], [3.1, 1200, -5, 7]),
+        (["15 %", "3%", "7.5 %", "-2 %"], [15, 3, 7.5, -2]),
+        (["\u20b91,23,456.00", "12,34,567", "\u20b95", "7.5"], [123456, 1234567, 5, 7.5]),
+        (["$5", "\u20ac7", "$8", "\u20ac9"], None),
+        (["none", "#NULL!", ".", "1.5"], [np.nan, np.nan, np.nan, 1.5]),
         (["(12.50)", "7.25-", "8", "9"], None),
         (["31.01.2024", "01.02.2024", "02.02.2024", "03.02.2024"], None),
         (["REF12", "REF7", "REF8", "REF9"], None),
-        (["-", "-", "-", "."], None),
-        (["-", ".", "1,234.5", ",5"], None),
+        (["-", "-", "-", "."], [np.nan] * 4),
+        (["--", "$", "1,234.5", ",5"], None),
     ],
 )
 def test_numbers_as_people_write_them(tmp_path, cells, numbers):
     path, frame = tmp_path / "t.csv", pd.DataFrame({"a": cells * 3, "b": range(12)})
     frame.to_csv(path, index=False)
-    found = Tables([str(path)]).whole()["a"].tolist()
-    assert found == (cells if numbers is None else numbers) * 3
+    np.testing.assert_equal(Tables([str(path)]).whole()["a"].tolist(), (cells if numbers is None else numbers) * 3)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -175,6 +179,27 @@ def test_texts_that_a_parquet_file_has_as_bytes(tmp_path):
         assert found in said if isinstance(found, str) else said.tolist() == found
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_amounts_written_as_text_are_numbers_in_every_form(tmp_path, kind):
+    frame, path = pd.DataFrame({"a": ["$1,200.50", "none", "$7"], "b": ["x", None, "y"]}), tmp_path / f"t.{kind}"
+    write = {"csv": frame.to_csv, "parquet": frame.to_parquet}.get(kind)
+    write(path, index=False) if write else frame.to_json(path, orient="records", lines=True)
+    np.testing.assert_equal(Tables([str(path)]).whole()["a"].tolist(), [1200.5, np.nan, 7.0])
+
+
+def test_columns_that_only_parquet_and_json_have(tmp_path):
+    """Lists stay what they are, texts may have lines, categories and cells of several types are read as texts."""
+    several = pd.DataFrame({"a": [[1, 2], [3]], "b": ["one\ntwo", "NA"], "c": pd.Categorical(["1,000", "2"])})
+    several.to_parquet(tmp_path / "t.parquet")
+    found = Tables([str(tmp_path / "t.parquet")]).whole()
+    assert found["c"].tolist() == [1000.0, 2.0] and found["b"].iloc[0] == "one\ntwo" and pd.isna(found["b"].iloc[1])
+    assert [len(cell) for cell in found["a"]] == [2, 1]
+    for name in ("t.jsonl", "t.ndjson"):
+        (tmp_path / name).write_text('{"a": 1.5}\n{"a": "NA"}\n{"a": "2"}\n', encoding="utf-8")
+        np.testing.assert_equal(Tables([str(tmp_path / name)]).whole()["a"].tolist(), [1.5, np.nan, 2.0])
+    assert "is there twice" in message(Tables, [str(tmp_path / "t.jsonl"), f"{tmp_path}/./t.jsonl"])
+
+
 def test_addresses(tmp_path, monkeypatch):
     forms = ("comma.csv", "packed.csv.gz", "packed.zip", "lines.jsonl", "pandas.parquet")
     names = [saved(tmp_path, how).name for how in forms]
@@ -185,11 +210,9 @@ def test_addresses(tmp_path, monkeypatch):
     url, args = f"http://127.0.0.1:{server.server_port}", SimpleNamespace(cache_dir=str(tmp_path / "cache"))
     try:
         for name in names:
-            found = Tables([f"{url}/{name}?download=true"], args).whole()
-            assert found["Time"].tolist() == FRAME["Time"].tolist() and found.index[3] == (
-                f"{url}/{name}?download=true",
-                4,
-            )
+            tables = Tables([f"{url}/{name}?key=secret"], args)
+            assert tables.whole()["Time"].tolist() == FRAME["Time"].tolist()
+            assert tables.whole().index[3] == (f"{url}/{name}?***", 4) and tables.source == f"{url}/{name}?***"
         assert message(Tables, [f"{url}/gone.csv"], args).startswith(f"{url}/gone.csv: this file cannot be loaded")
     finally:
         server.shutdown()
@@ -235,7 +258,7 @@ def test_of_several_files_in_one_none_is_chosen(tmp_path):
     path = tmp_path / "t.zip"
     for inside, words in (
         (["a.csv"], None),
-        (["a.csv", "__MACOSX/._a.csv"], None),
+        (["a.csv", "__MACOSX/._a.csv", ".DS_Store"], None),
         (["a.csv", "b.csv"], "must hold one csv, but holds a.csv, b.csv; unpack it"),
         ([], "must hold one csv, but holds nothing; unpack it"),
     ):

@@ -31,7 +31,9 @@ def part_of(rows: int, seed: int, columns: int = 8) -> Part:
     random = np.random.default_rng(seed)
     target = (random.random(rows) < 0.2).astype(np.int8)
     features = (random.standard_normal((rows, columns)) + target[:, None]).astype(np.float32)
-    return Part("t", rows, features, target, pd.DataFrame(), None, None, {}, np.ones(rows, dtype=bool))
+    return Part(
+        {"source": "t"}, features, target, *[np.full(rows, np.nan)] * 2, np.ones(rows, dtype=bool), pd.DataFrame()
+    )
 
 
 TRAIN, VALIDATION = part_of(200, 0), part_of(150, 1)
@@ -44,7 +46,8 @@ def trainer_of(folder: Path, seed: int = 7, kind: str = "cnn", patience=None, th
     model = build(kind, 8)
     run_args = SimpleNamespace(early_stopping_patience=patience, early_stopping_threshold=threshold)
     run = SimpleNamespace(args=run_args, training_args=args, output_dir=folder, checkpoint=None, stop=StopRequest())
-    run.begin_training = lambda: folder.mkdir(parents=True, exist_ok=True)
+    run.earlier_seconds, run.seconds = 0.0, {}
+    run.begin_training = lambda: (folder.mkdir(parents=True, exist_ok=True), (folder / "run.json").touch())
     return KerasTrainer(run, Detector(model, Columns("y", ["0", "1"], "impute")), TRAIN, VALIDATION, weights)
 
 
@@ -53,10 +56,9 @@ def state(trainer: KerasTrainer) -> list[np.ndarray]:
 
 
 def same(one: KerasTrainer, other: KerasTrainer) -> bool:
-    return (
-        all(np.array_equal(a, b) for a, b in zip(state(one), state(other), strict=True))
-        and one.history == other.history
-    )
+    histories = [[row | {"seconds": 0} for row in trainer.history] for trainer in (one, other)]
+    states_are = [np.array_equal(a, b) for a, b in zip(state(one), state(other), strict=True)]
+    return all(states_are) and histories[0] == histories[1]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_stock_fit_on_the_same_batches_gives_the_same_weights(tmp_path, weights,
 def test_every_epoch_has_an_order_of_its_own(tmp_path, monkeypatch):
     seen = []
     trainer = trainer_of(tmp_path, num_train_epochs=3)
-    monkeypatch.setattr(trainer, "_end_epoch", lambda logs: trainer.history.append({"loss": 0.0}))
+    monkeypatch.setattr(trainer, "_end_epoch", lambda logs: trainer.history.append({"loss": 0.0, "seconds": 1.0}))
     monkeypatch.setattr(
         trainer.model, "fit", lambda X, y, **settings: seen.append(X[:, :, 0]) or SimpleNamespace(history={})
     )
