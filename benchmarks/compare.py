@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError, csv_text, exit_status, write_json
+from common.errors import FORMULA, UserError, exit_status, write_json
 from common.report.words import badges, format_difference, format_value, words
 
 CHANCE = 0.05  # from this p on, a difference may be chance
@@ -159,6 +159,11 @@ def check_comparable(folders: list[Path], both: list[dict], split: str) -> None:
             for folder, part in zip(folders, data)
         )
         raise UserError(f"{split} is different data, which cannot be compared: {said}")
+
+
+def csv_text(cell: str) -> str:
+    """The text that `common.errors.csv_cell` wrote as this cell."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def read_rows(path: Path) -> Predictions:

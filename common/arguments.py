@@ -6,6 +6,7 @@ value decides (`variants`), else the recipe, else the default; `record` says whi
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, without_secrets
 from common.help import options_of, script_of, show_help
 from common.legacy_flags import DROPPED, Row, translate
 from common.training_flags import PHASES, Values, check_ranges, flag, training_arguments
@@ -215,6 +216,8 @@ def _derive(values: Values, recipe: Mapping[str, Any], phases: Sequence[str]) ->
 
 def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[str], where: str = "") -> dict[str, Any]:
     """What the tokens give, and nothing else: no defaults."""
+    home = os.path.expanduser("~")  # shells know what ~ is in `--flag ~/x`, but not in `--flag=~/x`
+    tokens = [re.sub(r"\A(--\w+=|)~(?=[/\\])", lambda flag: flag[1] + home, token) for token in tokens]
     try:
         namespace, extra = parser.parse_known_args(tokens, argparse.Namespace(**dict.fromkeys(names)))
     except argparse.ArgumentError as error:
@@ -224,27 +227,38 @@ def _parse(parser: argparse.ArgumentParser, names: Iterable[str], tokens: list[s
         raise UserError(f"{where}{extra[0]!r}: {what}; see --help")
     found = {name: value for name, value in vars(namespace).items() if value is not None}
     for name, value in found.items():
-        if "" in (value if isinstance(value, list) else [value]):
+        texts = [str(item) for item in (value if isinstance(value, list) else [value])]
+        if not all(map(str.strip, texts)):
             raise UserError(f"{where}--{name}: its value is empty; give one, or leave the flag out")
+        if odd := next((text for text in texts if re.search("[\ud800-\udfff]", text)), None):
+            raise UserError(f"{where}--{name} {odd!a:.60}: is not UTF-8; rename the file, or write the value anew")
     return found
 
 
 def _masked(command: list[str]) -> list[str]:
     """With *** for secrets; the tokens are joined by a character that none can hold."""
     names = "|".join(SECRETS).replace("_", "[-_]")
-    return re.sub(rf"(?<![^\0])(--(?:{names})[=\0])(?!--)[^\0]*", r"\1***", "\0".join(command)).split("\0")
+    text = re.sub(rf"(?<![^\0])(--(?:{names})[=\0])(?!--)[^\0]*", r"\1***", "\0".join(command))
+    return without_secrets(text).split("\0")
 
 
 def _plain(value: Any) -> Any:
     """For JSON: members of enumerations by value, settings as dictionaries, all else as text."""
     text = json.dumps(value, default=lambda item: item.to_dict() if hasattr(item, "to_dict") else str(item))
-    return json.loads(text, parse_constant=str)  # results.json takes no NaN
+    return json.loads(without_secrets(text), parse_constant=str)  # results.json takes no NaN
+
+
+class Loader(yaml.SafeLoader):
+    """YAML, in which 5e-5 is a number, as in JSON."""
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[\d.]+[eE][-+]?\d+"), [*"-+.0123456789"])
 
 
 def _tokens_of_file(path: str) -> list[str]:
     """A file of arguments as command-line arguments, values as they are written: argparse reads `5e-5`, `no`, `0123`.
 
-    JSON is read as YAML, of which it is a part; a mapping goes on as its text.
+    JSON is read as YAML, of which it is a part; a mapping goes on as JSON.
     """
 
     def refuse(line: int, problem: str):
@@ -255,10 +269,10 @@ def _tokens_of_file(path: str) -> list[str]:
             raise UserError(f"{path}: there is no such file, or it is too large for a file of arguments")
         text = Path(path).read_text("utf-8-sig")
         text = text.replace("\t", " ") if path.lower().endswith(".json") else text
-        for event in yaml.parse(text, yaml.SafeLoader):  # aliases make small files large
+        for event in yaml.parse(text, Loader):  # aliases make small files large
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
                 refuse(event.start_mark.line, "aliases and tags are not taken")
-        root = yaml.compose(text, yaml.SafeLoader)
+        root = yaml.compose(text, Loader)
     except yaml.MarkedYAMLError as error:
         refuse(error.problem_mark.line, error.problem)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
@@ -274,11 +288,15 @@ def _tokens_of_file(path: str) -> list[str]:
         names.add(name)
         items = value.value if isinstance(value, yaml.SequenceNode) else [value]
         if isinstance(value, yaml.MappingNode) and name.endswith(("_kwargs", "_config", "deepspeed")):
-            tokens.append(f"--{name}={text[value.start_mark.index : value.end_mark.index]}")
+            try:
+                content = yaml.constructor.SafeConstructor().construct_document(value)
+            except (yaml.YAMLError, ValueError) as error:
+                refuse(line, f"{name}: {' '.join(str(error).split())[:200]}")
+            tokens.append(f"--{name}={json.dumps(content, default=str)}")
         elif not all(isinstance(item, yaml.ScalarNode) for item in items):
             refuse(line, f"{name} takes plain values, no nested ones")
-        elif len(items) > 1:
+        elif len(items) > 1 and name != "report_to":
             tokens += [f"--{name}", *(item.value for item in items)]
         elif items and not items[0].tag.endswith(":null"):
-            tokens.append(f"--{name}={items[0].value}")
+            tokens.append(f"--{name}={','.join(item.value for item in items)}")
     return tokens

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import lzma
 import os
 import shutil
 import sys
@@ -16,7 +15,6 @@ import tarfile
 import tempfile
 import time
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import filelock
 import numpy as np
 
 from common.errors import UserError, said_by
+from common.files import require_file
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 STARTED = time.time()
@@ -121,8 +120,7 @@ def unpacked(path: str | Path, args=None) -> Path:
     write elsewhere, and where there is no place for it.
     """
     path = Path(os.path.abspath(path))
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    require_file(path, str(path))
     try:
         status = path.stat()
         key = hashlib.sha256(json.dumps([str(path), status.st_size, status.st_mtime_ns]).encode()).hexdigest()[:40]
@@ -133,7 +131,7 @@ def unpacked(path: str | Path, args=None) -> Path:
                 with tempfile.TemporaryDirectory(dir=folder.parent) as partial:
                     _unpack(path, Path(partial) / "files")
                     os.replace(Path(partial) / "files", folder)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever a damaged archive makes the libraries raise
         said = getattr(error, "strerror", None) or said_by(error)
         remedy = "fetch the archive again, give another --cache_dir, or unpack it yourself and give the folder"
         raise UserError(f"{path}: cannot be unpacked ({said}); {remedy}") from None

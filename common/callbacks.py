@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 
-from common.checkpoints import seal
+from common.checkpoints import damage, seal
 from common.errors import Interrupted, UserError
 from common.models import load_whole
 
@@ -61,7 +61,7 @@ class StopAndResume(TrainerCallback):
     """Saves and leaves when the run was asked to stop, and puts right what a resumed state says of its folder."""
 
     def __init__(self, trainer):
-        self.trainer, self.stopping = trainer, False
+        self.trainer, self.stopping, self.over = trainer, False, False
 
     def _asked(self) -> bool:
         """Whether any process was asked to stop; all of them get the same answer, at the same step."""
@@ -70,6 +70,7 @@ class StopAndResume(TrainerCallback):
             flag = torch.tensor(float(asked), device=self.trainer.args.device)
             asked = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
         self.stopping = self.stopping or asked
+        self.trainer.args.save_only_model &= not self.stopping  # or the run could not be resumed
         return self.stopping
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -77,22 +78,31 @@ class StopAndResume(TrainerCallback):
         if (checkpoint := self.trainer.run.checkpoint) is None:
             return
         load_whole(self.trainer.model, checkpoint)
-        self.trainer._earlier_seconds = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
+        ended = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        self.over = control.should_training_stop = ended
+        seconds = (entry.get("seconds", 0.0) for entry in state.log_history)
+        self.trainer.run.earlier_seconds = max(seconds, default=0.0)
         if state.best_global_step:  # the folder may have been renamed or copied since
-            best = checkpoint.parent / f"checkpoint-{state.best_global_step}"
-            if not best.is_dir() and args.load_best_model_at_end:
-                raise UserError(f"{best}: the best model of this run is missing; start anew in another --output_dir")
+            best = checkpoint.resolve().parent / f"checkpoint-{state.best_global_step}"
+            if args.load_best_model_at_end and (problem := damage(best)):
+                raise UserError(f"{best}: the best model of this run: {problem}; start anew in another --output_dir")
             state.best_model_checkpoint = str(best)
 
     def on_step_end(self, args, state, control, **kwargs):
-        if control.should_evaluate or state.global_step >= state.max_steps:
-            control.should_log = True
+        if control.should_evaluate or control.should_save or state.global_step >= state.max_steps:
+            control.should_log = True  # or the loss of these steps would be lost in a run that is resumed
         if self._asked() and state.epoch % 1:  # at the end of an epoch what is due then comes first
             control.should_log = control.should_save = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
         control.should_log = True
         if self.stopping:
+            control.should_save = True
+        if self.over:  # all of this was done before the run was resumed
+            control.should_evaluate = control.should_save = False
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if self._asked() or args.load_best_model_at_end:  # the best model has to be on the disk, whatever --save_steps
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):

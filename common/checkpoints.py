@@ -18,7 +18,7 @@ from common.errors import UserError, write_json
 RUN_FILE, LOCK_FILE, HOLDER_FILE, SUMS_FILE = "run.json", ".run.lock", ".run.holder", "checksums.json"
 # What a run writes: --overwrite_output_dir removes it, and nothing else.
 WRITTEN = (
-    *("checkpoint-*", RUN_FILE, LOCK_FILE, HOLDER_FILE, "demo", "merged", "runs", "plots", "README.md", "report.html"),
+    *("checkpoint-*", RUN_FILE, "demo", "merged", "runs", "plots", "README.md", "report.html"),
     *("*results.json", "trainer_state.json", "training_args.bin", "*predictions.csv", "*predictions.json"),
     *("*null_odds.json", "config.json", "generation_config.json", "model*.safetensors*", "adapter_*", "*.keras"),
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.jinja"),
@@ -34,9 +34,10 @@ def checkpoints(output_dir: Path) -> list[Path]:
 
 
 def seal(checkpoint: Path) -> None:
-    """Puts a checkpoint safely on the disk; written last, the sums of its files show later that it is whole."""
+    """Puts a checkpoint safely on the disk, with what its run is; written last, sums show later that it is whole."""
+    shutil.copy(checkpoint.parent / RUN_FILE, checkpoint)
     finish_files(checkpoint)
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS_FILE)
     write_json(checkpoint / SUMS_FILE, {path.relative_to(checkpoint).as_posix(): _sum(path) for path in files})
 
 
@@ -51,7 +52,7 @@ def damage(checkpoint: Path) -> str | None:
         sums = json.loads((checkpoint / SUMS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"it is not whole, or not of these scripts ({SUMS_FILE} is missing or damaged)"
-    for name, expected in sums.items():
+    for name, expected in {RUN_FILE: None, **sums}.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if _sum(checkpoint / name) != expected:
@@ -107,8 +108,8 @@ def prepare_output_dir(
             raise UserError(f"--resume_from_checkpoint {wanted}: no checkpoint of a training there")
         if problem := damage(wanted):
             raise UserError(f"--resume_from_checkpoint {wanted}: {problem}; choose an earlier checkpoint, or auto")
-    there = {path.name for path in folder.iterdir()}
-    there -= {LOCK_FILE, HOLDER_FILE, "demo"}  # demo: built-in data, which a refused run may have left
+    # Hidden is the lock, what a killed run was writing, what systems leave; a refused run may have left demo data.
+    there = {path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != "demo"}
     found = checkpoints(folder)
     if auto and training:
         goes_on = bool(found) or not there or (RUN_FILE in there and "results.json" not in there)

@@ -96,7 +96,8 @@ def score_predictions(
         scores |= dict.fromkeys(("accuracy", *more), accuracy)
         parts["metrics"][name] = _named(scores, names) | {"loss": plain_metric(losses[name], "nats")}
         rows = zip(class_scores(counts[None])[0], low, high, [*counts.sum(axis=1).tolist(), *[len(truth)] * 2])
-        parts["per_class"][name] = {label: _class_row(*row) for label, row in zip([*labels, *AVERAGES], rows)}
+        own = [f"class {label}" if label in AVERAGES else label for label in labels]
+        parts["per_class"][name] = {label: _class_row(*row) for label, row in zip([*own, *AVERAGES], rows)}
         parts["confusion"][name] = {"labels": labels, "matrix": counts.tolist()}
         for column, values in split.groups.items():
             groups = parts["groups"].setdefault(name, {})[column] = {}

@@ -19,6 +19,7 @@ DISK_ERRORS = {
     errno.EDQUOT: "the disk quota is used up; free some space, or choose another --output_dir",
     errno.EROFS: "the file system is read-only; choose another --output_dir",
     errno.EACCES: "permission is denied; see who may read and write there",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
 }
 # How libraries that write files by themselves say that the disk is full: safetensors, torch, numpy.
 FULL = re.compile(
@@ -67,6 +68,12 @@ def peer_ended(error: BaseException) -> bool:
 def said_by(error: BaseException) -> str:
     """What an error says, on one line: its first that is not blank, else its kind."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
+def without_secrets(text: str) -> str:
+    """The text with *** for the user and the query of web addresses, which may hold a password or a key."""
+    text = re.sub(r'(https?://)[^/?"\0]*@', r"\1***@", text, flags=re.IGNORECASE)
+    return re.sub(r'(https?://[^?"\0]*\?)[^"\0]*', r"\1***", text, flags=re.IGNORECASE)
 
 
 def quiet_interrupt(kind: type[BaseException], error: BaseException, trace) -> None:
@@ -138,11 +145,6 @@ def csv_cell(value: object) -> object:
     """The value; a text that a spreadsheet would run as a formula (it begins with =, +, -, @) after an apostrophe."""
     dangerous = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
     return f"'{value}" if dangerous else value
-
-
-def csv_text(cell: str) -> str:
-    """The text that `csv_cell` wrote as this cell."""
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> Path:

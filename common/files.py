@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet
 
-from common.errors import UserError
+from common.errors import UserError, without_secrets
 from common.hub import class_names, downloaded, fetching, frame_of, numbered
 
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+OTHER_ENDINGS = {".ndjson": ".jsonl", ".pq": ".parquet"}
 ADDRESS = ("http://", "https://")
 
 
@@ -39,11 +40,7 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     Raises:
         UserError: naming the file, and the line or row, for whatever is wrong with it.
     """
-    frames, names = [], [n for one in ([spec] if isinstance(spec, str | Path) else spec) for n in matching(str(one))]
-    all_different(names, "the data", "file")
-    for name in names:
-        path = downloaded(name, args) if name.startswith(ADDRESS) else Path(name)
-        frames.append(numbered(read_file(path, name), name))
+    frames = [numbered(read_file(path, name), name) for name, path in files_of(spec, args)]
     first = frames[0]
     for frame in frames[1:]:
         if odd := {*frame.columns} ^ {*first.columns}:
@@ -52,8 +49,9 @@ def read_files(spec: str | Path | Sequence[str | Path], args=None) -> pd.DataFra
     if len(frames) == 1:
         return first
     together = pd.concat(frames)
-    shown = names if len(names) < 5 else [*names[:2], "...", names[-1]]
-    together.attrs = {**first.attrs, "source": f"{len(names)} files: {', '.join(shown)}"}
+    shown = [frame.attrs["source"] for frame in frames]
+    shown = shown if len(shown) < 5 else [*shown[:2], "...", shown[-1]]
+    together.attrs = {**first.attrs, "source": f"{len(frames)} files: {', '.join(shown)}"}
     return together
 
 
@@ -95,6 +93,13 @@ def without_bad(
     return frame[~np.isin(np.arange(len(frame)), list(problems))], dict(skipped)
 
 
+def files_of(spec: str | Path | Sequence[str | Path], args=None) -> list[tuple[str, Path]]:
+    """(What it is called in messages, where it is) of each file that paths, patterns or http(s) addresses stand for."""
+    names = [name for one in ([spec] if isinstance(spec, str | Path) else spec) for name in matching(str(one))]
+    all_different([name if name.startswith(ADDRESS) else os.path.realpath(name) for name in names], "the data", "file")
+    return [(without_secrets(n), downloaded(n, args) if n.startswith(ADDRESS) else Path(n)) for n in names]
+
+
 def matching(name: str) -> list[str]:
     """The files that a path, a pattern or an address stands for."""
     if name.startswith(ADDRESS) or os.path.exists(name) or not glob.has_magic(name):
@@ -126,19 +131,21 @@ def _content(path: Path, name: str) -> tuple[str, bytes]:
         require_file(path, name)
         content = path.read_bytes()
         inner = inner.with_suffix("") if inner.suffix.lower() == ".gz" else inner
+        zipped = inner.suffix.lower() == ".zip" or (content.startswith(b"PK\3\4") and inner.suffix.lower() in FORMATS)
         if content.startswith(b"\x1f\x8b"):  # programs that fetch files unpack them and keep the name, or the reverse
             content = gzip.decompress(content)
-        elif inner.suffix.lower() == ".zip" and content:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                files = [i for i in archive.namelist() if not i.endswith("/") and not i.startswith("__MACOSX/")]
+        elif zipped and content:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # macOS adds files whose names begin with a point
+                files = [i for i in archive.namelist() if not i.endswith("/") and not PurePath(i).name.startswith(".")]
                 if len(files) != 1:
                     raise UserError(f"{name}: must hold one file, but holds {len(files)}; unpack it and name the files")
                 inner, content = PurePath(files[0]), archive.read(files[0])
     if not content:
         raise UserError(f"{name}: the file is empty")
-    if inner.suffix.lower() not in FORMATS:
+    ending = OTHER_ENDINGS.get(inner.suffix.lower(), inner.suffix.lower())
+    if ending not in FORMATS:
         raise UserError(f"{name}: cannot read {inner.suffix or inner.name!r}; use one of {', '.join(FORMATS)}")
-    return inner.suffix.lower(), content
+    return ending, content
 
 
 def require_file(path: Path, name: str) -> None:
@@ -166,6 +173,7 @@ def _lines(text: str) -> list[str]:
 def _read_delimited(text: str, ending: str, name: str) -> pd.DataFrame:
     """A tab-separated file is taken to be without any quoting (GLUE's are) when all its lines have as many tabs, but
     quotes make a row wrong or join lines."""
+    text = re.sub(r'\A"?sep=.?"?(?=[\r\n])', "", text)  # Excel's line about the separator
     header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     delimiter = max(",\t;|", key=header.count) if ending == ".csv" else "\t"
     style = {"delimiter": delimiter, "skipinitialspace": delimiter != "\t" and f"{delimiter} " in header}
@@ -194,7 +202,8 @@ def _cells(text: str, name: str, **style) -> pd.DataFrame:
             rows.append(cells)
             begin = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{name}: the row that begins at line {begin}: {error}") from None
+        remedy = "in a quoted cell, a quote is written twice"
+        raise UserError(f"{name}: the row that begins at line {begin}: {error}; {remedy}") from None
     # A column without a name is called what pandas calls it: it is mostly an index that was saved.
     header = [cell.strip() or f"Unnamed: {i}" for i, cell in enumerate(header)]
     all_different(header, name, "column")
@@ -254,4 +263,6 @@ def _read_parquet(content: bytes, name: str) -> pd.DataFrame:
         table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
         table.validate(full=True)  # texts may be no UTF-8
         all_different(table.column_names, name, "column")
-        return frame_of(table, class_names(datasets.Features.from_arrow_schema(table.schema)))
+        numbers = [field for field in table.schema if pyarrow.types.is_integer(field.type)]  # others may be of any type
+        features = datasets.Features.from_arrow_schema(pyarrow.schema(numbers, table.schema.metadata))
+        return frame_of(table, class_names(features))

@@ -16,23 +16,18 @@ import pyarrow
 from huggingface_hub import HfApi, constants, errors, hf_hub_download
 from huggingface_hub.utils import httpx
 
-from common.errors import UserError, said_by
+from common.errors import UserError, said_by, without_secrets
 
 INSTEAD = "use --demo, or give local files and a local model folder"
 
 
-def commit_of(kind: str, name: str, revision: str | None, token: str | None) -> str | None:
-    """The commit that the id of a `kind` ("model" or "dataset") stands for; None for a local folder.
+@functools.cache
+def resolved(kind: str, name: str, revision: str | None, token: str | None) -> tuple[str, str | None]:
+    """The id of a `kind` ("model" or "dataset"; squad is rajpurkar/squad), and its commit; None for a local folder.
 
     Without a connection it is the commit in the local cache, and from then on only the cache is used. Raises
     `UserError`: no such id or revision, no access, or no connection and nothing in the cache.
     """
-    return _resolved(kind, name, revision, token)[1]
-
-
-@functools.cache
-def _resolved(kind: str, name: str, revision: str | None, token: str | None) -> tuple[str, str | None]:
-    """The id (of data sets with the namespace, which `datasets` needs: squad is rajpurkar/squad) and the commit."""
     if Path(name).is_dir():
         return name, None
     api = HfApi(token=token)
@@ -45,15 +40,18 @@ def _resolved(kind: str, name: str, revision: str | None, token: str | None) -> 
     except (errors.HFValidationError, errors.RepositoryNotFoundError):
         hidden = "it is private or gated: ask for access on its page, and give --token"
         raise UserError(f"{name}: no such folder, and the hub has no such {kind}, or {hidden}") from None
-    except (httpx.HTTPError, errors.RevisionResolutionError, OSError):  # OSError: also what is said offline
+    except (httpx.HTTPError, errors.RevisionResolutionError, OSError, UnicodeEncodeError) as error:  # also offline
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        refused = status == 401 or isinstance(error, UnicodeEncodeError | httpx.LocalProtocolError)
         if kind == "dataset" and "/" not in name:
             cached = [path.name.split("--", 1)[1] for path in Path(constants.HF_HUB_CACHE).glob(f"datasets--*--{name}")]
             name = cached[0].replace("--", "/") if len(cached) == 1 else name
     try:
         commit = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=True).resolved
     except errors.RevisionResolutionError:
-        unreachable = f"the hub cannot be reached and this {kind} is not in the local cache"
-        raise UserError(f"{name}: {unreachable}; {INSTEAD}") from None
+        token = "the hub takes no such token; log in anew with `hf auth login`, or mend --token or HF_TOKEN"
+        unreachable = f"the hub cannot be reached and this {kind} is not in the local cache; {INSTEAD}"
+        raise UserError(f"{name}: {token if refused else unreachable}") from None
     os.environ["HF_HUB_OFFLINE"] = "1"  # the libraries would wait for minutes
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     return name, commit
@@ -67,14 +65,16 @@ def fetching(kind: str, name: str) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever damaged files make the libraries raise
-        raise UserError(f"{name}: this {kind} cannot be loaded: {said_by(error)}") from error
+        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
+        said = " ".join(str(cause or error).split())[:300] if kind == "dataset" else said_by(error)
+        raise UserError(f"{name}: this {kind} cannot be loaded: {said}") from error
 
 
 def downloaded(url: str, args=None) -> Path:
     """The file at an http(s) address, from the cache of `datasets`; fetched anew when its ETag has changed."""
     again = getattr(args, "overwrite_cache", False)
     settings = datasets.DownloadConfig(cache_dir=getattr(args, "cache_dir", None), force_download=again)
-    with fetching("file", url):
+    with fetching("file", without_secrets(url)):
         return Path(datasets.DownloadManager(download_config=settings).download(url))
 
 
@@ -84,12 +84,14 @@ def load_split(args, split: str, folder: str | None = None) -> tuple[datasets.Da
     Sound stays as it is stored. `folder`: of parquet files, one folder a split, where the repository does not say which
     files make a split (as the branches of the hub's converter).
     """
-    name, commit = _resolved("dataset", args.dataset, args.dataset_revision, args.token)
+    name, commit = resolved("dataset", args.dataset, args.dataset_revision, args.token)
     settings = {"revision": commit, "token": args.token, "cache_dir": args.cache_dir}
     settings |= {"name": args.dataset_config} if folder is None else {"data_dir": folder}
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise loading is reported to a third party
     with fetching("dataset", name):
         loaded = datasets.load_dataset(name, split=split, trust_remote_code=args.trust_remote_code, **settings)
+    if not len(loaded):
+        raise UserError(f"{_pinned(name, commit)}, {split}: has no rows")
     for column, feature in loaded.features.items():
         if isinstance(feature, datasets.Audio):
             loaded = loaded.cast_column(column, datasets.Audio(decode=False))
@@ -108,7 +110,7 @@ def load_file(args, file: str) -> tuple[Path, str]:
 
     For plain files that `datasets` would read wrongly (tab-separated ones called csv, for example).
     """
-    name, commit = _resolved("dataset", args.dataset, args.dataset_revision, args.token)
+    name, commit = resolved("dataset", args.dataset, args.dataset_revision, args.token)
     if commit is None:
         return Path(name) / file, f"{name}, {file}"
     settings = {"revision": commit, "token": args.token, "cache_dir": args.cache_dir}

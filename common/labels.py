@@ -5,9 +5,8 @@ error, only the accuracy. So numbers and generic names are refused until somebod
 """
 
 import re
-import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -18,10 +17,9 @@ from common.errors import UserError
 from common.files import listed, where
 
 NO_GOLD_LABEL = ("-", "-1")  # SNLI's and MultiNLI's annotators disagreed; the sets are published with these rows
-MANY = 1000  # classes
 NUMBER = re.compile(r"([-+]?\d+)(\.0*)?")
 SCORE = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)? ?%?")
-INVISIBLE = string.whitespace + "\xa0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+INVISIBLE = "".join(c for c in map(chr, range(0x10000)) if c.isspace() or unicodedata.category(c) in ("Cc", "Cf"))
 UNNAMED, GENERIC_NAME = re.compile(r"LABEL_\d+"), re.compile(r"((LABEL|CLASS)[_ ]?)?\d+", re.IGNORECASE)
 Known = Mapping[str, Sequence[str]]  # class -> its other spellings; the order is that of the ids
 
@@ -31,17 +29,29 @@ def tidy(label: object) -> str:
     return unicodedata.normalize("NFC", str(label)).strip(INVISIBLE)
 
 
-def canonical(label: str, known: Known) -> str:
-    """The known name of a label, in whatever spelling; a label of an unknown class as it is."""
+def canonical(label: str, known: Known, letters: bool = True) -> str:
+    """The known name of a label, in whatever spelling (a letter only if `letters`); of an unknown class as it is."""
     label = tidy(label)
     folded = label.casefold()
     spelt = (name for name, others in known.items() if folded in (name.casefold(), *(o.casefold() for o in others)))
-    return next(spelt, label)
+    return next(spelt, label) if letters or len(label) > 1 else label
+
+
+def are_known(labels: Iterable[str], known: Known) -> bool:
+    """Whether labels are of the known classes: all of them, or some beside all of these (the others are mistakes)."""
+    names = {canonical(label, known) for label in labels}
+    return names <= known.keys() or (bool(known) and names >= known.keys())
+
+
+def all_canonical(labels: Collection[str], known: Known) -> list[str]:
+    """The known names of labels; letters count where all labels are known: the n of n and p is not neutral's."""
+    letters = are_known(labels, known)
+    return [canonical(label, known, letters) for label in labels]
 
 
 def in_order(label_order: Sequence[str], known: Known) -> list[str]:
-    """The known names of `--label_order`; raises `UserError` for a class that it names twice."""
-    names = [canonical(name, known) for name in label_order]
+    """The names of `--label_order`, as known; raises `UserError` for a class that it names twice."""
+    names = all_canonical(label_order, known)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(f"--label_order {','.join(label_order)}: names the class {twice!r} twice; give each class once")
     return names
@@ -57,9 +67,9 @@ def encode_labels(
 ) -> tuple[np.ndarray | None, datasets.ClassLabel | None, dict[int, tuple[str, str | None]]]:
     """The labels of a column of `read_files`, by name.
 
-    Classes that are all in `known` (the task's), or are `known` and more (mistakes), have its order; others have that
-    of the file's schema, of `label_order` (the names that the labels 0, 1, 2, ... stand for), or of the alphabet. There
-    may be no others than `names`, in that order: those of the training data. None: those that are found.
+    Known classes (`are_known`) have the order of `known`; others that of the file's schema, of `label_order` (the names
+    that the labels 0, 1, 2, ... stand for), or of the alphabet. There may be no others than `names`, in that order:
+    those of the training data. None: those that are found.
 
     Returns:
         ids int64 [N] (-1 where there is none), the feature, and what `files.without_bad` needs to know of bad rows; ids
@@ -75,7 +85,7 @@ def encode_labels(
             first.setdefault(text, i)
     if not first:
         return None, datasets.ClassLabel(names=list(names)) if names else None, {}
-    if len(first) > MANY:
+    if len(first) > 1000:
         what = f"{frame.attrs['source']}: the column {column!r} has {len(first):,} different labels"
         raise UserError(f"{what}; name the column of the classes")
     order, schema = in_order(label_order or (), known), frame.attrs.get("label_names", {}).get(column)
@@ -83,19 +93,18 @@ def encode_labels(
     if order and any(NUMBER.fullmatch(name) for name in schema or ()):
         schema = None
     numbers = [] if schema else _checked_numbers(frame, first, order, known)
-    spelt = {name.casefold(): name for name in order}  # case does not make another class
-    named = {text: canonical(text, known) for text in first if text not in numbers}
-    meant = {text: spelt.setdefault(name.casefold(), name) for text, name in named.items()}
-    meant |= {n: order[int(n)] for n in numbers if n.isdecimal() and len(n) < 10 and int(n) < len(order)}
+    meant = {n: order[int(n)] for n in numbers if n.isdecimal() and len(n) < 10 and int(n) < len(order)}
+    words, spelt = [text for text in first if text not in numbers], {name.casefold(): name for name in order}
+    ours = {*order} <= known.keys() and are_known(names or schema or [*words, *meant.values()], known)
+    for word in words:
+        name = canonical(word, known, letters=ours)
+        meant[word] = spelt.setdefault(name.casefold(), name)  # case does not make another class
     if names is None:
-        ranked = [canonical(name, known) for name in schema] if schema else [*order, *sorted({*meant.values()})]
+        ranked = [canonical(name, known, ours) for name in schema] if schema else [*order, *sorted({*meant.values()})]
         there = {*ranked} if schema else {*meant.values()}
-        # Where all known classes are there, a name beside them is a mistake; otherwise the classes are others.
-        ours = there <= known.keys() or (known and there >= known.keys())
         names = [name for name in dict.fromkeys(known if ours else ranked) if name in there]
     id_of = {name.casefold(): i for i, name in enumerate(names)}
-    ids_of = {text: id_of.get(name.casefold(), -1) for text, name in meant.items()}
-    ids = np.array([ids_of.get(text, -1) for text in texts], dtype=np.int64)
+    ids = np.array([id_of.get(meant.get(text, "").casefold(), -1) for text in texts], dtype=np.int64)
     problems = {i: _problem(texts[i], names, hidden[i]) for i in np.flatnonzero(ids < 0).tolist()}
     return ids, datasets.ClassLabel(names=list(names)), problems
 
@@ -153,8 +162,8 @@ def class_names_of(
             )
         labels = in_order(label_order, known)
     same = {name.casefold(): name for name in names}
-    found = [same.get(name.casefold(), name) for name in (canonical(label, known) for label in labels)]
-    if any(name not in found for name in names):
+    found = [same.get(name.casefold(), name) for name in all_canonical(labels, known)]
+    if len({*found}) < len(found) or not {*names} <= {*found}:
         raise UserError(
             f"{checkpoint}: was trained for {len(labels)} classes, {listed(labels)}, but the data have {len(names)}, "
             f"{listed(names)}; choose a model for these classes, or a pre-trained one without a classification head"

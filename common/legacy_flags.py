@@ -7,6 +7,7 @@ A row of a table is a flag's name today; a value -> today's argument ("": none);
 import contextlib
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
@@ -33,10 +34,14 @@ def _logging_dir(name: str, folder: str) -> list[str]:
 
 
 def _two_columns(name: str, value: str) -> list[str]:
-    premise, _, hypothesis = value.partition(",")
-    return [f"--premise_column={premise.strip()}", f"--hypothesis_column={hypothesis.strip()}"]
+    columns = [column.strip() for column in value.split(",")]
+    if len(columns) != 2 or not all(columns):
+        raise UserError(f"{name} {value}: must be the names of two columns with a comma between")
+    return [f"--premise_column={columns[0]}", f"--hypothesis_column={columns[1]}"]
 
 
+NEGATIVE = re.compile(r"-[\d.]+e[-+]?\d+", re.IGNORECASE)  # argparse takes such a number for a flag
+TRUTH = dict.fromkeys(("yes", "y", "t", "1"), "true") | dict.fromkeys(("no", "n", "f", "0"), "false")
 # Nothing depends on these here.
 WITHOUT_EFFECT = """
     save_safetensors no_save_safetensors use_ipex use_mps_device ray_scope use_legacy_prediction_loop jit_mode_eval
@@ -71,6 +76,7 @@ QUESTION_ANSWERING = {"--null_score_diff_threshold": "--null_threshold"}
 TEXT_CLASSIFICATION = {
     "--text_column_names": _two_columns,
     "--do_regression": only("false", "this script is for classes, not for scores"),
+    **{f"--{name}_split_name": only(name, "give files for other splits") for name in ("train", "validation", "test")},
 }
 # run_audio_classification.py, run_speech_recognition_ctc.py
 SPEECH = {
@@ -91,10 +97,13 @@ SPEECH = {
 def translate(tokens: Iterable[str], rows: Mapping[str, Row], known: set[str], where: str = "") -> list[str]:
     """Today's arguments for those given: dashes become underscores, older flags become today's, with a note each."""
     waiting, translated = list(tokens), []
+    given = {"--" + token[2:].partition("=")[0].replace("-", "_") for token in waiting if token.startswith("--")}
     while waiting:
         token = waiting.pop(0)
         name, equals, value = token.partition("=")
         name = "--" + name[2:].replace("-", "_")
+        if token[:2] == "--" and not equals and waiting and NEGATIVE.fullmatch(waiting[0]):
+            equals, value = "=", waiting.pop(0)
         if not token.startswith("--") or name in known:
             translated.append(name + equals + value if token.startswith("--") else token)
             continue
@@ -104,10 +113,12 @@ def translate(tokens: Iterable[str], rows: Mapping[str, Row], known: set[str], w
         if isinstance(rows[name], str):
             today = [rows[name] + equals + value]
         else:
-            given = [value] if equals else []
+            values = [value] if equals else []
             while not equals and waiting and not waiting[0].startswith("--"):
-                given.append(waiting.pop(0))
-            today = _today(name, rows[name], " ".join(given))
+                values.append(waiting.pop(0))
+            today = _today(name, rows[name], " ".join(values))
+        if both := given & {argument.partition("=")[0] for argument in today}:
+            raise UserError(f"{where}{name} is {both.pop()} today, which is given, too; leave one of them out")
         if os.environ.get("RANK", "0") == "0":
             said = "has no effect here" if rows[name] is None else f"is {' '.join(today) or 'no flag'} today"
             print(f"note: {where}{name} {said}", file=sys.stderr, flush=True)
@@ -119,6 +130,7 @@ def _today(name: str, row: Row, value: str) -> list[str]:
     if row is None or callable(row):
         return row(name, value) if row else []
     word = value.lower() or "true"
+    word = word if word in row else TRUTH.get(word, word)
     if word not in row:
         raise UserError(f"{name} {value}: {row.get('otherwise', 'must be true or false')}")
     return [row[word]] if row[word] else []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.hub import commit_of, fetching
+from common.hub import fetching, resolved
 
 # How architectures that are trained for a task are called; the last of each is of `common.speech.heads`.
 CLASSIFIERS = ("ForSequenceClassification", "PooledClassifier")
@@ -149,13 +149,13 @@ def quietly() -> Iterator[None]:
 
 def model_commit(args) -> str | None:
     """The commit of `--model` on the hub; None for a local folder."""
-    return commit_of("model", args.model, args.model_revision, args.token)
+    return resolved("model", args.model, args.model_revision, args.token)[1]
 
 
 def source_of(args, name: str) -> dict:
     """What `from_pretrained` needs to find `name`: the commit on the hub, the token and the cache."""
     # A revision belongs to --model; another tokenizer's or configuration's repository has its own main branch.
-    commit = commit_of("model", name, args.model_revision if name == args.model else None, args.token)
+    commit = resolved("model", name, args.model_revision if name == args.model else None, args.token)[1]
     source = {"revision": commit or "main", "token": args.token, "cache_dir": args.cache_dir}
     return source | {"trust_remote_code": args.trust_remote_code}
 

@@ -15,10 +15,13 @@ from common.checkpoints import RUN_FILE, prepare_output_dir
 from common.errors import UserError, peer_ended, said_by, write_json
 from common.launch import StopRequest, check_launch
 
-NOT_PUSHED = ("checkpoint-*", "checkpoint-*/**", "demo/**", "runs/**", "training_args.bin", RUN_FILE, ".run.*")
-# Arguments that change neither the weights nor which of them are kept: they may differ when a run is resumed.
+NOT_PUSHED = ("checkpoint-*", "checkpoint-*/**", "demo/**", "runs/**", "training_args.bin", RUN_FILE, ".*")
+# Arguments that change neither the weights nor which of them are kept: they may differ when a run is resumed. What the
+# files of data and the model's weights hold is in a run's identity, wherever they are.
 NEUTRAL = {
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "token", "cache_dir", "overwrite_cache"),
+    *("train_file", "validation_file", "data_dir", "save_strategy", "save_steps", "save_only_model", "merge"),
+    *("timestamps", "decoding", "beam_width", "language_model", "language_model_weight", "word_bonus"),
     *("preprocessing_num_workers", "do_predict", "test_file", "max_predict_samples", "push_predictions", "report_to"),
     *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level", "run_name"),
     *("log_level_replica", "log_on_each_node", "disable_tqdm", "save_total_limit", "skip_memory_metrics", "project"),
@@ -59,6 +62,7 @@ class Run:
         self.leak_sentences: list[str] = []
         self.extra: dict[str, object] = {}
         self.stop, self.seconds, self._begin = StopRequest(), {}, time.perf_counter()
+        self.earlier_seconds = 0.0  # of training, before the run was resumed
         # The trainer would push its own card before ours is written, and write the token into training_args.bin.
         self.push = bool(getattr(self.training_args, "push_to_hub", False))
         self.hub_token = getattr(self.training_args, "hub_token", None) or getattr(args, "token", None)
@@ -126,11 +130,13 @@ class Run:
             twin = name == "model" and not Path(self.args.model).is_dir()  # a hub id stands for its tiny twin
             if twin or name not in self.args.explicit:
                 setattr(self.args, name, [value] if name.endswith("_file") and isinstance(value, str) else value)
+                self.args.record[name]["value"] = getattr(self.args, name)
 
     def describe(self, splits) -> None:
         """Takes what `splits` say of themselves (`common.data.Splits`: facts, overlaps) into results and identity."""
         self.data = {"splits": splits.facts, "overlaps": splits.overlaps}
-        self.identity["data"] = {name: facts["fingerprint"] for name, facts in splits.facts.items() if name != "test"}
+        prints = {name: facts["fingerprint"][:12] for name, facts in splits.facts.items()}
+        self.identity |= {f"{name} data": made for name, made in prints.items() if name != "test"}
 
     def begin_training(self) -> None:
         """Right before training, when everything has been checked: notes what this run is, or that it is the same.
@@ -142,9 +148,8 @@ class Run:
 
         def begin() -> None:
             if self.checkpoint is not None:
-                noted = self.checkpoint.parent / RUN_FILE
-                earlier = json.loads(noted.read_text(encoding="utf-8")) if noted.is_file() else identity
-                names = sorted(earlier.keys() | identity.keys())
+                earlier = json.loads((self.checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+                names = sorted(earlier.keys() | identity.keys()) if earlier.get("task") == self.task else ["task"]
                 changed = [
                     f"{name} was {_short(earlier.get(name))}, is {_short(identity.get(name))}"
                     for name in names
@@ -240,9 +245,11 @@ class Run:
         files, cards, title = write(results) if write else ({}, (), "")
         results["files"] |= files
         self.seconds["results"] = self.seconds.get("results", 0.0) + time.perf_counter() - begin
-        total = time.perf_counter() - self._begin + results["resources"].pop("earlier", 0.0)
+        total = time.perf_counter() - self._begin + self.earlier_seconds
         results["resources"] |= {"seconds": {**self.seconds, "total": total}, **facts.peak_memory()}
         write_report(results, self.output_dir, error_cards=cards, error_title=title)
+        if self.push and self.training_args.hub_model_id:  # where a reader finds it
+            usage = usage.replace(f'"{self.training_args.output_dir}"', f'"{self.training_args.hub_model_id}"')
         write_model_card(results, self.output_dir, usage=usage)
         if hasattr(trainer, "track"):
             trainer.track(results)

@@ -34,7 +34,6 @@ from common.samplers import EpochSampler, evaluation_order, lengths_of
 
 Batch = dict[str, torch.Tensor]
 PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
-LOWER_IS_BETTER = ("loss", "wer", "cer")
 
 
 class FinetuneTrainer(Trainer):
@@ -56,12 +55,15 @@ class FinetuneTrainer(Trainer):
         self.run, args = run, run.training_args
         args.logging_nan_inf_filter = False  # a diverged run is stopped in `training_step`
         args.remove_unused_columns = False  # what the model does not take is the loss's
+        args.eval_do_concat_batches = True  # predictions are put in order as a whole
+        args.dataloader_persistent_workers &= args.dataloader_num_workers > 0  # or torch refuses them
+        args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
         _settle_best_metric(args, "metric_for_best_model" in run.args.explicit, self.metric_names, kwargs)
         super().__init__(args=args, **kwargs)
         self.metrics: dict[str, dict[str, float]] = {}
         self._kept: dict[int, dict[int, object]] = {}  # id of a data set -> step -> output of its evaluation
         self._frozen = frozen_modules(self.model)
-        self._train_begin, self._earlier_seconds = time.perf_counter(), 0.0
+        self._train_begin = time.perf_counter()
         for kind in (ProgressCallback, PrinterCallback):
             self.pop_callback(kind)
         self.add_callback(Bars if sys.stderr.isatty() and not args.disable_tqdm else LogLines)
@@ -100,7 +102,7 @@ class FinetuneTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The batches of a step with the weight of each example, and the weight of the whole step by process."""
-        if self.state.global_step >= self.state.max_steps:  # resumed after the end
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:  # at the end already
             return [], None
         batches = list(itertools.islice(epoch_iterator, num_batches))
         weights = [self.example_weights(batch).to(device) for batch in batches]
@@ -153,6 +155,8 @@ class FinetuneTrainer(Trainer):
             self.args.train_sampling_strategy = strategy
         lengths = lengths_of(self.train_dataset) if strategy == "group_by_length" else None
         loader.set_sampler(EpochSampler(self, len(self.train_dataset), lengths))
+        if not len(loader):
+            raise UserError("--dataloader_drop_last leaves no batch: there are fewer examples than one has")
         return loader
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -264,7 +268,8 @@ class FinetuneTrainer(Trainer):
     def train(self, **kwargs):
         """`Trainer.train`, resumed where the run was; raises `Interrupted`, with a checkpoint saved, on a signal."""
         run, checkpoint = self.run, self.run.checkpoint
-        run.identity["weights"] = weights_fingerprint(run.args.model) or model_commit(run.args)
+        run.identity["model"] = weights_fingerprint(run.args.model) or f"{run.args.model}@{model_commit(run.args)}"
+        run.identity["precision"] = self.accelerator.mixed_precision  # accelerate's own settings may say so, too
         run.begin_training()
         # Trackers note the model's configuration when they begin; `StopAndResume` takes the flags out again.
         flags = {name: row["value"] for name, row in run.args.record.items() if not hasattr(self.args, name)}
@@ -274,20 +279,20 @@ class FinetuneTrainer(Trainer):
             trained = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
                 load_whole(self.model, Path(self.state.best_model_checkpoint))
-        seconds, steps = self._earlier_seconds + time.perf_counter() - self._train_begin, self.state.global_step
-        losses, before = 0.0, 0
-        for entry in self.state.log_history:
-            if "loss" in entry:
-                losses, before = losses + entry["loss"] * (entry["step"] - before), entry["step"]
-        of_whole_run = {"train_loss": losses / max(before, 1), "train_runtime": round(seconds, 4)}
-        of_whole_run |= {"train_samples": len(self.train_dataset), "train_steps_per_second": steps / seconds}
-        self.metrics["train"] = {**trained.metrics, **of_whole_run}
+        run.seconds["training"] += run.earlier_seconds
+        self.metrics["train"] = trained.metrics | {"epoch": self.state.epoch, "train_samples": len(self.train_dataset)}
         return trained
 
     def log(self, logs, start_time=None):
-        """`Trainer.log`, with the seconds of training so far, over all parts of the run."""
+        """`Trainer.log`, with the seconds of training so far; they, speed and mean loss are of all parts of the run."""
         if self.is_in_train:
-            logs = logs | {"seconds": round(self._earlier_seconds + time.perf_counter() - self._train_begin, 3)}
+            seconds, state = self.run.earlier_seconds + time.perf_counter() - self._train_begin, self.state
+            if "train_runtime" in logs:  # the last ones, which `train` returns
+                losses, steps = zip((0, 0), *((e["loss"], e["step"]) for e in state.log_history if "loss" in e))
+                logs["train_loss"] = float(np.dot(losses[1:], np.diff(steps)) / max(steps[-1], 1))
+                logs["train_runtime"], logs["train_steps_per_second"] = seconds, state.global_step / seconds
+                logs["train_samples_per_second"] = (state.epoch or 0) * len(self.train_dataset) / seconds
+            logs = logs | {"seconds": round(seconds, 3)}
         super().log(logs, start_time)
 
     # What is left behind
@@ -323,7 +328,7 @@ class FinetuneTrainer(Trainer):
 
 
 def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict) -> None:
-    """Checks --metric_for_best_model before anything is trained, and which way it is better."""
+    """Checks --metric_for_best_model before anything is trained."""
     if not args.do_train or not args.load_best_model_at_end or args.eval_strategy == "no":
         return
     if kwargs.get("eval_dataset") is None:
@@ -335,4 +340,3 @@ def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict)
     if given and wanted not in names:
         raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
     args.metric_for_best_model = wanted
-    args.greater_is_better = not wanted.endswith(LOWER_IS_BETTER)

@@ -20,11 +20,11 @@ RANGES = {
     (1e-12, 1e3): "learning_rate",
     (1e-12, 1e9): "logging_steps eval_steps save_steps",
     (0, 1e9): "num_train_epochs weight_decay warmup_steps max_grad_norm adam_epsilon dataloader_num_workers "
-    "early_stopping_threshold head_learning_rate stride tuning_samples",
+    "early_stopping_threshold head_learning_rate stride tuning_samples neftune_noise_alpha",
     (0, 0.999999): "label_smoothing_factor adam_beta1 adam_beta2 lora_dropout",
     (1, 1e9): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps save_total_limit "
     "early_stopping_patience preprocessing_num_workers max_length max_answer_length lora_rank lora_alpha neighbours "
-    "max_categories alerts_per_day",
+    "max_categories alerts_per_day dataloader_prefetch_factor torch_empty_cache_steps eval_accumulation_steps",
     (1e-12, 1): "resample_ratio",
     (1e-6, 0.999999): "test_share validation_share holdout_share pruned_share",
     (1e-12, 1e12): "miss_cost alert_cost",
@@ -74,7 +74,7 @@ class CommonTrainingArguments:
     bf16: bool = flag(False, "mixed precision")
     use_cpu: bool = flag(False, "train on the processor; without a GPU this is so anyway")
     resume_from_checkpoint: str | None = flag(None, "auto: go on where a run stopped, if one did; or a checkpoint")
-    report_to: str | None = flag(None, "trackers: tensorboard, wandb, mlflow, ...; unset: none")
+    report_to: str | None = flag(None, "trackers, with commas between: tensorboard, wandb, ...; unset: none")
     push_to_hub: bool = flag(False, "upload model and results at the end")
 
 
@@ -117,6 +117,8 @@ def training_arguments(values: Values) -> Any:
 
     if not torch.accelerator.is_available():
         values.put("derived", {"use_cpu": True})  # even if false was given: several processes must meet in one training
+    if "report_to" in values:
+        values["report_to"] = [name.strip() for name in values["report_to"].split(",")]
     for applies, sentence in _refusals(values):
         if applies:
             raise UserError(sentence)
@@ -135,7 +137,9 @@ def training_arguments(values: Values) -> Any:
         if values.keys() & {"lr_scheduler_type", "lr_scheduler_kwargs"}:
             optimizer = torch.optim.SGD([torch.zeros(1)], settings.learning_rate)
             get_scheduler(settings.lr_scheduler_type, optimizer, 0, 1, settings.lr_scheduler_kwargs)
-    except (ValueError, TypeError, OSError, ImportError, RecursionError) as error:
+        if settings.torch_compile:
+            torch.compile(torch.nn.Identity(), backend=settings.torch_compile_backend, mode=settings.torch_compile_mode)
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         raise UserError(f"the training flags are refused: {' '.join(str(error).split())}") from error
     for phase in PHASES:  # TrainingArguments turns do_eval on by itself when an eval_strategy is set
         setattr(settings, phase, bool(values.get(phase)))
@@ -146,19 +150,21 @@ def _refusals(values: Values) -> list[tuple[bool, str]]:
     from huggingface_hub import get_token, is_offline_mode
     from transformers.integrations import get_available_reporting_integrations
 
-    get, trackers = values.get, values.get("report_to") or []
-    trackers = {trackers} if isinstance(trackers, str) else set(trackers)
-    unknown = ", ".join(trackers - {"all", "none", *get_available_reporting_integrations()})
+    get, trackers = values.get, values.get("report_to", [])
+    words = {"all", "none"} if len(trackers) == 1 else set()
+    unknown = {*trackers} - words - {*get_available_reporting_integrations()}
     strategy = get("train_sampling_strategy", "random")
     alone = str(get("fsdp") or "false").lower() != "false" and int(os.environ.get("WORLD_SIZE", "1")) < 2
     no_token = get("push_to_hub") and not (get("hub_token") or get("token") or get_token())
-    fp16 = get("fp16") or get("fp16_full_eval")
+    fp16 = next((name for name in ("fp16", "fp16_full_eval") if get(name)), None)
     return [
         (strategy not in SAMPLING_STRATEGIES, f"--train_sampling_strategy {strategy}: choose of {SAMPLING_STRATEGIES}"),
-        (fp16 and get("use_cpu"), "--fp16 needs a GPU; on a processor leave it out, or use --bf16"),
+        (fp16 and get("use_cpu"), f"--{fp16} needs a GPU; on a processor leave it out, or use --bf16"),
         (get("batch_eval_metrics"), "--batch_eval_metrics: scores are of all examples together; leave it out"),
+        (get("bf16_full_eval") or get("fp16_full_eval"), "--bf16_full_eval halves the saved model, too; use --bf16"),
+        (get("use_liger_kernel"), "--use_liger_kernel: is for language models alone; leave it out"),
         (alone, "--fsdp divides a model among processes, and there is one; use torchrun, or leave it out"),
-        (unknown, f"--report_to {unknown}: there is no such tracker, or its package is not installed"),
+        (unknown, f"--report_to {','.join(unknown)}: there is no such tracker, or its package is not installed"),
         (get("push_to_hub") and is_offline_mode(), "--push_to_hub: the hub is switched off; unset HF_HUB_OFFLINE"),
         (no_token, "--push_to_hub: log in with `hf auth login`, or give --hub_token"),
     ]

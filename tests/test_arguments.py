@@ -52,6 +52,14 @@ class ToyArguments(TaskArguments):
             raise UserError(f"--stride {self.stride}: must be below --window {self.window}")
 
 
+@dataclass
+class Pairs(ToyArguments):
+    """With columns."""
+
+    premise_column: str | None = flag(None, "first text")
+    hypothesis_column: str | None = flag(None, "second text")
+
+
 RECIPE = {
     "model": "recipe-model",
     "dataset": "recipe/data",
@@ -221,6 +229,12 @@ def test_secrets_are_used_but_written_nowhere(tmp_path, capsys):
     assert parse().record["token"]["value"] is None and parse().command == ["test_arguments.py"]
     assert parse("--use_auth_token", "hf_four").command[1:] == ["--use_auth_token", "***"]
     assert "hf_" not in capsys.readouterr().err
+    urls = ["https://me:password@h.org/a.csv?key=secret", "http://h.org/b é.csv?X-Amz-Signature=secret"]
+    args = parse("--train_file", *urls, f"--test_file={urls[0]}")
+    assert args.train_file == urls, "used"
+    shown = ["https://***@h.org/a.csv?***", "http://h.org/b é.csv?***"]
+    assert args.command[1:] == ["--train_file", *shown, f"--test_file={shown[0]}"]
+    assert args.record["train_file"]["value"] == shown and "secret" not in json.dumps(args.record)
 
 
 # Mistakes
@@ -280,6 +294,18 @@ def test_secrets_are_used_but_written_nowhere(tmp_path, capsys):
         (["--warmup_ratio", "1.5"], ["--warmup_ratio 1.5"]),
         (["--warmup_ratio=nan"], ["--warmup_ratio nan"]),
         (["--adafactor", "maybe"], ["--adafactor maybe: must be true or false"]),
+        (["--warmup_ratio", "0.1", "--warmup_steps", "0"], ["--warmup_ratio is --warmup_steps today", "leave one"]),
+        (["--evaluation-strategy=no", "--eval-strategy=no"], ["--evaluation_strategy is --eval_strategy today"]),
+        (["--output_dir", " "], ["--output_dir: its value is empty"]),
+        (["--run_name", "caf\udce9"], ["--run_name 'caf\\udce9': is not UTF-8"]),
+        (["--train_file", "a.csv", "\udce9.csv"], ["--train_file '\\udce9.csv': is not UTF-8"]),
+        (["--use_liger_kernel"], ["--use_liger_kernel"]),
+        (["--torch_compile_mode", "x"], ["mode=x"]),
+        (["--torch_compile_backend", "nope"], ["nope"]),
+        (["--fp16_full_eval", "--use_cpu"], ["--fp16_full_eval needs a GPU"]),
+        (["--bf16_full_eval"], ["halves the saved model", "--bf16"]),
+        (["--dataloader_prefetch_factor", "0", "--dataloader_num_workers", "1"], ["--dataloader_prefetch_factor 0"]),
+        (["--neftune_noise_alpha", "-1"], ["--neftune_noise_alpha"]),
     ],
 )
 def test_mistakes_are_one_sentence(argv, words):
@@ -338,6 +364,40 @@ def test_values_in_a_file_have_the_types_of_their_flags(tmp_path):
     assert training.train_sampling_strategy == "group_by_length"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lr_scheduler_kwargs:\n  min_lr: 1e-6\n",
+        "lr_scheduler_kwargs: {min_lr: 1e-6}\n",
+        "lr_scheduler_kwargs: '{\"min_lr\": 1e-6}'\n",
+    ],
+)
+def test_a_mapping_in_a_file_in_all_its_forms(tmp_path, text):
+    args = parse(written(tmp_path, f"lr_scheduler_type: cosine_with_min_lr\n{text}"))
+    assert args.training_args.lr_scheduler_kwargs == {"min_lr": 1e-6}
+
+
+def test_several_trackers(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["wandb", "mlflow"])
+    for text in ("report_to: [wandb, mlflow]\n", "report_to:\n- wandb\n- mlflow\n", "report_to: wandb, mlflow\n"):
+        assert parse(written(tmp_path, text)).training_args.report_to == ["wandb", "mlflow"]
+    assert parse("--report_to", "wandb,mlflow").training_args.report_to == ["wandb", "mlflow"]
+    assert parse(written(tmp_path, "report_to: [none]\n")).training_args.report_to == []
+    for odd, name in (("wandb,none", "none"), ("wandb,tensorboard", "tensorboard"), ("wandb,,mlflow", "")):
+        assert f"--report_to {name}: there is no such tracker" in refusal("--report_to", odd)
+
+
+def test_the_home_folder_in_values_that_no_shell_has_seen(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    path = written(tmp_path, "cache_dir: ~/cache\ntrain_file: [~/a.csv, ~/b.csv]\n")
+    args = parse(path, "--model=~/m", "--validation-file=~/v.csv", "--run_name=~")
+    home = str(tmp_path)
+    assert (args.model, args.cache_dir, args.training_args.run_name) == (f"{home}/m", f"{home}/cache", "~")
+    assert args.train_file == [f"{home}/a.csv", f"{home}/b.csv"] and args.validation_file == [f"{home}/v.csv"]
+    assert parse("--train_file", "x~/a.csv").train_file == ["x~/a.csv"]
+
+
 def test_json_files_say_the_same(tmp_path):
     content = {"learning_rate": 5e-5, "keep_case": False, "layers": ["a", "b"], "eval_strategy": "no", "seed": None}
     content |= {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 2}}
@@ -386,6 +446,9 @@ BILLION = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a,
         ("run.yaml", "a: 1\n---\nb: 2\n", ["line"]),
         ("run.yaml", "model: a\x00b\n", ["run.yaml"]),
         ("run.yaml", "#" * 200_000, ["too large"]),
+        ("run.yaml", "seed: 1\nlr_scheduler_kwargs:\n  ? [a]\n  : 1\n", ["line 2: lr_scheduler_kwargs", "unhashable"]),
+        ("run.yaml", "lr_scheduler_kwargs: {a: 2024-99-99}\n", ["line 1: lr_scheduler_kwargs", "month"]),
+        ("run.json", '{"run_name": "\\ud83d"}', ["--run_name", "is not UTF-8"]),
     ],
 )
 def test_mistakes_in_a_file_name_the_file(tmp_path, name, text, words):
@@ -456,6 +519,8 @@ def test_an_official_command_for_the_task_runs_unchanged(tmp_path, capsys):
         (["--freeze_feature_encoder"], "freeze", "convolution"),
         (["--freeze_feature_encoder", "false"], "freeze", "none"),
         (["--no_freeze_feature_encoder"], "freeze", "none"),
+        (["--group_by_length", "1"], "train_sampling_strategy", "group_by_length"),
+        (["--group_by_length=No"], "train_sampling_strategy", "random"),
     ],
 )
 def test_older_and_official_flags_act_as_they_did(argv, name, value, capsys):
@@ -502,6 +567,21 @@ def test_a_flag_that_may_only_say_what_holds_anyway(capsys):
     assert "--language is no flag today" in capsys.readouterr().err
     assert refusal("--language=de", legacy=legacy) == "--language de: this script is for Persian"
     assert "infinite loss" in refusal("--ctc_zero_infinity", "False", legacy=legacy)
+
+
+def test_columns_and_splits_of_the_official_example(capsys):
+    args = parse("--text_column_names", "a, b", "--train_split_name", "train", kind=Pairs, legacy=TEXT_CLASSIFICATION)
+    assert (args.premise_column, args.hypothesis_column) == ("a", "b")
+    for value in ("sentence", "a,b,c", "a,"):
+        sentence = refusal("--text_column_names", value, kind=Pairs, legacy=TEXT_CLASSIFICATION)
+        assert sentence == f"--text_column_names {value}: must be the names of two columns with a comma between"
+    sentence = refusal("--validation_split_name", "dev", kind=Pairs, legacy=TEXT_CLASSIFICATION)
+    assert sentence == "--validation_split_name dev: give files for other splits"
+
+
+@pytest.mark.parametrize("flag_and_value", [["--null_threshold", "-1e-3"], ["--null-score-diff-threshold", "-1E-3"]])
+def test_a_negative_number_with_an_exponent_is_a_value(flag_and_value):
+    assert parse(*flag_and_value, "--seed", "3", legacy=QUESTION_ANSWERING).null_threshold == -1e-3
 
 
 def test_only_the_first_process_prints_notes(monkeypatch, capsys):

@@ -426,8 +426,8 @@ def test_no_archive_at_all(tmp_path):
     (tmp_path / "empty.zip").touch()
     refused(tmp_path / "empty.zip", tmp_path / "in" / "cache")
     os.mkfifo(tmp_path / "pipe.zip")
-    for name in ("pipe.zip", "gone.zip"):
-        assert message(unpacked, tmp_path / name, arguments(tmp_path)) == f"{tmp_path / name}: no such file"
+    for name, said in (("pipe.zip", "is a folder, pipe or device, not a file"), ("gone.zip", "no such file")):
+        assert message(unpacked, tmp_path / name, arguments(tmp_path)) == f"{tmp_path / name}: {said}"
     (tmp_path / "file").touch()
     sentence = message(unpacked, zipped(tmp_path / "y.zip", FILES), arguments(tmp_path / "file"))
     assert "Not a directory" in sentence and "--cache_dir" in sentence

@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from sklearn.utils.class_weight import compute_class_weight
 
+from benchmarks.compare import csv_text
 from common.classification import (
     Predictions,
     class_weights,
@@ -22,7 +23,6 @@ from common.classification import (
     weight_warning,
     write_predictions,
 )
-from common.errors import csv_text
 from common.results import environment, peak_memory
 from tests.helpers import ROOT, rows_of
 from tests.report.helpers import SCHEMA, Page
@@ -165,6 +165,14 @@ def test_a_split_of_one_class_only():
     assert found["accuracy"]["low"] < found["accuracy"]["high"] == 100, "six examples say little"
     assert found["f1"]["low"] is found["f1"]["high"] is None, "and nothing of other classes"
     assert parts["groups"] == {}
+
+
+def test_a_class_may_be_called_as_an_average():
+    split = made(6, labels=["macro avg", "b", "c"], groups={})
+    parts = score_predictions({"test": split}, {"test": 0.5}, headline_metric="f1", train_targets=None)
+    classes = parts["per_class"]["test"]
+    assert [*classes] == ["class macro avg", "b", "c", "macro avg", "weighted avg"]
+    assert classes["class macro avg"]["support"] == (split.targets == 0).sum() < classes["macro avg"]["support"] == 6
 
 
 def test_predictions_are_written_whole(tmp_path):

@@ -187,8 +187,28 @@ def test_compressed_files(tmp_path, ending):
     (tmp_path / f"r.{ending}").write_bytes(gzip.compress(content))
     assert read(tmp_path / f"r.{ending}.gz") == read(tmp_path / f"r.{ending}") == ROWS
     with zipfile.ZipFile(tmp_path / "r.zip", "a") as archive:
+        archive.writestr("folder/.DS_Store", b"x")
+    (tmp_path / f"r.{ending}").write_bytes((tmp_path / "r.zip").read_bytes())  # a zip, too
+    assert read(tmp_path / "r.zip") == read(tmp_path / f"r.{ending}") == ROWS
+    with zipfile.ZipFile(tmp_path / "r.zip", "a") as archive:
         archive.writestr("another.csv", content)
     assert "must hold one file, but holds 2" in message(read_files, tmp_path / "r.zip")
+
+
+def test_other_endings_of_the_same_formats(tmp_path):
+    for ending, other in (("jsonl", "ndjson"), ("parquet", "pq")):
+        write(tmp_path / f"r.{ending}", ROWS).rename(tmp_path / f"R.{other.upper()}")
+        assert read(tmp_path / f"R.{other.upper()}") == ROWS
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t"])
+def test_a_line_about_the_separator_is_no_header(tmp_path, mark):
+    path = tmp_path / "r.csv"
+    for first in (f"sep={mark}", f'"sep={mark}"', f"\ufeffsep={mark}"):
+        path.write_bytes(f"{first}\r\na{mark}b\r\n1{mark}2\r\n".encode())
+        assert read(path) == [{"a": "1", "b": "2"}]
+    path.write_text(f"sep={mark}\na{mark}b\n1\n")
+    assert message(read_files, path) == f"{path}: line 3 has 1 cells, the header has 2"
 
 
 def test_addresses(tmp_path, monkeypatch):
@@ -202,6 +222,10 @@ def test_addresses(tmp_path, monkeypatch):
     url = f"http://127.0.0.1:{server.server_port}"
     try:
         assert rows_of(read_files(f"{url}/r.csv?download=true", args)) == ROWS
+        secret = f"{url.replace('//', '//me:password@')}/r.csv?key=secret"
+        frame, shown = read_files(secret, args), f"{url.replace('//', '//***@')}/r.csv?***"
+        assert rows_of(frame) == ROWS and (frame.attrs["source"], where(frame, 0)) == (shown, f"{shown}, row 1")
+        assert message(read_files, secret.replace("r.csv", "gone.csv"), args).startswith(shown.replace("r.", "gone."))
         assert rows_of(read_files([f"{url}/r.json.gz"], args)) == ROWS
         write(tmp_path / "r é.csv", ROWS)
         assert rows_of(read_files(f"{url}/r é.csv", args)) == ROWS
@@ -375,6 +399,7 @@ def test_files_without_rows(tmp_path, name, content):
 
 
 REMEDY = "rename or remove one"
+QUOTES = "in a quoted cell, a quote is written twice"
 NO_NAME = "Expecting property name enclosed in double quotes"
 DIGITS = "a number has too many digits, or lists are nested too deeply, to be read"
 
@@ -385,7 +410,8 @@ DIGITS = "a number has too many digits, or lists are nested too deeply, to be re
         ("r.csv", "a,b,c\n1,2,3\n1,2\n", "line 3 has 2 cells, the header has 3"),
         ("r.csv", "a,b,c\n1,2,3,4\n", "line 2 has 4 cells, the header has 3"),
         ("r.csv", 'a,b,c\n"one\ntwo\nthree",2,3\n\n1\n', "line 6 has 1 cells, the header has 3"),
-        ("r.csv", 'a,b\n1,"never\n closed\n\n\n', "the row that begins at line 2: unexpected end of data"),
+        ("r.csv", 'a,b\n1,"never\n closed\n\n\n', f"the row that begins at line 2: unexpected end of data; {QUOTES}"),
+        ("r.csv", 'a,b\n"say \\"hi\\"",2\n', f"the row that begins at line 2: ',' expected after '\"'; {QUOTES}"),
         ("r.csv", "a,b, a\n1,2,3\n", f"the column 'a' is there twice; {REMEDY}"),
         ("r.json", '[{"a": 1},\n {"a": 1, "b": 2, "a": 3}]', f"the key 'a' is there twice; {REMEDY}"),
         ("r.jsonl", '{"a": 1}\n{"b": {"c": 1, "c": 2}}', f"line 2: the key 'c' is there twice; {REMEDY}"),
@@ -434,6 +460,12 @@ def test_a_class_of_a_schema_that_has_no_name_stays_a_number(tmp_path):
     assert [row["label"] for row in read(tmp_path / "r.parquet")] == ["yes", 7, None]
 
 
+def test_a_parquet_file_with_a_column_of_a_type_that_datasets_does_not_know(tmp_path):
+    pairs = pyarrow.array([[("k", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int32()))
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["x", "y"], "m": pairs}), tmp_path / "r.parquet")
+    assert read(tmp_path / "r.parquet") == [{"a": "x", "m": [("k", 1)]}, {"a": "y", "m": []}]
+
+
 def test_a_parquet_file_with_a_column_twice(tmp_path):
     table = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
     pyarrow.parquet.write_table(table, tmp_path / "r.parquet")
@@ -444,6 +476,9 @@ def test_a_file_given_twice_and_tables_of_many_columns(tmp_path):
     path = write(tmp_path / "r.csv", ROWS)
     assert f"the file '{path}' is there twice" in message(read_files, [path, path])
     (tmp_path / "wide.csv").write_text(",".join(f"c{i}" for i in range(20_000)) + "\n" + "," * 19_999)
+    (tmp_path / "link.csv").symlink_to(path)
+    for other in (f"{tmp_path}/../{tmp_path.name}/r.csv", f"{tmp_path}/link.csv"):
+        assert f"the file '{path}' is there twice" in message(read_files, [path, other])
     frame = read_files(tmp_path / "wide.csv")
     assert len(message(require_columns, frame, ["a"], "f.csv")) < 400
 

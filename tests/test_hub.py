@@ -37,11 +37,11 @@ from types import SimpleNamespace
 from common.data import load_splits
 from common.files import where
 from common.errors import UserError
-from common.hub import commit_of, load_frame, load_split
+from common.hub import load_frame, load_split, resolved
 
 def load(dataset=None, split="train", folder=None, file=None, sound=False, model=None, **given):
     if model:
-        return {"commit": commit_of("model", model, None, None)}
+        return {"commit": resolved("model", model, None, None)[1]}
     args = dict(dataset_config=None, dataset_revision=None, token=None, cache_dir=None, trust_remote_code=False)
     args = SimpleNamespace(**{**args, "dataset": dataset, **given})
     if file:  # as a script does
@@ -234,6 +234,34 @@ def test_a_hub_that_fails_after_its_first_answer_is_one_sentence(root, tmp_path,
         hub.requests = FailsAfter(hub, 1, status)
         (answer,) = load(hub.environment(tmp_path), {"dataset": SQUAD})
         assert answer["error"].startswith(f"{SQUAD}: {UNREACHABLE}"), answer
+
+
+def test_a_token_that_the_hub_does_not_take(root, tmp_path):
+    """Expired or wrong: the hub answers 401 whatever is asked; of other characters: no header can hold it."""
+    refused = f"{SQUAD}: the hub takes no such token; log in anew with `hf auth login`, or mend --token or HF_TOKEN"
+    with Hub(root) as hub:
+        hub.fail_with, hub.retry_after = 401, None
+        (answer,) = load(hub.environment(tmp_path), {"dataset": SQUAD, "token": "hf_expired"})
+        assert answer["error"] == refused
+        hub.fail_with = None
+        for token in ("hf_…", "two\nlines"):
+            (answer,) = load(hub.environment(tmp_path), {"dataset": SQUAD, "token": token})
+            assert answer["error"] == refused
+
+
+def test_a_dataset_that_cannot_be_used_says_why(tmp_path):
+    for name, content in (("two/a/r", "a\n1\n2\n"), ("two/b/r", "a\n1\n"), ("broken/train", "a,b\n1,2\n1,2,3\n")):
+        (tmp_path / "datasets/o" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "datasets/o" / f"{name}.csv").write_text(content)
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}/*.csv\n" for name in "ab")
+    (tmp_path / "datasets/o/two/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    (tmp_path / "datasets/o/broken/README.md").write_text("")
+    asked = [{"dataset": "o/two"}, {"dataset": "o/broken"}, {"dataset": "o/two", "dataset_config": "a"}]
+    with Hub(tmp_path) as hub:
+        two, broken, empty = load(hub.environment(tmp_path / "home"), *asked[:2], {**asked[2], "split": "train[5:1]"})
+    assert "Config name is missing. Please pick one among the available configs: ['a', 'b']" in two["error"]
+    assert "Expected 2 fields in line 3, saw 3" in broken["error"]
+    assert empty["error"].endswith(", train[5:1]: has no rows")
 
 
 def test_offline_by_choice_a_local_folder_still_loads(tmp_path):

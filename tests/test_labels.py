@@ -139,6 +139,20 @@ def test_a_mistyped_class_beside_all_the_known_ones_is_no_class():
 
 def test_what_cannot_be_seen_makes_no_other_class():
     assert names_of(["caf\u00e9", "cafe\u0301", "ok\u200c"], known={}) == ["caf\u00e9", "caf\u00e9", "ok"]
+    assert names_of(["\u202bok\u202c", "\u2067ok\u2069", "ok\xad", "\u3000ok\u2003"], known={}) == ["ok"] * 4
+
+
+def test_a_letter_stands_for_a_known_class_only_beside_known_ones():
+    assert names_of(["n", "p", "n"]) == ["n", "p", "n"] and names_of(["c", "python"]) == ["c", "python"]
+    assert names_of(["n", "p"], label_order=["p", "n"]) == ["n", "p"]
+    assert names_of([0, 1, "n"], label_order=["p", "n"]) == ["p", "n", "n"]
+    assert names_of(["n"], names=["n", "p"]) == ["n"] and names_of(["n"], names=["neutral"]) == ["neutral"]
+    assert names_of(["n", "p"], schema=["p", "n"]) == ["n", "p"]
+    assert encoded(["e", "n", "c", "x"])[1].names == NAMES, "x is a mistake"
+    for names in (["n", "p"], []):
+        assert class_names_of({0: "n", 1: "p"}, "m", names, known=ENGLISH) == ["n", "p"]
+    emotions = {"anger": ("angry",), "happiness": ("happy",)}  # whole words say what they mean
+    assert names_of(["angry", "other"], known=emotions) == ["anger", "other"]
 
 
 def test_an_order_explains_numbers_that_are_called_names():
@@ -235,6 +249,7 @@ def test_nameless_classes_of_a_checkpoint():
         ({0: "entailment", 1: "not_entailment"}, NAMES),
         ({0: "NEGATIVE", 1: "NEUTRAL", 2: "POSITIVE"}, NAMES),
         ({0: "entailment", 1: "neutral", 2: "contradiction"}, ["no", "yes"]),
+        ({0: "yes", 1: "Yes"}, ["yes"]),
     ],
 )
 def test_a_checkpoint_for_other_classes(id2label, names):

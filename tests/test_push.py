@@ -84,7 +84,7 @@ def test_all_that_the_run_left_behind_is_pushed_last_and_nothing_else(hub, tmp_p
         assert b"hf_secret" not in content
         assert content == (out / name).read_bytes(), "what is pushed is what is there at the end"
     assert b"hf_secret" not in b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
-    assert b"model-index" in hub.files["README.md"]
+    assert b"model-index" in hub.files["README.md"] and b'"me/texts"' in hub.files["README.md"]
 
 
 def test_a_refused_push_is_one_sentence_and_the_run_is_whole(hub, tmp_path):

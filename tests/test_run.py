@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def checkpoint(folder: Path, step: int) -> Path:
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         torch.save({"a": torch.zeros(2)}, path / name)
     write_json(path / "trainer_state.json", {"global_step": step})
+    if not (folder / "run.json").exists():
+        write_json(folder / "run.json", {})
     seal(path)
     return path
 
@@ -63,8 +66,11 @@ def test_overwriting_empties_the_folder_of_what_runs_write_and_of_nothing_else(t
     (out / "thesis.docx").touch()
     assert "thesis.docx" in message(begin, out, overwrite=True) and (out / "results.json").exists()
     (out / "thesis.docx").unlink()
+    hidden = {out / ".results.json.123", out / ".DS_Store"}  # of a killed run, of a system
+    for path in hidden:
+        path.touch()
     begin(out, overwrite=True)
-    assert list(out.iterdir()) == []
+    assert {*out.iterdir()} == hidden and begin(out) is None
 
 
 def test_overwriting_never_removes_what_the_run_reads(tmp_path):
@@ -88,6 +94,22 @@ def test_auto_takes_the_newest_checkpoint_or_starts_anew(tmp_path):
     assert "is not empty" in message(begin, out, resume_from_checkpoint="auto"), "a finished run without checkpoints"
     assert "no checkpoint" in message(begin, tmp_path / "new", resume_from_checkpoint=str(tmp_path / "nothing"))
     assert "give --model" in message(begin, tmp_path / "new", resume_from_checkpoint=str(out), do_train=False)
+
+
+def test_data_and_models_may_lie_elsewhere_when_a_run_is_resumed(tmp_path):
+    def started(name: str, fingerprint: str, task: str = "labels", **settings):
+        args = make_args(tmp_path / "out", save_steps=len(name), **settings)
+        args.record |= {"train_file": {"value": [f"{name}.csv"]}, "merge": {"value": name == "there"}}
+        with start_run(args, task=task) as run:
+            run.describe(SimpleNamespace(facts={"train": {"fingerprint": fingerprint}}, overlaps=[]))
+            run.begin_training()
+
+    started("here", "a" * 64)
+    checkpoint(tmp_path / "out", 3)
+    started("there", "a" * 64, resume_from_checkpoint="auto")
+    assert "train data was aaa" in message(started, "here", "b" * 64, resume_from_checkpoint="auto")
+    sentence = message(started, "here", "b" * 64, task="texts", resume_from_checkpoint="auto")
+    assert "(task was labels, is texts)" in sentence, "all else differs, too"
 
 
 HOLD = """
@@ -310,6 +332,11 @@ def test_what_a_run_leaves_behind(tmp_path, capsys, caplog):
 
 def test_what_an_error_says_is_one_line():
     assert said_by(EOFError()) == "EOFError" and said_by(ValueError("\n \n first \nsecond")) == "first"
+
+
+def test_a_name_that_is_too_long_is_one_sentence(capsys):
+    assert exit_status(lambda: os.stat("x" * 300), "run_x.py") == 2
+    assert capsys.readouterr().err.startswith(f"run_x.py: error: {'x' * 300}: the name is too long")
 
 
 def test_the_commit_is_that_of_the_scripts_checkout(tmp_path):

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
 
+from common.checkpoints import damage
 from common.samplers import epoch_order, evaluation_order
 from tests.helpers import ROOT, TORCHRUN, message
 from tests.trainer_worker import (
@@ -159,7 +161,69 @@ def test_what_differs_from_the_run_that_is_resumed_is_refused_by_name(tmp_path):
     assert "weight_decay was null, is 0.5" in sentence
     sentence = message(train, tmp_path / "out", resume_from_checkpoint="auto", **settings | {"num_train_epochs": 3})
     assert "num_train_epochs was 2, is 3" in sentence
+    copy = shutil.copytree(tmp_path / "out" / "checkpoint-2", tmp_path / "elsewhere" / "checkpoint-2")
+    (tmp_path / "latest").symlink_to(tmp_path / "out" / "checkpoint-2")
+    for path in (copy, tmp_path / "latest"):
+        other = settings | {"resume_from_checkpoint": str(path), "weight_decay": 0.5}
+        assert "weight_decay was null, is 0.5" in message(train, tmp_path / "new", **other)
+    (tmp_path / "out" / "run.json").write_text("")  # a checkpoint has its own
     assert train(tmp_path / "out", resume_from_checkpoint="auto", **settings).state.global_step == 10
+
+
+def test_a_damaged_best_model_is_refused_before_training_goes_on(tmp_path):
+    settings = {**EVERY_TWO, **BEST, "num_train_epochs": 2, **sizes("8x1")}
+    stopped = train(tmp_path / "out", stop_at=7, **settings)
+    best = tmp_path / "out" / f"checkpoint-{stopped.state.best_global_step}"
+    (best / "model.safetensors").write_bytes(b"half")
+    assert f"{best}: the best model" in message(train, tmp_path / "out", resume_from_checkpoint="auto", **settings)
+
+
+class Signal(TrainerCallback):
+    """Asks the run to stop while it evaluates."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.run.stop.signal_number = 15
+
+
+class Signalled(LabelTrainer):
+    def __init__(self, run, callbacks, **kwargs):
+        callbacks[0].run = run
+        super().__init__(run, callbacks=callbacks, **kwargs)
+
+
+@pytest.mark.parametrize("save", ["no", "epoch", "steps"])
+@pytest.mark.parametrize("step", [5, 10])
+def test_a_stop_during_an_evaluation_leaves_a_whole_checkpoint_behind_it(tmp_path, save, step):
+    settings = {**EVERY_EPOCH, "num_train_epochs": 2, "save_strategy": save, "save_steps": 5, **sizes("8x1")}
+    stopped = train(tmp_path / "out", kind=Signalled, callbacks=[Signal(step)], **settings)
+    assert f"stopped at step {step} of 10; checkpoint-{step} is saved" in stopped.interrupted
+    assert damage(tmp_path / "out" / f"checkpoint-{step}") is None, "also where it was saved twice"
+
+
+def test_a_run_that_saves_models_alone_can_be_stopped(tmp_path):
+    settings = {"num_train_epochs": 2, "save_only_model": True, **sizes("8x1")}
+    train(tmp_path / "out", stop_at=7, **settings)
+    resumed = train(tmp_path / "out", resume_from_checkpoint="auto", **settings)
+    assert resumed.seen[0] != train(tmp_path / "whole", **settings).seen[0]  # it did not start anew
+
+
+def test_a_killed_run_has_the_mean_loss_and_the_seconds_of_all_its_parts(tmp_path):
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 5:
+                raise KeyError("killed")
+
+    rare = {"logging_steps": 50, "save_strategy": "steps", "save_steps": 3, "num_train_epochs": 2, **sizes("8x1")}
+    with pytest.raises(KeyError, match="killed"):
+        train(tmp_path / "out", callbacks=[Kill()], **rare)
+    resumed, whole = train(tmp_path / "out", resume_from_checkpoint="auto", **rare), train(tmp_path / "whole", **rare)
+    means = [trainer.metrics["train"]["train_loss"] for trainer in (resumed, whole)]
+    assert means[0] == pytest.approx(means[1], abs=1e-6) == resumed.state.log_history[-1]["train_loss"]
+    assert resumed.run.seconds["training"] > resumed.run.earlier_seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -212,6 +276,17 @@ def test_nothing_is_evaluated_twice_with_the_same_weights(tmp_path):
     assert again.metrics["eval_accuracy"] == best
 
 
+def test_the_best_model_is_there_also_with_fewer_saves_than_evaluations(tmp_path):
+    settings = {**EVERY_TWO, **BEST, "save_steps": 4, "num_train_epochs": 3, "learning_rate": 3e-2, **sizes("8x1")}
+    whole = train(tmp_path / "out", **settings | {"metric_for_best_model": "loss"})
+    best = whole.state.best_global_step
+    assert Path(whole.state.best_model_checkpoint).name == f"checkpoint-{best}" and best % 4
+    kept = whole.predict(whole.eval_dataset, metric_key_prefix="eval")
+    whole._kept.clear()
+    again = whole.predict(whole.eval_dataset, metric_key_prefix="eval")
+    np.testing.assert_array_equal(kept.predictions, again.predictions)
+
+
 def test_evaluations_take_no_random_numbers_from_training(tmp_path):
     often = train(tmp_path / "often", dropout=0.3, **{**EVERY_TWO, "eval_steps": 1}, **sizes("8x1"))
     never = train(tmp_path / "never", dropout=0.3, **sizes("8x1"))
@@ -251,12 +326,25 @@ def test_a_wrong_metric_is_refused_before_training(tmp_path):
     for name in ("accuracy", "eval_accuracy", "loss", "eval_loss"):
         trainer = train(tmp_path / name, **EVERY_TWO, **BEST | {"metric_for_best_model": name}, **sizes("8x1"))
         assert trainer.args.greater_is_better == ("loss" not in name) and trainer.state.best_global_step
+    worst = train(tmp_path / "worst", **EVERY_TWO, **BEST, greater_is_better=False, **sizes("8x1"))
+    assert worst.args.greater_is_better is False, "as it was given"
+
+
+def test_flags_that_could_not_work_do_or_are_refused(tmp_path):
+    odd = {"eval_do_concat_batches": False, "dataloader_persistent_workers": True}
+    assert train(tmp_path / "out", **EVERY_EPOCH, **odd, **sizes("8x1")).state.global_step == 5
+    assert "leaves no batch" in message(train, tmp_path / "few", count=5, dataloader_drop_last=True, **sizes("8x1"))
 
 
 def test_early_stopping(tmp_path):
     settings = {**EVERY_TWO, **BEST, "num_train_epochs": 20, "learning_rate": 0.0, **sizes("8x1")}
     trainer = train(tmp_path / "out", early_stopping_patience=2, **settings)
     assert trainer.state.global_step == 6 and trainer.state.best_global_step == 2
+    train(tmp_path / "stopped", early_stopping_patience=2, stop_at=5, **settings)
+    for folder in ("stopped", "out"):  # it goes on waiting, and is over when it is over
+        again = train(tmp_path / folder, early_stopping_patience=2, resume_from_checkpoint="auto", **settings)
+        evaluated = [entry["step"] for entry in again.state.log_history if "eval_loss" in entry]
+        assert again.state.global_step == 6 and evaluated == [2, 4, 6]
     assert "--early_stopping_patience" in message(train, tmp_path / "no", early_stopping_patience=2)
 
 

@@ -1,10 +1,10 @@
-"""Metrics as modules that `evaluate.load` reads, each in a folder of its own, and intervals for all of them."""
+"""Metrics, those that scripts load as modules for `evaluate.load` in folders of their own; and intervals for all."""
 
 from pathlib import Path
 
 
 def load(name: str):
-    """The `evaluate` metric in the folder `name` beside this file: classification, detection, squad_v2 or wer.
+    """The `evaluate` metric in the folder `name` beside this file: classification, squad_v2 or wer.
 
     What is computed stays in memory, so that several processes do not meet in a file.
     """

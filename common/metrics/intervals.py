@@ -43,7 +43,8 @@ def ratio_interval(errors: np.ndarray, sizes: np.ndarray) -> Interval | tuple[No
     if rate <= 1 and np.allclose(errors, rate * sizes):
         return wilson_interval(rate, n)
     if rate >= 1:
-        return _bootstrap(errors, sizes)
+        low, high = _bootstrap(errors, sizes)
+        return (low, high) if low < high else (None, None)
     variance = np.sum((errors - rate * sizes) ** 2) / whole**2 * n / (n - 1)
     return wilson_interval(rate, rate * (1 - rate) / variance)
 

@@ -71,6 +71,7 @@ def write_model_card(results: Mapping, output_dir: Path, *, usage: str) -> Path:
     headline, metrics = results["headline"], results["metrics"]
     measured = [(split, words.words(name), one) for split, found in metrics.items() for name, one in found.items()]
     given = [(k, str(a["value"]), a["source"]) for k, a in results["arguments"].items() if "default" not in a["source"]]
+    limits = results["protocol"]["notes"] + results["warnings"]
     parts = [
         f"---\n{_card_data(results, output_dir).to_yaml()}\n---",
         f"# {_markdown(words.model_name(results))}, {words.words(results['task'])}",
@@ -82,7 +83,7 @@ def write_model_card(results: Mapping, output_dir: Path, *, usage: str) -> Path:
         "## Training",
         _table(("argument", "value", "source"), *given),
         f"## Usage\n\n```python\n{FOLDERS.sub('', usage).strip()}\n```",
-        "## Limitations",
-        *(f"- {_markdown(sentence)}" for sentence in results["protocol"]["notes"] + results["warnings"]),
+        *["## Limitations"] * bool(limits),
+        *(f"- {_markdown(sentence)}" for sentence in limits),
     ]
     return write_bytes(output_dir / "README.md", "\n\n".join(parts).encode("utf-8", "replace"))

@@ -67,10 +67,11 @@ def save(figure, path: Path) -> Path:
 
 
 def _name_ticks(axes, names: Iterable[object]) -> None:
-    """Names along the x axis, cut where they are very long, and slanted where they need the room."""
+    """Names along the x axis, cut where they are very long, slanted where they need the room, of many some."""
     names = [name if len(name) <= 24 else f"{name[:22]}..." for name in map(plain, names)]
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len("  ".join(names)) > 50 else {}
-    axes.set_xticks(range(len(names)), names, **slanted)
+    step = math.ceil(len(names) / 40) or 1
+    axes.set_xticks(range(0, len(names), step), names[::step], **slanted)
 
 
 def lines(series: Mapping, path: Path, *, references: Mapping = {}, marks: Mapping = {}, **labels) -> Path:
@@ -151,7 +152,8 @@ def class_counts(counts: Mapping[str, Mapping[str, int]], path: Path, *, title: 
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]], path: Path, *, title: str) -> Path:
-    """Counts with, below, their share of the row (the true class), which also is the colour; empty cells stay empty."""
+    """Counts with, below, their share of the row (the true class), which also is the colour; empty cells stay empty,
+    and those of more than 30 classes have no room for figures."""
     from matplotlib.colors import LinearSegmentedColormap
 
     counts = np.asarray(matrix, dtype=float)
@@ -160,11 +162,11 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]], pat
     figure, axes = new_figure(title, "predicted", "true", size=(side, side * 0.92))
     blue = LinearSegmentedColormap.from_list("", [(PALETTE[0], 0), (PALETTE[0], 1)])
     axes.imshow(shares, cmap=blue, vmin=0, vmax=1)
-    for at in np.argwhere(counts):
+    for at in np.argwhere(counts) if len(labels) <= 30 else ():
         said, share = f"{counts[*at]:,.0f}\n{100 * shares[*at]:.0f} %", shares[*at]
         axes.text(*at[::-1], said, ha="center", va="center", fontsize=9, color="white" if share > 0.55 else INK)
     _name_ticks(axes, labels)
-    axes.set_yticks(range(len(labels)), [text.get_text() for text in axes.get_xticklabels()])
+    axes.set_yticks(axes.get_xticks(), [text.get_text() for text in axes.get_xticklabels()])
     axes.grid(False)
     axes.spines[:].set_visible(False)
     return save(figure, path)

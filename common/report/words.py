@@ -28,7 +28,7 @@ def format_value(value: float | None, unit: str = "score") -> str:
         return f"{value:,.2f}".removesuffix(".00")
     if unit == "seconds":
         return f"{value:.3g} s" if value < 60 else f"{value / 60:,.1f} min"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.4g}"
+    return f"{value:,.0f}" if abs(value) >= 999.95 else f"{value:#.4g}"
 
 
 def format_difference(difference: float, unit: str) -> str:

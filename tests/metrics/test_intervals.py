@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from common.metrics.classification.classification import class_scores
-from common.metrics.detection.detection import detection_scores
+from common.metrics.detection import detection_scores
 from common.metrics.intervals import (
     auroc_interval,
     mean_interval,
@@ -48,6 +48,7 @@ def test_of_an_error_rate_by_hand():
     assert ratio_interval(np.zeros(30), np.full(30, 5)) == pytest.approx(wilson_interval(0, 30))
     assert ratio_interval(words, words) == pytest.approx(wilson_interval(1, 5)), "as of empty transcripts"
     assert ratio_interval(np.array([2]), np.array([0])) == (None, None)
+    assert ratio_interval(np.array([2, 2]), np.array([1, 1])) == (None, None), "no width says nothing"
     assert ratio_interval(np.array([1]), np.array([4]))[1] < 1, "one utterance has an interval, too"
 
 

@@ -119,6 +119,12 @@ def test_confusion_matrix(tmp_path, labels):
     assert {"predicted", "true", f"{matrix[-1][-1]:,}"} - set(texts) <= {"0"} and "0" not in texts
 
 
+def test_of_many_classes_there_are_no_figures_and_only_some_names(tmp_path):
+    labels = [f"class {i}" for i in range(100)]
+    texts = drawn(plots.confusion_matrix(labels, np.full((100, 100), 7), tmp_path / "confusion", title="Confusion"))
+    assert "class 3" in texts and "class 4" not in texts and "7" not in texts
+
+
 def test_precision_recall(tmp_path):
     generator = np.random.default_rng(0)
     truth = (generator.random(600) < 0.05).astype(int)

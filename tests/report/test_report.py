@@ -333,7 +333,8 @@ def test_marks():
 def test_numbers():
     assert format_value(71.2345, "percent") == "71.23 %"
     assert format_value(0.97091, "fraction") == "0.9709" and format_value(1.0, "fraction") == "1.000"
-    assert format_value(284807, "count") == "284,807" and format_value(1234.5, "score") == "1,234"
+    assert format_value(284807, "count") == "284,807" and format_value(1234.5) == "1,234"
+    assert format_value(999.99) == "1,000"
     assert format_value(None) == format_value(float("nan")) == "n/a"
     assert format_value(0.01234, "seconds") == "0.0123 s" and format_value(3723, "seconds") == "62.0 min"
     assert fact(None) == "n/a" and fact([1200, True]) == "1,200, yes" and fact({}) == fact([]) == "none"

@@ -1,7 +1,7 @@
 """Average precision, area under ROC, and precision, recall, F1 and Matthews correlation of a detector at a threshold.
 
-What is undefined is NaN, for `evaluate` None: without any positive example there is no recall and neither area, without
-any negative one no area under ROC. Precision is 0 where nothing is called positive, though something is.
+What is undefined is NaN: without any positive example there is no recall and neither area, without any negative one no
+area under ROC. Precision is 0 where nothing is called positive, though something is.
 
 Why precision-recall: Saito and Rehmsmeier, The precision-recall plot is more informative than the ROC plot when
 evaluating binary classifiers on imbalanced datasets (PLOS ONE 2015).
@@ -9,14 +9,6 @@ evaluating binary classifiers on imbalanced datasets (PLOS ONE 2015).
 
 import numpy as np
 
-INPUTS = """\
-Args:
-    predictions: the probability of each example to be positive, 0 to 1. references: 1 for a positive one, else 0.
-    threshold: an example is called positive where its probability is at least this. Default: 0.5.
-Returns:
-    auprc (average precision), roc_auc, precision, recall, f1 (of the positive class): in percent, None where undefined.
-    mcc, -1 to 1. confusion: counts [2, 2], rows the truth (0, 1), columns the prediction.
-"""
 SCORES = ("precision", "recall", "f1", "mcc")
 
 
@@ -45,22 +37,3 @@ def summary(truth: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5
     auprc = 100 * average_precision_score(truth, probabilities) if np.any(truth) else np.nan
     roc_auc = 100 * roc_auc_score(truth, probabilities) if np.ptp(truth) else np.nan
     return dict(zip(("auprc", "roc_auc", *SCORES), map(float, (auprc, roc_auc, *scores))))
-
-
-if __name__.startswith("evaluate_modules"):  # loaded by `evaluate`, whose import takes seconds, and not by ours
-    import datasets
-    import evaluate
-
-    class Detection(evaluate.Metric):
-        """The functions above as an `evaluate` metric."""
-
-        def _info(self) -> evaluate.MetricInfo:
-            features = datasets.Features(predictions=datasets.Value("float64"), references=datasets.Value("int64"))
-            return evaluate.MetricInfo(__doc__, "", features, inputs_description=INPUTS)
-
-        def _compute(self, predictions: list[float], references: list[int], threshold: float = 0.5) -> dict:
-            """See INPUTS. Raises ValueError without examples, for NaN, and for what is no class."""
-            truth, probabilities = np.asarray(references), np.asarray(predictions, dtype=np.float64)
-            found = summary(truth, probabilities, threshold).items()
-            scores = {name: None if np.isnan(value) else value for name, value in found}
-            return scores | {"confusion": confusion_counts(truth, probabilities, threshold).tolist()}

@@ -1,1 +1,0 @@
-"""A folder of its own, because `evaluate.load` asks for one."""
