@@ -66,7 +66,7 @@ def fetching(kind: str, name: str) -> Iterator[None]:
         raise
     except Exception as error:  # whatever damaged files make the libraries raise
         cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else None
-        said = " ".join(str(cause or error).split())[:300] if kind == "dataset" else said_by(error)
+        said = " ".join(str(cause or error).split())[:300] if cause or kind == "dataset" else said_by(error)
         raise UserError(f"{name}: this {kind} cannot be loaded: {said}") from error
 
 

@@ -35,7 +35,7 @@ def check_vocabulary(model, tokenizer, args) -> None:
 
     A few added ones that nothing needs are in many published tokenizers.
     """
-    known = model.get_input_embeddings().num_embeddings
+    known = len(model.get_input_embeddings().weight)
     special = (tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     needed = max(tokenizer.vocab_size, *(1 + token for token in special if token is not None))
     if needed > known:

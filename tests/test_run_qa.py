@@ -461,7 +461,7 @@ def test_left_padding_tokenizer_puts_the_text_first(demo, tmp_path):
 
 
 def test_an_added_token_that_nothing_needs_is_no_other_vocabulary():
-    model = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(num_embeddings=10))
+    model = SimpleNamespace(get_input_embeddings=lambda: SimpleNamespace(weight=[0.0] * 10))
     args = SimpleNamespace(tokenizer_name=None, model="m")
     ids = {"cls_token_id": 0, "sep_token_id": 1, "pad_token_id": 2, "unk_token_id": None}
     check_vocabulary(model, SimpleNamespace(vocab_size=10, **ids), args)  # whatever was added behind the ten

@@ -21,14 +21,14 @@ def fit_to_model(tokenizer, model, max_length: int, warn: Callable[[str], None])
     longest, types = tokenizer.model_max_length, None
     for path, table in model.named_modules():
         name = path.rpartition(".")[2]
-        if name in ("position_embeddings", "embed_positions", "wpe") and hasattr(table, "num_embeddings"):
+        if name in ("position_embeddings", "embed_positions", "wpe") and hasattr(table, "weight"):
             first = 0 if table.padding_idx is None else table.padding_idx + 1  # RoBERTa's begin behind the padding
-            longest = min(longest, table.num_embeddings - getattr(table, "offset", first))  # the offset is BART's
+            longest = min(longest, len(table.weight) - getattr(table, "offset", first))  # the offset is BART's
         elif name == "token_type_embeddings":
             types = table
     if longest < max_length:
         warn(f"inputs have up to {longest} tokens, the most that this model takes, not --max_length {max_length}")
-    if "token_type_ids" in tokenizer.model_input_names and types is not None and types.num_embeddings < 2:
+    if "token_type_ids" in tokenizer.model_input_names and types is not None and len(types.weight) < 2:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         warn("the tokenizer gives token types that this model does not have; they are left out")
     return min(longest, max_length)

@@ -304,18 +304,19 @@ def test_inputs_are_no_longer_than_the_position_table(load, tiny_folder):
         model(**tokenizer("a " * taken, return_tensors="pt", truncation=True, max_length=taken))
 
 
-@pytest.mark.parametrize("family", ["bart", "gpt2", "roformer", "opt"])
+@pytest.mark.parametrize("family", ["bart", "gpt2", "roformer", "opt", "ibert"])
 def test_the_position_table_is_found_in_every_family(load, family):
     from transformers import AutoConfig, AutoModel
 
     sizes = {"vocab_size": 90, "hidden_size": 32, "max_position_embeddings": 40, "num_hidden_layers": 1}
     sizes |= {"d_model": 32, "ffn_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "num_attention_heads": 4}
+    most = 38 if family == "ibert" else 40  # as RoBERTa's, positions begin behind the padding
     model, warned = AutoModel.from_config(AutoConfig.for_model(family, **sizes)), []
-    assert fit_to_model(load("roberta-base", model_max_length=int(1e30)), model, 512, warned.append) == 40
-    assert "40 tokens" in warned[0]
-    model(input_ids=torch.ones(1, 40, dtype=torch.long))
+    assert fit_to_model(load("roberta-base", model_max_length=int(1e30)), model, 512, warned.append) == most
+    assert f"{most} tokens" in warned[0]
+    model(input_ids=torch.full((1, most), 5))
     with pytest.raises((IndexError, RuntimeError)):
-        model(input_ids=torch.ones(1, 41, dtype=torch.long))
+        model(input_ids=torch.full((1, most + 1), 5))
 
 
 def test_token_types_that_a_model_lacks_are_left_out(load, tiny_folder):
