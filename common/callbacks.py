@@ -109,7 +109,7 @@ class StopAndResume(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         self.trainer.accelerator.wait_for_everyone()
         if args.should_save and not args.save_only_model:
-            seal(checkpoint)
+            seal(checkpoint, self.trainer.run.identity)
         if not self.stopping:
             return
         self.trainer.accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,9 +33,9 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name[11:]))
 
 
-def seal(checkpoint: Path) -> None:
-    """Puts a checkpoint safely on the disk, with what its run is; written last, sums show later that it is whole."""
-    shutil.copy(checkpoint.parent / RUN_FILE, checkpoint)
+def seal(checkpoint: Path, identity: Mapping) -> None:
+    """Puts a checkpoint safely on the disk, with the identity of its run; written last, sums show that it is whole."""
+    write_json(checkpoint / RUN_FILE, identity)
     finish_files(checkpoint)
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != SUMS_FILE)
     write_json(checkpoint / SUMS_FILE, {path.relative_to(checkpoint).as_posix(): _sum(path) for path in files})

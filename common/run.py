@@ -144,7 +144,7 @@ class Run:
         Raises:
             UserError: the checkpoint belongs to a run with other settings; the sentence names them and both values.
         """
-        identity = json.loads(json.dumps(self.identity, default=str))
+        identity = self.identity = json.loads(json.dumps(self.identity, default=str))
 
         def begin() -> None:
             if self.checkpoint is not None:

@@ -41,7 +41,7 @@ def checkpoint(folder: Path, step: int) -> Path:
     write_json(path / "trainer_state.json", {"global_step": step})
     if not (folder / "run.json").exists():
         write_json(folder / "run.json", {})
-    seal(path)
+    seal(path, json.loads((folder / "run.json").read_text()))
     return path
 
 

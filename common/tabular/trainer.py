@@ -150,7 +150,7 @@ class KerasTrainer:
         state = [*map(np.asarray, self._state()), *self.best["weights"]]
         write_bytes(folder / STATE_FILE, save({str(at): values for at, values in enumerate(state)}))
         write_json(folder / FACTS_FILE, {"log_history": self.history, "best": self.best | {"weights": None}})
-        seal(folder)
+        seal(folder, self.run.identity)
         for path in checkpoints(self.run.output_dir)[: -self.args.save_total_limit]:
             shutil.rmtree(path)
 

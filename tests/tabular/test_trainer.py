@@ -46,8 +46,8 @@ def trainer_of(folder: Path, seed: int = 7, kind: str = "cnn", patience=None, th
     model = build(kind, 8)
     run_args = SimpleNamespace(early_stopping_patience=patience, early_stopping_threshold=threshold)
     run = SimpleNamespace(args=run_args, training_args=args, output_dir=folder, checkpoint=None, stop=StopRequest())
-    run.earlier_seconds, run.seconds = 0.0, {}
-    run.begin_training = lambda: (folder.mkdir(parents=True, exist_ok=True), (folder / "run.json").touch())
+    run.earlier_seconds, run.seconds, run.identity = 0.0, {}, {}
+    run.begin_training = lambda: folder.mkdir(parents=True, exist_ok=True)
     return KerasTrainer(run, Detector(model, Columns("y", ["0", "1"], "impute")), TRAIN, VALIDATION, weights)
 
 
