@@ -166,7 +166,7 @@ def main(argv: list[str] | None = None) -> dict:
         training = args.training_args.do_train
         with run.phase("data", together=True):  # a row a clip, with the classes of the task
             trained, known = trained_classes(args, {})
-            if known and "keywords" in args.explicit:
+            if known and "keywords" in args.explicit and {*args.keywords} != {*known} - {SILENCE, UNKNOWN}:
                 raise UserError("--keywords: a model that is only used has its words; leave the flag out")
             folder = args.dataset_config if args.dataset in SUPERB_IDS else None
             words = {"keywords": args.keywords, "usual": [] if known else WORDS}
