@@ -49,9 +49,9 @@ def resolved(kind: str, name: str, revision: str | None, token: str | None) -> t
     try:
         commit = api.resolve_revision(name, repo_type=kind, revision=revision, local_files_only=True).resolved
     except errors.RevisionResolutionError:
-        token = "the hub takes no such token; log in anew with `hf auth login`, or mend --token or HF_TOKEN"
+        bad_token = "the hub takes no such token; log in anew with `hf auth login`, or mend --token or HF_TOKEN"
         unreachable = f"the hub cannot be reached and this {kind} is not in the local cache; {INSTEAD}"
-        raise UserError(f"{name}: {token if refused else unreachable}") from None
+        raise UserError(f"{name}: {bad_token if refused else unreachable}") from None
     os.environ["HF_HUB_OFFLINE"] = "1"  # the libraries would wait for minutes
     constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     return name, commit

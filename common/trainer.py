@@ -31,6 +31,7 @@ from common.models import count_parameters, frozen_modules, load_whole, model_co
 from common.results import final_metrics
 from common.run import Run
 from common.samplers import EpochSampler, evaluation_order, lengths_of
+from common.training_flags import settle_best_metric
 
 Batch = dict[str, torch.Tensor]
 PREFIX = {"tuning": "tuning", "validation": "eval", "test": "predict"}  # of metrics, as in official examples
@@ -58,7 +59,7 @@ class FinetuneTrainer(Trainer):
         args.eval_do_concat_batches = True  # predictions are put in order as a whole
         args.dataloader_persistent_workers &= args.dataloader_num_workers > 0  # or torch refuses them
         args.restore_callback_states_from_checkpoint = True  # how long early stopping has waited
-        _settle_best_metric(args, "metric_for_best_model" in run.args.explicit, self.metric_names, kwargs)
+        settle_best_metric(args, "metric_for_best_model" in run.args.explicit, self.metric_names, kwargs)
         super().__init__(args=args, **kwargs)
         self.metrics: dict[str, dict[str, float]] = {}
         self._kept: dict[int, dict[int, object]] = {}  # id of a data set -> step -> output of its evaluation
@@ -325,18 +326,3 @@ class FinetuneTrainer(Trainer):
         keeps = {"wandb": "save", "mlflow": "log_artifact"}
         for name in keeps.keys() & {*self.args.report_to} if self.args.should_save else ():
             getattr(importlib.import_module(name), keeps[name])(str(self.run.output_dir / "report.html"))
-
-
-def _settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict) -> None:
-    """Checks --metric_for_best_model before anything is trained."""
-    if not args.do_train or not args.load_best_model_at_end or args.eval_strategy == "no":
-        return
-    if kwargs.get("eval_dataset") is None:
-        args.load_best_model_at_end = False
-        return
-    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
-    sets = kwargs["eval_dataset"] if isinstance(kwargs["eval_dataset"], dict) else ()
-    names = [f"{name}_{metric}" for name in sets for metric in ("loss", *known)] or ["loss", *known]
-    if given and wanted not in names:
-        raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
-    args.metric_for_best_model = wanted

@@ -195,3 +195,18 @@ def _derive_strategies(values: Values) -> None:
             values.derive(eval_steps=steps, save_steps=steps)
     if stops_early and values.get("eval_strategy", "no") == "no":
         raise UserError("--early_stopping_patience needs evaluations in training: give --eval_strategy")
+
+
+def settle_best_metric(args, given: bool, known: tuple[str, ...], kwargs: dict) -> None:
+    """Checks --metric_for_best_model before anything is trained; `known`: scores, `kwargs`: those of `Trainer`."""
+    if not args.do_train or not args.load_best_model_at_end or args.eval_strategy == "no":
+        return
+    if kwargs.get("eval_dataset") is None:
+        args.load_best_model_at_end = False
+        return
+    wanted = (args.metric_for_best_model or "loss").removeprefix("eval_")
+    sets = kwargs["eval_dataset"] if isinstance(kwargs["eval_dataset"], dict) else ()
+    names = [f"{name}_{metric}" for name in sets for metric in ("loss", *known)] or ["loss", *known]
+    if given and wanted not in names:
+        raise UserError(f"--metric_for_best_model {args.metric_for_best_model}: not one of {', '.join(names)}")
+    args.metric_for_best_model = wanted

@@ -65,7 +65,7 @@ class EncoderArguments(Arguments):
 
     freeze: Literal["encoder", "convolution", "none"] = flag("encoder", "which part of the encoder is not trained")
     layer: Literal["last", "weighted"] = flag("last", "what the head gets: the last layer, or a trained mixture of all")
-    feature_cache: Literal["float32", "float16", "off"] = flag("float32", "how frozen parts' output is kept on disk")
+    feature_cache: Literal["float32", "float16", "off"] = flag("float32", "frozen parts' output on disk; off: not kept")
     encoder_learning_rate: float | None = flag(None, "of the encoder, where it is trained; unset: --learning_rate")
     eval_train_samples: int = flag(1000, "training examples evaluated beside validation, for curves; 0: none, -1: all")
     augment_speed: float = flag(0.0, "training clips are played up to this share faster or slower, as in 0.1")

@@ -109,7 +109,9 @@ def resampled(part: Part, args, categories: np.ndarray) -> tuple[Part, ADASYN | 
     try:
         X, y = sampler.fit_resample(part.features, part.target)
     except ValueError as error:
-        raise UserError(f"--resample {args.resample}: {said_by(error)}; change --neighbours or the ratio") from None
+        raise UserError(
+            f"--resample {args.resample}: {said_by(error)}; change --neighbours or --resample_ratio"
+        ) from None
     origin = getattr(sampler, "sample_indices_", None)
     if args.resample == "undersample":
         return part.take(np.sort(origin)), None

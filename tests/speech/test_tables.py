@@ -194,6 +194,9 @@ def test_times_of_what_clips_were_cut_from(clips):
     found = text(clips / "ami.parquet", listener=heard)["train"]
     assert found["seconds"][:] == [3.0] * 2 and found["end"][:] == [None] * 2
     assert [words for words in heard.warnings if words.startswith("times are not used")]
+    rows = [{"audio": sound, "text": "x", "begin_time": i, "end_time": i + 1.5} for i in range(3)]
+    datasets.Dataset.from_list(rows).to_parquet(clips / "parts.parquet")
+    assert "row 3: its part ends after the clip" in message(text, clips / "parts.parquet"), "one alone is a mistake"
     path = table(clips / "t.csv", [{"path": "a.wav", "text": "x", "start": 60, "end": 63}])
     assert "at 3.00 s; if these are times of what it was cut from, remove their columns" in message(text, path)
 
